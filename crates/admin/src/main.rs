@@ -1,0 +1,2 @@
+//! Scatter: admin.
+fn main() {}

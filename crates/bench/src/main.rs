@@ -1,0 +1,2 @@
+//! Scatter: bench.
+fn main() {}

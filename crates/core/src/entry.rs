@@ -1,0 +1,96 @@
+//! Log entries: what Paxos decides, one for each slot.
+
+use crate::codec::{Decode, DecodeError, Encode};
+use crate::types::Version;
+use crate::{codec_enum, codec_struct};
+use bytes::{Bytes, BytesMut};
+
+/// The most bytes of one entry's body.
+pub const MAX_ENTRY_BYTES: usize = 16 << 20;
+
+/// What an entry's body holds. The number is the format's tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EntryKind {
+    /// Nothing: a new leader's barrier, or a tick of log time.
+    Noop,
+    /// Client commands, each a byte string ([`crate::command::Command`]), applied in order.
+    Commands,
+    /// A [`crate::group::Configuration`]: who the members are from the next slot on.
+    Configuration,
+    /// Keys and idempotency records whose time has come ([`crate::group::Expiry`] list).
+    Expire,
+    /// A [`crate::types::FeatureLevel`] that every member understands.
+    FeatureLevel,
+    /// A change of links to ring neighbours ([`crate::group::Links`]).
+    Links,
+}
+
+codec_enum!(EntryKind {
+    0 => Noop, 1 => Commands, 2 => Configuration, 3 => Expire, 4 => FeatureLevel, 5 => Links,
+});
+
+impl EntryKind {
+    /// Whether the entry changes who holds or owns data, and so is decided only by majorities of the old and of every
+    /// resulting set, withdraws the read word before it is proposed, and lets nothing be proposed past it.
+    #[must_use]
+    pub const fn is_structural(self) -> bool {
+        match self {
+            Self::Configuration => true,
+            Self::Noop | Self::Commands | Self::Expire | Self::FeatureLevel | Self::Links => false,
+        }
+    }
+}
+
+/// The leader's clocks at the moment it made an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct EntryClock {
+    /// The leader's wall clock in microseconds: what versions are pushed up to.
+    pub stamp: Version,
+    /// Microseconds by which log time advances with this entry.
+    pub advance_micros: u64,
+}
+
+codec_struct!(EntryClock { stamp, advance_micros });
+
+/// One log entry. Paxos looks at `kind` alone; the body stays bytes until it is applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// What the body holds.
+    pub kind: EntryKind,
+    /// The leader's clocks.
+    pub clock: EntryClock,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Entry {
+    /// An entry without a body.
+    #[must_use]
+    pub const fn noop(clock: EntryClock) -> Self {
+        Self { kind: EntryKind::Noop, clock, body: Bytes::new() }
+    }
+
+    /// Bytes the entry takes in memory, on disk and on the wire, near enough for limits.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.body.len() + 32
+    }
+}
+
+impl Encode for Entry {
+    fn encode(&self, out: &mut BytesMut) {
+        self.kind.encode(out);
+        self.clock.encode(out);
+        self.body.encode(out);
+    }
+}
+
+impl Decode for Entry {
+    fn decode(from: &mut Bytes) -> Result<Self, DecodeError> {
+        let entry = Self { kind: Decode::decode(from)?, clock: Decode::decode(from)?, body: Decode::decode(from)? };
+        if entry.body.len() > MAX_ENTRY_BYTES {
+            return Err(DecodeError::TooLong { what: "entry", length: entry.body.len(), limit: MAX_ENTRY_BYTES });
+        }
+        Ok(entry)
+    }
+}

@@ -1,0 +1,317 @@
+//! What a group replicates beside its data.
+//!
+//! Three versions, not one: churn of members (`configuration`) does not abort work on ranges (`range`), and neither
+//! does news of the neighbours (`links`).
+
+use crate::codec::{Decode, DecodeError, Encode};
+use crate::ring::{Key, KeyRange};
+use crate::time::LogTime;
+use crate::types::{
+    Ballot, ClusterId, ConfigurationVersion, FeatureLevel, GroupId, Incarnation, LinksVersion, NodeId,
+    OperationCounter, RangeVersion, ReplicaName, Slot, TabletId, Version,
+};
+use crate::{codec_enum, codec_struct};
+use bytes::{Bytes, BytesMut};
+
+/// The most members, learners included, of one group.
+pub const MAX_MEMBERS: usize = 64;
+
+/// Whether a member votes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// Counts in every majority.
+    Voter,
+    /// Receives the log, counts nowhere.
+    Learner,
+}
+
+codec_enum!(Role { 0 => Voter, 1 => Learner });
+
+/// One replica of a group, as its configuration names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// The hosting node.
+    pub node: NodeId,
+    /// The configuration that added it.
+    pub incarnation: Incarnation,
+    /// Whether it votes.
+    pub role: Role,
+    /// Where its node listens for peers: a hint; identity is the id.
+    pub address: String,
+}
+
+codec_struct!(Member { node, incarnation, role, address });
+
+/// Who the members are. Body of an [`crate::entry::EntryKind::Configuration`] entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Configuration {
+    /// Rises by one with each change.
+    pub version: ConfigurationVersion,
+    /// Sorted by node id; no node twice.
+    pub members: Vec<Member>,
+}
+
+impl Configuration {
+    /// The member on `node`, if any.
+    #[must_use]
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.node == node)
+    }
+
+    /// Whether this very incarnation votes.
+    #[must_use]
+    pub fn is_voter(&self, name: ReplicaName) -> bool {
+        self.member(name.node)
+            .is_some_and(|member| member.incarnation == name.incarnation && member.role == Role::Voter)
+    }
+
+    /// Whether this very incarnation is a member, voting or learning.
+    #[must_use]
+    pub fn has(&self, name: ReplicaName) -> bool {
+        self.member(name.node).is_some_and(|member| member.incarnation == name.incarnation)
+    }
+
+    /// The members that vote.
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.role == Role::Voter)
+    }
+
+    /// How many voters a majority takes.
+    #[must_use]
+    pub fn majority(&self) -> usize {
+        self.voters().count() / 2 + 1
+    }
+}
+
+codec_struct!(ConfigurationBody { version, members });
+
+/// The plain fields, decoded before they are checked.
+struct ConfigurationBody {
+    version: ConfigurationVersion,
+    members: Vec<Member>,
+}
+
+impl Encode for Configuration {
+    fn encode(&self, out: &mut BytesMut) {
+        self.version.encode(out);
+        self.members.encode(out);
+    }
+}
+
+impl Decode for Configuration {
+    fn decode(from: &mut Bytes) -> Result<Self, DecodeError> {
+        let ConfigurationBody { version, members } = Decode::decode(from)?;
+        let sorted = members.windows(2).all(|pair| pair[0].node < pair[1].node);
+        let configuration = Self { version, members };
+        if !sorted || configuration.members.len() > MAX_MEMBERS || configuration.voters().next().is_none() {
+            return Err(DecodeError::Invalid("a configuration is sorted, small and has a voter"));
+        }
+        Ok(configuration)
+    }
+}
+
+/// One ring neighbour, as last heard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// The neighbour.
+    pub group: GroupId,
+    /// Its range version when it told.
+    pub range_version: RangeVersion,
+    /// Its configuration version when it told.
+    pub configuration_version: ConfigurationVersion,
+    /// Its range then.
+    pub range: KeyRange,
+    /// Its members then.
+    pub members: Vec<Member>,
+}
+
+codec_struct!(Link { group, range_version, configuration_version, range, members });
+
+/// Both neighbours. On a ring of one group both are the group itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Links {
+    /// Rises with each change.
+    pub version: LinksVersion,
+    /// The group whose range ends where this one's starts.
+    pub predecessor: Link,
+    /// The group whose range starts where this one's ends.
+    pub successor: Link,
+}
+
+codec_struct!(Links { version, predecessor, successor });
+
+/// The group operation that holds this group's lock. The fields of each kind come with the operations themselves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PendingOperation {
+    /// Minted by the coordinator, never reused.
+    pub operation: u128,
+    /// The group that coordinates it.
+    pub coordinator: GroupId,
+    /// The slot at which this group locked.
+    pub since: Slot,
+    /// The operation's own record.
+    pub body: Bytes,
+}
+
+codec_struct!(PendingOperation { operation, coordinator, since, body });
+
+/// A message this group owes another, kept until it is acknowledged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OutboxEntry {
+    /// The operation it belongs to.
+    pub operation: u128,
+    /// Who must hear it.
+    pub target: GroupId,
+    /// What it says.
+    pub body: Bytes,
+}
+
+codec_struct!(OutboxEntry { operation, target, body });
+
+/// Something whose time-to-live has run out, named with its version so that a later write is not touched.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Expiry {
+    /// A key.
+    Key {
+        /// The key.
+        key: Key,
+        /// The write that set the time-to-live.
+        version: Version,
+    },
+    /// An idempotency record.
+    Idempotency {
+        /// The key beside which it lies.
+        key: Key,
+        /// The method that scopes it.
+        method: u8,
+        /// The user's idempotency key.
+        idempotency_key: Bytes,
+        /// The write that made the record.
+        version: Version,
+    },
+}
+
+codec_enum!(Expiry { 1 => Key { key, version }, 2 => Idempotency { key, method, idempotency_key, version } });
+
+/// Which local tablets hold a replica's range: sub-ranges in ring order.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TabletMap(pub Vec<(KeyRange, TabletId)>);
+
+impl Encode for TabletMap {
+    fn encode(&self, out: &mut BytesMut) {
+        self.0.encode(out);
+    }
+}
+
+impl Decode for TabletMap {
+    fn decode(from: &mut Bytes) -> Result<Self, DecodeError> {
+        Vec::decode(from).map(Self)
+    }
+}
+
+/// All that a group replicates, but for its data and its lanes. Equal on every replica at equal slots.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupState {
+    /// The deployment.
+    pub cluster: ClusterId,
+    /// The group.
+    pub group: GroupId,
+    /// The last slot that is part of this state.
+    pub applied: Slot,
+    /// Members.
+    pub configuration: Configuration,
+    /// Rises with each change of `range`.
+    pub range_version: RangeVersion,
+    /// The arc the group owns.
+    pub range: KeyRange,
+    /// Ring neighbours.
+    pub links: Links,
+    /// The group operation that holds the lock.
+    pub pending: Option<PendingOperation>,
+    /// Counts votes and aborts of group operations.
+    pub operations: OperationCounter,
+    /// Messages owed to other groups.
+    pub outbox: Vec<OutboxEntry>,
+    /// The version of the last operation applied.
+    pub stamp: Version,
+    /// The highest stamp any forgotten lane could have used.
+    pub forgotten: Version,
+    /// The replicated clock.
+    pub log_time: LogTime,
+    /// What formats the group may use.
+    pub feature_level: FeatureLevel,
+    /// How many user keys the group holds.
+    pub keys: u64,
+    /// How many bytes its user keys and values take.
+    pub bytes: u64,
+}
+
+codec_struct!(GroupState {
+    cluster, group, applied, configuration, range_version, range, links, pending, operations, outbox, stamp, forgotten,
+    log_time, feature_level, keys, bytes,
+});
+
+impl GroupState {
+    /// The state at slot 1 of the first group of a cluster: the whole ring, its own neighbour twice. Every founder
+    /// computes the same one from the binding, so slot 1 needs no ballot.
+    #[must_use]
+    pub fn genesis(cluster: ClusterId, group: GroupId, configuration: Configuration, log_time: LogTime) -> Self {
+        let link = Link {
+            group,
+            range_version: RangeVersion(1),
+            configuration_version: configuration.version,
+            range: KeyRange::whole(),
+            members: configuration.members.clone(),
+        };
+        Self {
+            cluster,
+            group,
+            applied: Slot(1),
+            configuration,
+            range_version: RangeVersion(1),
+            range: KeyRange::whole(),
+            links: Links { version: LinksVersion(1), predecessor: link.clone(), successor: link },
+            pending: None,
+            operations: OperationCounter(0),
+            outbox: Vec::new(),
+            stamp: Version(log_time.0),
+            forgotten: Version(0),
+            log_time,
+            feature_level: FeatureLevel(1),
+            keys: 0,
+            bytes: 0,
+        }
+    }
+
+    /// The hint about this group that travels to caches.
+    #[must_use]
+    pub fn descriptor(&self, leader: Option<NodeId>, ballot: Ballot) -> Descriptor {
+        Descriptor {
+            group: self.group,
+            configuration: self.configuration.clone(),
+            range_version: self.range_version,
+            range: self.range.clone(),
+            leader,
+            ballot,
+        }
+    }
+}
+
+/// A hint about a group: where its range lies and who its members are. Only the replicated state decides.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Descriptor {
+    /// The group.
+    pub group: GroupId,
+    /// Members, with their version.
+    pub configuration: Configuration,
+    /// Version of `range`.
+    pub range_version: RangeVersion,
+    /// The arc it owns.
+    pub range: KeyRange,
+    /// Who leads it, if the teller knows.
+    pub leader: Option<NodeId>,
+    /// The ballot of that knowledge; higher is fresher.
+    pub ballot: Ballot,
+}
+
+codec_struct!(Descriptor { group, configuration, range_version, range, leader, ballot });

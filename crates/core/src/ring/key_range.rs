@@ -1,0 +1,60 @@
+//! Arcs of the ring.
+
+use super::Position;
+use crate::codec_struct;
+use std::fmt;
+
+/// The arc `[start, end)`, going up from `start` and wrapping past the last position. `start == end` is the whole ring,
+/// never the empty arc.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct KeyRange {
+    /// The first position inside.
+    pub start: Position,
+    /// The first position outside.
+    pub end: Position,
+}
+
+codec_struct!(KeyRange { start, end });
+
+impl KeyRange {
+    /// The whole ring, cut at its first position.
+    #[must_use]
+    pub const fn whole() -> Self {
+        Self { start: Position::first(), end: Position::first() }
+    }
+
+    /// Whether the arc is the whole ring.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Whether `position` lies inside.
+    #[must_use]
+    pub fn contains(&self, position: &Position) -> bool {
+        if self.start < self.end {
+            self.start <= *position && *position < self.end
+        } else {
+            self.start <= *position || *position < self.end
+        }
+    }
+
+    /// The arc as one or two spans `[from, to)` of plain byte order, `None` for "to the last position", in ring order.
+    #[must_use]
+    pub fn spans(&self) -> Vec<(Position, Option<Position>)> {
+        if self.start < self.end {
+            return vec![(self.start.clone(), Some(self.end.clone()))];
+        }
+        let mut spans = vec![(self.start.clone(), None)];
+        if self.end != Position::first() {
+            spans.push((Position::first(), Some(self.end.clone())));
+        }
+        spans
+    }
+}
+
+impl fmt::Debug for KeyRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}, {})", self.start, self.end)
+    }
+}

@@ -1,0 +1,73 @@
+//! The ordered byte store under the state machine: RocksDB on a node, a map in the simulator.
+//!
+//! A write batch is atomic but *not* durable by itself: the log is. What survives a crash is some prefix of the batches
+//! written; [`Store::flush`] makes all of them survive. So the data and the applied mark, which move in one batch, always
+//! agree, and the log is truncated only below an applied mark that was flushed.
+//!
+//! Keys are laid out in `group::layout`: a tablet's data under its number, each replica's records under its group.
+
+use bytes::Bytes;
+
+/// The store failed. What it holds may be read again after a restart; nothing half-written is visible.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Reading or writing failed; the text is for a person.
+    #[error("the store failed: {0}")]
+    Failed(String),
+    /// A record does not read back as what was written.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// There is no room for the write.
+    #[error("the store has no space left")]
+    NoSpace,
+}
+
+/// What a visitor of a scan wants next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Visit {
+    /// The next pair.
+    Continue,
+    /// No more.
+    Stop,
+}
+
+/// Something to read from: the live store or a pinned view of it.
+pub trait Read {
+    /// The value at `key`.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// Shows pairs with `start <= key < end` in byte order until the visitor stops.
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit,
+    ) -> Result<(), StoreError>;
+}
+
+/// Changes that become visible together.
+pub trait Batch {
+    /// Sets `key`.
+    fn put(&mut self, key: &[u8], value: &[u8]);
+    /// Removes `key`.
+    fn delete(&mut self, key: &[u8]);
+    /// Removes every key with `start <= key < end`.
+    fn delete_range(&mut self, start: &[u8], end: &[u8]);
+}
+
+/// The store itself. A handle: clones share the same data.
+pub trait Store: Read + Clone + Send + 'static {
+    /// A batch under construction.
+    type Batch: Batch + Default + Send;
+    /// A pinned, unchanging view.
+    type View: Read + Send + 'static;
+
+    /// Writes a batch: atomic, visible to every later read, durable only after [`Store::flush`].
+    fn write(&self, batch: Self::Batch) -> Result<(), StoreError>;
+
+    /// Pins what the store holds at this moment.
+    fn view(&self) -> Self::View;
+
+    /// Makes everything written so far durable. May take long.
+    fn flush(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,2 @@
+//! Scatter: gateway.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Scatter: node.
+fn main() {}
