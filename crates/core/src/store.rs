@@ -6,6 +6,8 @@
 //!
 //! Keys are laid out in `group::layout`: a tablet's data under its number, each replica's records under its group.
 
+pub mod map;
+
 use bytes::Bytes;
 
 /// The store failed. What it holds may be read again after a restart; nothing half-written is visible.
@@ -36,13 +38,17 @@ pub trait Read {
     /// The value at `key`.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
 
+    /// Shows the value at `key`, if there is one. A store that can shows its own memory, without a copy: the state
+    /// machine looks at the head of a value before it replaces it, and values may be large.
+    fn inspect(&self, key: &[u8], visit: &mut dyn FnMut(&[u8])) -> Result<(), StoreError> {
+        if let Some(value) = self.get(key)? {
+            visit(&value);
+        }
+        Ok(())
+    }
+
     /// Shows pairs with `start <= key < end` in byte order until the visitor stops.
-    fn scan(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit,
-    ) -> Result<(), StoreError>;
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), StoreError>;
 }
 
 /// Changes that become visible together.

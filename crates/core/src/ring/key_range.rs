@@ -32,10 +32,16 @@ impl KeyRange {
     /// Whether `position` lies inside.
     #[must_use]
     pub fn contains(&self, position: &Position) -> bool {
+        self.contains_bytes(&position.0)
+    }
+
+    /// [`KeyRange::contains`] for a position's bare bytes.
+    #[must_use]
+    pub fn contains_bytes(&self, position: &[u8]) -> bool {
         if self.start < self.end {
-            self.start <= *position && *position < self.end
+            *self.start.0 <= *position && *position < *self.end.0
         } else {
-            self.start <= *position || *position < self.end
+            *self.start.0 <= *position || *position < *self.end.0
         }
     }
 

@@ -54,9 +54,14 @@ impl Key {
     #[must_use]
     pub fn position(&self) -> Position {
         let mut bytes = BytesMut::with_capacity(HASH_BYTES + self.0.len());
-        bytes.put_u64(xxh3_64(self.partition()));
-        bytes.put_slice(&self.0);
+        self.put_position(&mut bytes);
         Position(bytes.freeze())
+    }
+
+    /// Appends the bytes of [`Key::position`], for callers that build a longer byte string around them.
+    pub fn put_position(&self, out: &mut impl BufMut) {
+        out.put_u64(xxh3_64(self.partition()));
+        out.put_slice(&self.0);
     }
 }
 
