@@ -1,0 +1,327 @@
+//! Frames: byte strings behind a little-endian `u32` length, and the preamble in front of the first one.
+//!
+//! A length is compared with the limit before anything is allocated for it, and a buffer grows with the bytes that really
+//! arrive, so that announcing a large frame costs the other side nothing.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use scatter_core::codec::{Decode, DecodeError, Encode};
+
+/// The most bytes of one frame unless a setting says otherwise.
+pub const DEFAULT_FRAME_LIMIT: usize = 32 << 20;
+
+/// The most bytes of one frame during the handshake, before the other side has said who it is.
+pub const HANDSHAKE_FRAME_LIMIT: usize = 16 << 10;
+
+/// The first bytes of every connection, in both directions.
+pub const MAGIC: [u8; 8] = *b"SCATTER\n";
+
+/// Bytes of a frame's length.
+pub const HEADER_BYTES: usize = 4;
+
+/// Bytes of the preamble: magic, lowest and highest version.
+pub const PREAMBLE_BYTES: usize = MAGIC.len() + 4;
+
+/// The most requests or replies in one frame.
+pub const MAX_BATCH_ITEMS: usize = 16 << 10;
+
+/// Where a batch goes on in another frame, so that a reader can begin before all of it has arrived.
+const SOFT_BATCH_BYTES: usize = 256 << 10;
+
+/// What a read asks for at first, and at most.
+const READ_BYTES: std::ops::RangeInclusive<usize> = 16 << 10..=256 << 10;
+
+/// Why a connection's bytes are not frames of ours.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The connection does not begin with [`MAGIC`].
+    #[error("not a Scatter connection: it begins with \"{0}\"")]
+    NotScatter(String),
+    /// A frame is over the limit.
+    #[error("a frame of {length} bytes is over the limit of {limit}")]
+    TooLong {
+        /// The length announced.
+        length: usize,
+        /// The most allowed.
+        limit: usize,
+    },
+    /// The two sides share no version.
+    #[error("no version in common: theirs are {theirs}, ours {ours}")]
+    Version {
+        /// What the other side speaks.
+        theirs: Versions,
+        /// What this side speaks.
+        ours: Versions,
+    },
+    /// A frame does not decode.
+    #[error("a malformed frame: {0}")]
+    Malformed(#[from] DecodeError),
+}
+
+/// The wire versions a program speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Versions {
+    /// The lowest.
+    pub lowest: u16,
+    /// The highest.
+    pub highest: u16,
+}
+
+impl Versions {
+    /// What this build speaks.
+    pub const OURS: Self = Self { lowest: 1, highest: 1 };
+
+    /// The highest version both speak.
+    pub fn agree(self, theirs: Self) -> Result<u16, FrameError> {
+        let version = self.highest.min(theirs.highest);
+        if version < self.lowest.max(theirs.lowest) {
+            return Err(FrameError::Version { theirs, ours: self });
+        }
+        Ok(version)
+    }
+
+    /// The preamble that announces them.
+    #[must_use]
+    pub fn preamble(self) -> [u8; PREAMBLE_BYTES] {
+        let mut bytes = [0; PREAMBLE_BYTES];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..10].copy_from_slice(&self.lowest.to_le_bytes());
+        bytes[10..].copy_from_slice(&self.highest.to_le_bytes());
+        bytes
+    }
+}
+
+impl std::fmt::Display for Versions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} to {}", self.lowest, self.highest)
+    }
+}
+
+/// One frame ready to be written, length in front. Cloning shares the bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame(Bytes);
+
+impl Frame {
+    /// Frames the byte form of `value`.
+    #[must_use]
+    pub fn encode(value: &impl Encode) -> Self {
+        Self::build(|out| value.encode(out))
+    }
+
+    /// Frames whatever `write` appends.
+    #[must_use]
+    pub fn build(write: impl FnOnce(&mut BytesMut)) -> Self {
+        let mut out = BytesMut::with_capacity(256);
+        out.put_u32_le(0);
+        write(&mut out);
+        let end = out.len();
+        seal(&mut out, 0, end);
+        Self(out.freeze())
+    }
+
+    /// The whole frame as it goes over the wire.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// What is inside.
+    #[must_use]
+    pub fn payload(&self) -> Bytes {
+        self.0.slice(HEADER_BYTES..)
+    }
+}
+
+/// Writes the length of the frame that lies at `start..end`.
+fn seal(out: &mut BytesMut, start: usize, end: usize) {
+    let length = end - start - HEADER_BYTES;
+    // A length that does not fit is sent as the largest, which every reader refuses.
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    out[start..start + HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
+}
+
+/// What has been read of a connection and not yet taken.
+#[derive(Debug)]
+pub struct FrameBuffer {
+    bytes: BytesMut,
+    limit: usize,
+    read_bytes: usize,
+}
+
+impl FrameBuffer {
+    /// An empty buffer that refuses frames of more than `limit` bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { bytes: BytesMut::new(), limit, read_bytes: *READ_BYTES.start() }
+    }
+
+    /// Changes the limit for frames that were not yet taken.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Whether the connection may end here without cutting anything in two.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Takes the preamble, if all of it is there. Refuses as soon as the bytes cannot become one.
+    pub fn preamble(&mut self) -> Result<Option<Versions>, FrameError> {
+        let common = self.bytes.len().min(MAGIC.len());
+        if self.bytes[..common] != MAGIC[..common] {
+            let start = &self.bytes[..self.bytes.len().min(16)];
+            return Err(FrameError::NotScatter(start.escape_ascii().to_string()));
+        }
+        if self.bytes.len() < PREAMBLE_BYTES {
+            return Ok(None);
+        }
+        self.bytes.advance(MAGIC.len());
+        Ok(Some(Versions { lowest: self.bytes.get_u16_le(), highest: self.bytes.get_u16_le() }))
+    }
+
+    /// Takes the next frame's content, if all of it is there.
+    pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
+        let Some(length) = self.announced()? else { return Ok(None) };
+        if self.bytes.len() < HEADER_BYTES + length {
+            return Ok(None);
+        }
+        self.bytes.advance(HEADER_BYTES);
+        Ok(Some(self.bytes.split_to(length).freeze()))
+    }
+
+    /// The length of the frame at the front, once its header is there.
+    fn announced(&self) -> Result<Option<usize>, FrameError> {
+        let Some(header) = self.bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*header) as usize;
+        if length > self.limit {
+            return Err(FrameError::TooLong { length, limit: self.limit });
+        }
+        Ok(Some(length))
+    }
+
+    /// Room for the next read, to be appended to. It is at most as large as what has arrived of the frame at the front,
+    /// or one read, whichever is more.
+    pub fn space(&mut self) -> &mut BytesMut {
+        let missing = match self.announced() {
+            Ok(Some(length)) => (HEADER_BYTES + length).saturating_sub(self.bytes.len()),
+            Ok(None) | Err(_) => 0,
+        };
+        let wanted = missing.min(self.bytes.len()).max(self.read_bytes);
+        let spare = self.bytes.capacity() - self.bytes.len();
+        if spare < missing.min(wanted) || spare < *READ_BYTES.start() / 8 {
+            self.bytes.reserve(wanted);
+        }
+        &mut self.bytes
+    }
+
+    /// Tells how much the last read brought, so that the next one asks for more where much comes.
+    pub fn filled(&mut self, read: usize) {
+        if read >= self.read_bytes {
+            self.read_bytes = (self.read_bytes * 2).min(*READ_BYTES.end());
+        } else if read < self.read_bytes / 8 {
+            self.read_bytes = (self.read_bytes / 2).max(*READ_BYTES.start());
+        }
+    }
+}
+
+/// Items on their way out, gathered into as few frames as their sizes allow.
+#[derive(Debug)]
+pub struct FrameBatch {
+    bytes: BytesMut,
+    /// Where the frame under construction starts.
+    open: Option<usize>,
+    items_in_open: usize,
+    limit: usize,
+}
+
+impl FrameBatch {
+    /// An empty batch whose frames have at most `limit` bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { bytes: BytesMut::new(), open: None, items_in_open: 0, limit }
+    }
+
+    /// Bytes gathered so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether nothing was gathered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Adds an item. One that is over the limit by itself is refused and leaves no trace.
+    pub fn push(&mut self, item: &impl Encode) -> Result<(), FrameError> {
+        let start = match self.open {
+            Some(start) => start,
+            None => self.begin(),
+        };
+        let before = self.bytes.len();
+        item.encode(&mut self.bytes);
+        if self.bytes.len() - start - HEADER_BYTES <= SOFT_BATCH_BYTES.min(self.limit)
+            && self.items_in_open < MAX_BATCH_ITEMS
+        {
+            self.items_in_open += 1;
+            return Ok(());
+        }
+        let size = self.bytes.len() - before;
+        if size > self.limit {
+            self.bytes.truncate(before);
+            if self.items_in_open == 0 {
+                self.bytes.truncate(start);
+                self.open = None;
+            }
+            return Err(FrameError::TooLong { length: size, limit: self.limit });
+        }
+        if self.items_in_open > 0 {
+            self.reframe(start, before);
+        } else {
+            self.items_in_open = 1;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> usize {
+        let start = self.bytes.len();
+        self.bytes.put_u32_le(0);
+        self.open = Some(start);
+        self.items_in_open = 0;
+        start
+    }
+
+    /// Ends the open frame before `item_start` and lets the item there begin the next one.
+    fn reframe(&mut self, start: usize, item_start: usize) {
+        let end = self.bytes.len();
+        self.bytes.put_u32_le(0);
+        self.bytes.copy_within(item_start..end, item_start + HEADER_BYTES);
+        seal(&mut self.bytes, start, item_start);
+        self.open = Some(item_start);
+        self.items_in_open = 1;
+    }
+
+    /// Takes everything gathered, as whole frames.
+    pub fn take(&mut self) -> BytesMut {
+        if let Some(start) = self.open.take() {
+            let end = self.bytes.len();
+            seal(&mut self.bytes, start, end);
+        }
+        self.items_in_open = 0;
+        self.bytes.split()
+    }
+}
+
+/// Reads the items of one frame of a [`FrameBatch`].
+pub fn decode_batch<T: Decode>(mut frame: Bytes) -> Result<Vec<T>, FrameError> {
+    let mut items = Vec::with_capacity(16);
+    while frame.has_remaining() {
+        if items.len() == MAX_BATCH_ITEMS {
+            let length = items.len() + 1;
+            return Err(DecodeError::TooLong { what: "batch", length, limit: MAX_BATCH_ITEMS }.into());
+        }
+        items.push(T::decode(&mut frame)?);
+    }
+    Ok(items)
+}
