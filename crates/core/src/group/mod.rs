@@ -1,7 +1,18 @@
 //! A group: the replicated state machine that owns one arc of the ring.
 
+mod apply;
+mod expiry;
+mod idempotency;
+pub mod kv;
+mod lanes;
+mod layout;
+pub mod machine;
+pub mod snapshot;
 pub mod state;
 
+pub use kv::read;
+pub use machine::{Applied, Limits, Machine};
+pub use snapshot::{Chunk, SnapshotError, SnapshotHeader, SnapshotId, SnapshotSink, SnapshotSource, highest_tablet};
 pub use state::{
     Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, OutboxEntry, PendingOperation, Role, TabletMap,
 };

@@ -1,0 +1,273 @@
+//! Keys and values: how they lie in a tablet, how they are read, and what the operations of a command do to them.
+
+use super::TabletMap;
+use super::apply::Applying;
+use super::layout::{self, SPACE_PREFIX, Space, damaged};
+use crate::command::{Condition, Found, Operation, Outcome, Write};
+use crate::ring::Key;
+use crate::store::{Batch, Read, Store, StoreError};
+use crate::time::LogTime;
+use crate::types::{TabletId, Version};
+use bytes::{BufMut, Bytes};
+
+/// Version byte of a value record: version, modified, value.
+const FORMAT: u8 = 1;
+/// Version byte of a value record that has a deadline between its modified time and its value.
+const FORMAT_WITH_DEADLINE: u8 = 2;
+
+/// A value record but for the value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Head {
+    pub(super) version: Version,
+    pub(super) modified: LogTime,
+    pub(super) deadline: Option<LogTime>,
+}
+
+impl Head {
+    /// Appends the record of `value`.
+    fn put_record(&self, value: &[u8], out: &mut Vec<u8>) {
+        out.push(if self.deadline.is_some() { FORMAT_WITH_DEADLINE } else { FORMAT });
+        out.put_u64_le(self.version.0);
+        out.put_u64_le(self.modified.0);
+        if let Some(deadline) = self.deadline {
+            out.put_u64_le(deadline.0);
+        }
+        out.extend_from_slice(value);
+    }
+
+    /// Reads the head of a record; tells where the value begins.
+    pub(super) fn parse(record: &[u8]) -> Option<(Self, usize)> {
+        let number = |at: usize| record.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes);
+        let (version, modified) = (Version(number(1)?), LogTime(number(9)?));
+        match *record.first()? {
+            FORMAT => Some((Self { version, modified, deadline: None }, 17)),
+            FORMAT_WITH_DEADLINE => Some((Self { version, modified, deadline: Some(LogTime(number(17)?)) }, 25)),
+            _ => None,
+        }
+    }
+}
+
+/// What applying needs to know of a key that exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Current {
+    pub(super) version: Version,
+    pub(super) deadline: Option<LogTime>,
+    /// Bytes of key and value together.
+    pub(super) bytes: u64,
+}
+
+/// The tablet that holds a position.
+pub(super) fn tablet_of(tablets: &TabletMap, position: &[u8]) -> Option<TabletId> {
+    tablets.0.iter().find(|(range, _)| range.contains_bytes(position)).map(|(_, tablet)| *tablet)
+}
+
+/// The value of `key` as `read` has it, `None` as well for a key outside every tablet. The value is a slice of what the
+/// store returned. A key whose time has come is still found until the entry that expires it is applied: only then do all
+/// replicas lose it at the same slot.
+pub fn read(read: &impl Read, tablets: &TabletMap, key: &Key) -> Result<Option<Found>, StoreError> {
+    let mut at = Vec::with_capacity(SPACE_PREFIX + 8 + key.bytes().len());
+    layout::begin(&mut at, TabletId(0), Space::Values);
+    key.put_position(&mut at);
+    let Some(tablet) = tablet_of(tablets, &at[SPACE_PREFIX..]) else { return Ok(None) };
+    layout::set_tablet(&mut at, tablet);
+    let Some(record) = read.get(&at)? else { return Ok(None) };
+    let (head, value_at) = Head::parse(&record).ok_or_else(|| damaged("a value record"))?;
+    Ok(Some(Found { version: head.version, modified: head.modified, value: record.slice(value_at..) }))
+}
+
+/// Whether `condition` holds for a key that is `current`.
+fn holds(condition: Condition, current: Option<&Current>) -> bool {
+    match condition {
+        Condition::Always => true,
+        Condition::VersionIs { version } => current.is_some_and(|current| current.version == version),
+        Condition::Exists => current.is_some(),
+        Condition::Absent => current.is_none(),
+    }
+}
+
+impl<S: Store> Applying<'_, S> {
+    /// Makes `key` the one that the next calls are about. False if the group does not own it.
+    pub(super) fn locate(&mut self, key: &Key) -> Result<bool, StoreError> {
+        let at = &mut self.scratch.key;
+        layout::begin(at, TabletId(0), Space::Values);
+        key.put_position(at);
+        let position = &at[SPACE_PREFIX..];
+        if !self.state.range.contains_bytes(position) {
+            return Ok(false);
+        }
+        let tablet = tablet_of(self.tablets, position).ok_or_else(|| damaged("no tablet holds an owned position"))?;
+        layout::set_tablet(at, tablet);
+        self.scratch.tablet = tablet;
+        Ok(true)
+    }
+
+    /// Whether the group owns every position of an operation. Afterwards the last key is located.
+    pub(super) fn owns(&mut self, operation: &Operation) -> Result<bool, StoreError> {
+        match operation {
+            Operation::Put { key, .. } | Operation::Delete { key, .. } => self.locate(key),
+            Operation::Batch { .. } => {
+                for key in operation.keys() {
+                    if !self.locate(key)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Carries out an operation whose positions the group owns.
+    pub(super) fn operate(&mut self, operation: &Operation, version: Version) -> Result<Outcome, StoreError> {
+        match operation {
+            Operation::Put { key, value, ttl_ms, condition } => {
+                self.locate(key)?;
+                let current = self.current(key)?;
+                if !holds(*condition, current.as_ref()) {
+                    return Ok(refused(0, current));
+                }
+                self.put(key, value, *ttl_ms, version, current);
+                Ok(Outcome::Written { version, created: current.is_none() })
+            }
+            Operation::Delete { key, condition } => {
+                self.locate(key)?;
+                let current = self.current(key)?;
+                if !holds(*condition, current.as_ref()) {
+                    return Ok(refused(0, current));
+                }
+                let Some(current) = current else { return Ok(Outcome::NotFound) };
+                self.delete(key, current);
+                Ok(Outcome::Deleted { version })
+            }
+            Operation::Batch { conditions, writes } => self.operate_batch(conditions, writes, version),
+        }
+    }
+
+    fn operate_batch(
+        &mut self,
+        conditions: &[(Key, Condition)],
+        writes: &[Write],
+        version: Version,
+    ) -> Result<Outcome, StoreError> {
+        for (index, (key, condition)) in (0u32..).zip(conditions) {
+            self.locate(key)?;
+            let current = self.current(key)?;
+            if !holds(*condition, current.as_ref()) {
+                return Ok(refused(index, current));
+            }
+        }
+        let mut versions = Vec::with_capacity(writes.len());
+        for (index, write) in writes.iter().enumerate() {
+            // The first write has the operation's own version; each further one takes the next.
+            let version = if index == 0 { version } else { self.next_version() };
+            match write {
+                Write::Put { key, value, ttl_ms } => {
+                    self.locate(key)?;
+                    let current = self.current(key)?;
+                    self.put(key, value, *ttl_ms, version, current);
+                }
+                Write::Delete { key } => {
+                    self.locate(key)?;
+                    if let Some(current) = self.current(key)? {
+                        self.delete(key, current);
+                    }
+                }
+            }
+            versions.push(version);
+        }
+        Ok(Outcome::BatchWritten { versions })
+    }
+
+    /// What the located key is, earlier changes of the same batch included.
+    pub(super) fn current(&mut self, key: &Key) -> Result<Option<Current>, StoreError> {
+        if let Some(current) = self.scratch.changed.get(key.bytes()) {
+            return Ok(*current);
+        }
+        let mut found = Ok(None);
+        self.store.inspect(&self.scratch.key, &mut |record| {
+            found = Head::parse(record).ok_or_else(|| damaged("a value record")).map(|(head, value_at)| {
+                let bytes = entry_bytes(key, record.len() - value_at);
+                Some(Current { version: head.version, deadline: head.deadline, bytes })
+            });
+        })?;
+        found
+    }
+
+    /// Sets the located key, which was `before`.
+    fn put(&mut self, key: &Key, value: &Bytes, ttl_ms: Option<u64>, version: Version, before: Option<Current>) {
+        let deadline = ttl_ms.map(|ttl_ms| self.state.log_time.after_micros(ttl_ms.saturating_mul(1000)));
+        let head = Head { version, modified: self.state.log_time, deadline };
+        let record = &mut self.scratch.record;
+        record.clear();
+        head.put_record(value, record);
+        self.batch.put(&self.scratch.key, record);
+        if let Some(before) = before {
+            self.uncount(before);
+        }
+        if let Some(deadline) = deadline {
+            let at = layout::in_space(self.scratch.tablet, Space::Deadlines, &layout::deadline_rest(deadline, version));
+            self.batch.put(&at, &self.scratch.key[SPACE_PREFIX..]);
+            self.earliest = self.earliest.into_iter().chain([deadline]).min();
+        }
+        let bytes = entry_bytes(key, value.len());
+        self.state.keys += 1;
+        self.state.bytes += bytes;
+        self.scratch.changed.insert(key.bytes().clone(), Some(Current { version, deadline, bytes }));
+    }
+
+    /// Removes the located key, which is `current`.
+    pub(super) fn delete(&mut self, key: &Key, current: Current) {
+        self.batch.delete(&self.scratch.key);
+        self.uncount(current);
+        self.scratch.changed.insert(key.bytes().clone(), None);
+    }
+
+    /// Takes what the located key was out of the counters and out of the index of deadlines.
+    fn uncount(&mut self, before: Current) {
+        self.state.keys -= 1;
+        self.state.bytes -= before.bytes;
+        if let Some(deadline) = before.deadline {
+            let rest = layout::deadline_rest(deadline, before.version);
+            self.batch.delete(&layout::in_space(self.scratch.tablet, Space::Deadlines, &rest));
+        }
+    }
+}
+
+fn refused(index: u32, current: Option<Current>) -> Outcome {
+    Outcome::ConditionFailed { index, current: current.map(|current| current.version) }
+}
+
+/// What a key counts for in [`super::GroupState::bytes`].
+pub(super) fn entry_bytes(key: &Key, value_bytes: usize) -> u64 {
+    (key.bytes().len() + value_bytes) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_record_reads_back_and_its_prefixes_do_not(
+            version: u64, modified: u64, deadline: Option<u64>, value: Vec<u8>,
+        ) {
+            let head =
+                Head { version: Version(version), modified: LogTime(modified), deadline: deadline.map(LogTime) };
+            let mut record = Vec::new();
+            head.put_record(&value, &mut record);
+            let (parsed, at) = Head::parse(&record).unwrap();
+            prop_assert_eq!(parsed, head);
+            prop_assert_eq!(&record[at..], &value[..]);
+            for length in 0..at {
+                prop_assert_eq!(Head::parse(&record[..length]), None);
+            }
+        }
+
+        #[test]
+        fn other_bytes_are_refused_or_read_without_panic(record: Vec<u8>) {
+            if let Some((_, at)) = Head::parse(&record) {
+                prop_assert!(at <= record.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! Snapshots: a replica's whole state in chunks, for one that lags too far behind.
+//!
+//! ```text
+//! receiver                                   sender
+//! SnapshotSink::begin (fresh tablet)
+//! cursor() = none            -------------->  SnapshotSource over a pinned view
+//! add(chunk): one batch      <--------------  chunk(none): header, lanes ...
+//! cursor() = after           -------------->  chunk(after): lanes, values, idempotency records
+//!    ...  (a restart resumes at the durable cursor)
+//! finish(): one batch switches the tablet in, replaces record and lanes, drops the old tablets
+//! ```
+//!
+//! The receiver pulls; the sender keeps nothing but the pinned view. Cursors name positions, not tablets, and what a
+//! snapshot holds is decided by (group, applied slot) alone. Indexes do not travel: the receiver builds its own.
+
+use super::lanes::{self, LaneKey, Lanes};
+use super::layout::{self, Space, damaged, undecodable, unversioned, versioned};
+use super::machine::{Frame, Machine, Mark, drop_tablets, put_records, read_records};
+use super::{GroupState, TabletMap, idempotency, kv};
+use crate::codec::{Decode, DecodeError, Encode};
+use crate::codec_struct;
+use crate::ring::Position;
+use crate::store::{Batch, Read, Store, StoreError, Visit};
+use crate::time::LogTime;
+use crate::types::{GroupId, ReplicaName, Slot, TabletId};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// Version byte of a chunk, and of the record of a snapshot being received.
+const FORMAT: u8 = 1;
+/// What a chunk carries after its header: sections, in this order. The number begins every cursor.
+const LANES: u8 = 1;
+const VALUES: u8 = 2;
+const IDEMPOTENCY: u8 = 3;
+
+/// Which snapshot. All replicas of a group at one slot would send the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotId {
+    /// The group.
+    pub group: GroupId,
+    /// The last slot that is part of it.
+    pub applied: Slot,
+    /// The fingerprint at that slot.
+    pub fingerprint: u64,
+}
+
+codec_struct!(SnapshotId { group, applied, fingerprint });
+
+/// What a snapshot holds beside lanes, keys and idempotency records. Travels in the first chunk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotHeader {
+    /// The group state, the applied slot and the forgotten stamp included.
+    pub state: GroupState,
+    /// How many lanes follow.
+    pub lanes: u64,
+    /// How many idempotency records follow.
+    pub idempotency_records: u64,
+    /// The fingerprint at the applied slot.
+    pub fingerprint: u64,
+}
+
+codec_struct!(SnapshotHeader { state, lanes, idempotency_records, fingerprint });
+
+impl SnapshotHeader {
+    /// Which snapshot this is the header of.
+    #[must_use]
+    pub fn id(&self) -> SnapshotId {
+        SnapshotId { group: self.state.group, applied: self.state.applied, fingerprint: self.fingerprint }
+    }
+}
+
+/// One piece of a snapshot. Its byte form ends in a checksum that decoding verifies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chunk {
+    /// Of which snapshot.
+    pub id: SnapshotId,
+    /// The header, in the first chunk only.
+    pub header: Option<SnapshotHeader>,
+    /// The cursor it was asked for with; `None` for the first.
+    pub from: Option<Bytes>,
+    /// The cursor for the next chunk.
+    pub after: Bytes,
+    /// Lanes, keys and idempotency records, each with its section's number.
+    items: Bytes,
+    /// Whether it is the last.
+    pub done: bool,
+}
+
+impl Encode for Chunk {
+    fn encode(&self, out: &mut BytesMut) {
+        let start = out.len();
+        out.put_u8(FORMAT);
+        // The length in front tells a decoder where the checksum stands before it trusts anything else.
+        let length_at = out.len();
+        out.put_u32_le(0);
+        self.id.encode(out);
+        self.header.encode(out);
+        self.from.encode(out);
+        self.after.encode(out);
+        self.items.encode(out);
+        self.done.encode(out);
+        let length = u32::try_from(out.len() - length_at - 4).expect("a chunk is far under 4 GiB");
+        out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+        let checksum = crc32fast::hash(&out[start..]);
+        out.put_u32_le(checksum);
+    }
+}
+
+impl Decode for Chunk {
+    fn decode(from: &mut Bytes) -> Result<Self, DecodeError> {
+        let whole = from.clone();
+        match u8::decode(from)? {
+            FORMAT => {}
+            tag => return Err(DecodeError::Tag { what: "snapshot chunk", tag: u64::from(tag) }),
+        }
+        let mut body = Bytes::decode(from)?;
+        let covered = &whole[..whole.len() - from.len()];
+        if u32::decode(from)? != crc32fast::hash(covered) {
+            return Err(DecodeError::Checksum("snapshot chunk"));
+        }
+        let chunk = Self {
+            id: Decode::decode(&mut body)?,
+            header: Decode::decode(&mut body)?,
+            from: Decode::decode(&mut body)?,
+            after: Decode::decode(&mut body)?,
+            items: Decode::decode(&mut body)?,
+            done: Decode::decode(&mut body)?,
+        };
+        if body.is_empty() { Ok(chunk) } else { Err(DecodeError::Trailing(body.len())) }
+    }
+}
+
+/// Where a snapshot is read from: a view pinned when it was made.
+pub struct SnapshotSource<V: Read> {
+    view: V,
+    header: SnapshotHeader,
+    tablets: TabletMap,
+    /// Read from the view when the first chunk is asked for, so that the thread that applies does not wait for it.
+    lanes: Option<Lanes>,
+}
+
+impl<S: Store> Machine<S> {
+    /// Pins the state as it is and makes it ready to be sent.
+    pub fn snapshot(&self) -> SnapshotSource<S::View> {
+        let mark = self.mark();
+        SnapshotSource {
+            view: self.store().view(),
+            header: SnapshotHeader {
+                state: self.state().clone(),
+                lanes: self.lanes() as u64,
+                idempotency_records: mark.idempotency_records,
+                fingerprint: mark.fingerprint,
+            },
+            tablets: self.tablets().clone(),
+            lanes: None,
+        }
+    }
+}
+
+/// A chunk being filled.
+struct Filling {
+    items: BytesMut,
+    after: BytesMut,
+    max_bytes: usize,
+}
+
+impl Filling {
+    /// Adds an item if there is room for it; a first item always has room.
+    fn add(&mut self, section: u8, cursor: &[u8], item: &[&[u8]]) -> bool {
+        let bytes = 1 + item.iter().map(|part| part.len() + 4).sum::<usize>();
+        if !self.items.is_empty() && self.items.len() + bytes > self.max_bytes {
+            return false;
+        }
+        self.items.put_u8(section);
+        for part in item {
+            crate::codec::encode_bytes(part, &mut self.items);
+        }
+        self.after.clear();
+        self.after.put_u8(section);
+        self.after.put_slice(cursor);
+        true
+    }
+}
+
+impl<V: Read> SnapshotSource<V> {
+    /// What the snapshot holds.
+    pub fn header(&self) -> &SnapshotHeader {
+        &self.header
+    }
+
+    /// Which snapshot it is.
+    pub fn id(&self) -> SnapshotId {
+        self.header.id()
+    }
+
+    /// The chunk after `cursor`, of about `max_bytes` (more only if a single item is larger). `None` if the cursor is
+    /// not one of this snapshot.
+    pub fn chunk(&mut self, cursor: Option<&Bytes>, max_bytes: usize) -> Result<Option<Chunk>, StoreError> {
+        let (section, within) = match cursor {
+            None => (LANES, None),
+            Some(cursor) => match cursor.split_first() {
+                Some((section @ LANES..=IDEMPOTENCY, within)) => (*section, Some(within)),
+                _ => return Ok(None),
+            },
+        };
+        let mut filling = Filling {
+            items: BytesMut::with_capacity(max_bytes.min(1 << 20)),
+            after: BytesMut::from(cursor.map_or(&[][..], |cursor| &cursor[..])),
+            max_bytes,
+        };
+        let mut full = false;
+        if section == LANES {
+            let Ok(after) = within.filter(|within| !within.is_empty()).map(parse_lane_cursor).transpose() else {
+                return Ok(None);
+            };
+            full = self.fill_lanes(after, &mut filling)?;
+        }
+        for (kind, space) in [(VALUES, Space::Values), (IDEMPOTENCY, Space::Idempotency)] {
+            if full || section > kind {
+                continue;
+            }
+            let within = if section == kind { within } else { None };
+            layout::walk(&self.view, &self.tablets, space, within, &mut |rest, value| {
+                full = !filling.add(kind, rest, &[rest, value]);
+                if full { Visit::Stop } else { Visit::Continue }
+            })?;
+        }
+        Ok(Some(Chunk {
+            id: self.id(),
+            header: cursor.is_none().then(|| self.header.clone()),
+            from: cursor.cloned(),
+            after: filling.after.freeze(),
+            items: filling.items.freeze(),
+            done: !full,
+        }))
+    }
+
+    /// Adds lanes; true if the chunk is full.
+    fn fill_lanes(&mut self, after: Option<LaneKey>, filling: &mut Filling) -> Result<bool, StoreError> {
+        if self.lanes.is_none() {
+            self.lanes = Some(Lanes::load(&self.view, self.header.state.group)?);
+        }
+        let mut encoded = BytesMut::new();
+        for lane in self.lanes.iter().flat_map(|lanes| lanes.after(after)) {
+            encoded.clear();
+            lane.encode(&mut encoded);
+            if !filling.add(LANES, &lane_cursor(lane.key), &[&encoded]) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn lane_cursor(key: LaneKey) -> [u8; 20] {
+    let mut cursor = [0; 20];
+    cursor[..16].copy_from_slice(&key.0.0.to_be_bytes());
+    cursor[16..].copy_from_slice(&key.1.to_be_bytes());
+    cursor
+}
+
+fn parse_lane_cursor(mut cursor: &[u8]) -> Result<LaneKey, DecodeError> {
+    let session = cursor.try_get_u128().map_err(|_| DecodeError::Short("lane cursor"))?;
+    let lane = cursor.try_get_u32().map_err(|_| DecodeError::Short("lane cursor"))?;
+    if cursor.is_empty() {
+        Ok((crate::types::SessionId(session), lane))
+    } else {
+        Err(DecodeError::Trailing(cursor.len()))
+    }
+}
+
+/// Why a snapshot was not taken further.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The store failed. Nothing of the chunk was taken; it may be added again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The chunk's content does not read. Nothing of it was taken.
+    #[error("a chunk does not read: {0}")]
+    Chunk(#[from] DecodeError),
+    /// The chunk belongs to another snapshot than the ones before. Nothing of it was taken.
+    #[error("a chunk of another snapshot")]
+    Other,
+    /// The chunk does not follow the last one. Nothing of it was taken.
+    #[error("a chunk out of order")]
+    Order,
+    /// Not every chunk is there.
+    #[error("the snapshot is not complete")]
+    Incomplete,
+    /// All chunks are there, but not all that the header names. Only abandoning it is left.
+    #[error("the snapshot does not hold what its header says")]
+    Mismatch,
+    /// The replica has applied as much already.
+    #[error("the replica has applied slot {0}, no less than the snapshot")]
+    Stale(Slot),
+}
+
+/// How far a snapshot was received: durable with what was received.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Progress {
+    name: ReplicaName,
+    tablet: TabletId,
+    header: Option<SnapshotHeader>,
+    cursor: Option<Bytes>,
+    lane_parts: u32,
+    lanes: u64,
+    keys: u64,
+    bytes: u64,
+    idempotency_records: u64,
+    done: bool,
+}
+
+codec_struct!(Progress { name, tablet, header, cursor, lane_parts, lanes, keys, bytes, idempotency_records, done });
+
+impl Progress {
+    fn parse(record: Bytes) -> Result<Self, StoreError> {
+        let what = "the record of a snapshot being received";
+        Self::from_all(unversioned(record, FORMAT, what)?).map_err(undecodable(what))
+    }
+}
+
+/// Receives a snapshot into a fresh tablet, beside whatever the replica has.
+pub struct SnapshotSink<S: Store> {
+    store: S,
+    progress: Progress,
+}
+
+impl<S: Store> SnapshotSink<S> {
+    /// Begins to receive a snapshot for the replica `name` into the unused tablet `tablet`. One begun before for the same
+    /// group is abandoned.
+    pub fn begin(store: S, name: ReplicaName, tablet: TabletId) -> Result<Self, StoreError> {
+        let mut batch = S::Batch::default();
+        clear(&store, &mut batch, name.group)?;
+        let progress = Progress {
+            name,
+            tablet,
+            header: None,
+            cursor: None,
+            lane_parts: 0,
+            lanes: 0,
+            keys: 0,
+            bytes: 0,
+            idempotency_records: 0,
+            done: false,
+        };
+        batch.put(&layout::incoming_record(name.group), &versioned(FORMAT, &progress));
+        store.write(batch)?;
+        Ok(Self { store, progress })
+    }
+
+    /// Goes on after a restart where the store says; `None` if no snapshot was being received.
+    pub fn resume(store: S, group: GroupId) -> Result<Option<Self>, StoreError> {
+        let Some(record) = store.get(&layout::incoming_record(group))? else { return Ok(None) };
+        let progress = Progress::parse(record)?;
+        Ok(Some(Self { store, progress }))
+    }
+
+    /// The groups for which a snapshot is being received.
+    pub fn list(store: &S) -> Result<Vec<ReplicaName>, StoreError> {
+        let mut names = Vec::new();
+        layout::each_incoming(store, |_, record| {
+            names.push(Progress::parse(Bytes::copy_from_slice(record))?.name);
+            Ok(())
+        })?;
+        Ok(names)
+    }
+
+    /// For which replica.
+    pub fn name(&self) -> ReplicaName {
+        self.progress.name
+    }
+
+    /// Which snapshot, once the first chunk is there.
+    pub fn id(&self) -> Option<SnapshotId> {
+        self.progress.header.as_ref().map(SnapshotHeader::id)
+    }
+
+    /// What to ask for next; `None`: the first chunk.
+    pub fn cursor(&self) -> Option<&Bytes> {
+        self.progress.cursor.as_ref()
+    }
+
+    /// Whether every chunk is there.
+    pub fn is_done(&self) -> bool {
+        self.progress.done
+    }
+
+    /// Takes a chunk, in one store batch with the progress. Tells whether it was the last. After an error nothing of it
+    /// was taken.
+    pub fn add(&mut self, chunk: &Chunk) -> Result<bool, SnapshotError> {
+        let header = self.progress.header.as_ref().or(chunk.header.as_ref()).ok_or(SnapshotError::Order)?;
+        if chunk.id != header.id() || chunk.id.group != self.progress.name.group {
+            return Err(SnapshotError::Other);
+        }
+        let first = self.progress.header.is_none();
+        if self.progress.done || chunk.from != self.progress.cursor || first != chunk.header.is_some() {
+            return Err(SnapshotError::Order);
+        }
+        if chunk.after.is_empty() && !chunk.done {
+            return Err(SnapshotError::Order);
+        }
+        let mut next = self.progress.clone();
+        let mut batch = S::Batch::default();
+        take_items(&mut next, header, chunk.items.clone(), &mut batch)?;
+        next.header = Some(header.clone());
+        next.cursor = Some(chunk.after.clone());
+        next.done = chunk.done;
+        batch.put(&layout::incoming_record(next.name.group), &versioned(FORMAT, &next));
+        self.store.write(batch)?;
+        self.progress = next;
+        Ok(chunk.done)
+    }
+
+    /// Puts the snapshot in the place of whatever the replica had, in one batch. A [`Machine`] of the replaced state must
+    /// not be used after this, nor its tablets be read.
+    pub fn finish(self) -> Result<Machine<S>, SnapshotError> {
+        let Progress { name, tablet, header: Some(header), done: true, .. } = &self.progress else {
+            return Err(SnapshotError::Incomplete);
+        };
+        let (name, tablet) = (*name, *tablet);
+        let progress = &self.progress;
+        let expected = (header.lanes, header.state.keys, header.state.bytes, header.idempotency_records);
+        if (progress.lanes, progress.keys, progress.bytes, progress.idempotency_records) != expected {
+            return Err(SnapshotError::Mismatch);
+        }
+        let mut batch = S::Batch::default();
+        if let Some((old, _)) = read_records(&self.store, name.group)? {
+            if old.name == name && old.state.applied >= header.state.applied {
+                return Err(SnapshotError::Stale(old.state.applied));
+            }
+            drop_tablets(&self.store, &mut batch, name.group, &old.tablets)?;
+        }
+        for (start, end) in [layout::replica_span(name.group), layout::incoming_span(name.group)] {
+            batch.delete_range(&start, &end);
+        }
+        let mut parts = Vec::with_capacity(progress.lane_parts as usize);
+        for part in 0..progress.lane_parts {
+            let bytes = self.store.get(&layout::incoming_lanes(name.group, part))?;
+            parts.push(bytes.ok_or_else(|| damaged("lanes of a snapshot are missing"))?);
+        }
+        let lanes = Lanes::adopt(parts, &mut batch, name.group, header.state.applied)?;
+        if lanes.len() as u64 != header.lanes {
+            return Err(SnapshotError::Mismatch);
+        }
+        let state = header.state.clone();
+        let mark = Mark::new(&state, header.idempotency_records, header.fingerprint);
+        let frame = Frame { name, tablets: TabletMap(vec![(state.range.clone(), tablet)]), state };
+        put_records(&mut batch, &frame, &mark);
+        self.store.write(batch)?;
+        let mut machine = Machine::assembled(self.store, frame, &mark, lanes);
+        if machine.find_next_expiry().is_err() {
+            // The switch is made; that the earliest deadline is not known must not hide it.
+            machine.set_next_expiry(Some(LogTime(0)));
+        }
+        Ok(machine)
+    }
+
+    /// Gives up: removes all that was received.
+    pub fn abandon(self) -> Result<(), StoreError> {
+        let mut batch = S::Batch::default();
+        clear(&self.store, &mut batch, self.progress.name.group)?;
+        self.store.write(batch)
+    }
+}
+
+/// Removes whatever was received of a snapshot for `group`.
+fn clear<S: Store>(store: &S, batch: &mut S::Batch, group: GroupId) -> Result<(), StoreError> {
+    if let Some(record) = store.get(&layout::incoming_record(group))? {
+        let (start, end) = layout::tablet_span(Progress::parse(record)?.tablet);
+        batch.delete_range(&start, &end);
+        let (start, end) = layout::incoming_span(group);
+        batch.delete_range(&start, &end);
+    }
+    Ok(())
+}
+
+/// Puts a chunk's items where they belong and counts them.
+fn take_items(
+    progress: &mut Progress,
+    header: &SnapshotHeader,
+    mut items: Bytes,
+    batch: &mut impl Batch,
+) -> Result<(), DecodeError> {
+    let mut received_lanes = lanes::begin_record();
+    let lanes_before = progress.lanes;
+    while items.has_remaining() {
+        match u8::decode(&mut items)? {
+            LANES => {
+                let lane = lanes::Lane::from_all(Bytes::decode(&mut items)?)?;
+                lanes::append(&lane, &mut received_lanes);
+                progress.lanes += 1;
+            }
+            VALUES => take_value(progress, header, &mut items, batch)?,
+            IDEMPOTENCY => take_record(progress, header, &mut items, batch)?,
+            tag => return Err(DecodeError::Tag { what: "snapshot item", tag: u64::from(tag) }),
+        }
+    }
+    if progress.lanes > lanes_before {
+        batch.put(&layout::incoming_lanes(progress.name.group, progress.lane_parts), &received_lanes);
+        progress.lane_parts += 1;
+    }
+    Ok(())
+}
+
+fn take_value(
+    progress: &mut Progress,
+    header: &SnapshotHeader,
+    items: &mut Bytes,
+    batch: &mut impl Batch,
+) -> Result<(), DecodeError> {
+    let position = Position(Bytes::decode(items)?);
+    let record = Bytes::decode(items)?;
+    let key = position.key().filter(|_| header.state.range.contains(&position));
+    let key = key.ok_or(DecodeError::Invalid("a key that the snapshot's range does not hold"))?;
+    let (head, value_at) = kv::Head::parse(&record).ok_or(DecodeError::Invalid("a value record"))?;
+    batch.put(&layout::in_space(progress.tablet, Space::Values, &position.0), &record);
+    if let Some(deadline) = head.deadline {
+        let rest = layout::deadline_rest(deadline, head.version);
+        batch.put(&layout::in_space(progress.tablet, Space::Deadlines, &rest), &position.0);
+    }
+    progress.keys += 1;
+    progress.bytes += kv::entry_bytes(&key, record.len() - value_at);
+    Ok(())
+}
+
+fn take_record(
+    progress: &mut Progress,
+    header: &SnapshotHeader,
+    items: &mut Bytes,
+    batch: &mut impl Batch,
+) -> Result<(), DecodeError> {
+    let rest = Bytes::decode(items)?;
+    let bytes = Bytes::decode(items)?;
+    let key = idempotency::parse_rest(&rest).map(|(key, ..)| key);
+    key.filter(|key| header.state.range.contains(&key.position()))
+        .ok_or(DecodeError::Invalid("an idempotency key that the snapshot's range does not hold"))?;
+    let record =
+        idempotency::Record::parse(bytes.clone()).map_err(|_| DecodeError::Invalid("an idempotency record"))?;
+    batch.put(&layout::in_space(progress.tablet, Space::Idempotency, &rest), &bytes);
+    batch.put(&idempotency::index_key(progress.tablet, record.deadline, record.version), &rest);
+    progress.idempotency_records += 1;
+    Ok(())
+}
+
+/// The highest tablet number that anything on the store uses: a node's allocator begins above it.
+pub fn highest_tablet(read: &impl Read) -> Result<TabletId, StoreError> {
+    let mut highest = TabletId(0);
+    layout::each_replica(read, |_, record| {
+        let frame = Frame::parse(Bytes::copy_from_slice(record))?;
+        highest = frame.tablets.0.iter().map(|(_, tablet)| *tablet).fold(highest, TabletId::max);
+        Ok(())
+    })?;
+    layout::each_incoming(read, |_, record| {
+        highest = highest.max(Progress::parse(Bytes::copy_from_slice(record))?.tablet);
+        Ok(())
+    })?;
+    Ok(highest)
+}
