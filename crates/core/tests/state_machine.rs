@@ -1,9 +1,9 @@
 //! The state machine against a plain model of it: random entries, reopened after every batch, with failing stores,
 //! crashes and snapshots in between.
 
-use bytes::Bytes;
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use scatter_core::codec::{Decode, Encode};
 use scatter_core::command::{Command, Condition, Idempotency, LaneUse, Operation, Outcome, Write};
