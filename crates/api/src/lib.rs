@@ -8,6 +8,7 @@ mod backend;
 mod budget;
 mod entity_tag;
 mod handler;
+mod openapi;
 mod reply;
 mod request;
 mod settings;
@@ -18,4 +19,5 @@ pub use backend::{
     Backend, Consistency, Epoch, Failure, ReadPath, ReadReply, ReadRequest, Reason, WriteReply, WriteRequest,
 };
 pub use handler::{Api, ApiMetrics};
+pub use openapi::{openapi, openapi_of_service};
 pub use settings::{API_SAMPLE, ApiSettings};

@@ -38,6 +38,23 @@ pub struct HttpSettings {
     pub drain_ms: u64,
 }
 
+impl Default for HttpSettings {
+    /// What [`crate::COMMON_SAMPLE`] says.
+    fn default() -> Self {
+        Self {
+            listen: Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 8080))),
+            advertise: None,
+            maximum_connections: 20_000,
+            header_read_ms: 10_000,
+            maximum_head_bytes: 65_536,
+            body_idle_ms: 10_000,
+            keep_alive_idle_ms: 75_000,
+            write_idle_ms: 30_000,
+            drain_ms: 10_000,
+        }
+    }
+}
+
 /// The longest any of the times may be: a day.
 const MAX_MS: u64 = 86_400_000;
 
@@ -68,5 +85,18 @@ pub trait Handler: Send + Sync + 'static {
 impl<H: Handler> Handler for Arc<H> {
     fn handle(&self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send {
         H::handle(self, request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_says_the_defaults() {
+        let sample: toml::Table = toml::from_str(crate::COMMON_SAMPLE).expect("TOML");
+        let read: HttpSettings = sample["http"].clone().try_into().expect("settings");
+        assert_eq!(read, HttpSettings::default());
+        read.check().expect("good defaults");
     }
 }
