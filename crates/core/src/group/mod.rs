@@ -7,7 +7,9 @@ pub mod kv;
 mod lanes;
 mod layout;
 pub mod machine;
+pub mod read_word;
 pub mod snapshot;
+
 pub mod state;
 
 pub use kv::read;

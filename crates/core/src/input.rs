@@ -1,0 +1,159 @@
+//! Everything that can happen to a node.
+
+use crate::group::Configuration;
+use crate::message::PeerMessage;
+use crate::time::LogTime;
+use crate::types::{ClusterId, FeatureLevel, GroupId, NodeId, ReplicaName, RequestId, Slot, Version, WriteId};
+use bytes::Bytes;
+
+/// What the state machine reports after it applied entries, or came to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MachineReport {
+    /// The last slot applied.
+    pub applied: Slot,
+    /// The configuration in force after it.
+    pub configuration: Configuration,
+    /// The version of the last operation.
+    pub stamp: Version,
+    /// The replicated clock.
+    pub log_time: LogTime,
+    /// When the next time-to-live ends.
+    pub next_expiry: Option<LogTime>,
+    /// What formats the group may use.
+    pub feature_level: FeatureLevel,
+}
+
+/// One thing that happened. None of them is trusted: stale, repeated and hostile ones are ignored or refused.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time has passed: a deadline may have come.
+    Tick,
+    /// A message came over a connection whose hello was accepted.
+    Message {
+        /// The node at the other end.
+        from: NodeId,
+        /// What it said.
+        message: PeerMessage,
+    },
+    /// Everything up to this batch of writes is on disk.
+    Synced {
+        /// The batch.
+        write: WriteId,
+    },
+    /// The log has (no) room for client data. Structural entries have a reserve.
+    DiskFull {
+        /// Whether it is full.
+        full: bool,
+    },
+    /// A client wants a command decided.
+    Propose {
+        /// Names the answer.
+        request: RequestId,
+        /// The group it is for.
+        group: GroupId,
+        /// The encoded command.
+        command: Bytes,
+    },
+    /// A client wants to read, linearizably, and the read word did not allow it.
+    Read {
+        /// Names the answer.
+        request: RequestId,
+        /// The group it is for.
+        group: GroupId,
+    },
+    /// The machine applied what it was handed.
+    Applied {
+        /// The group.
+        group: GroupId,
+        /// Its state.
+        report: MachineReport,
+    },
+    /// A machine was created, or a snapshot was switched in; either is durable.
+    Installed {
+        /// The group.
+        group: GroupId,
+        /// Its state.
+        report: MachineReport,
+    },
+    /// The data store is durable up to this slot.
+    Flushed {
+        /// The group.
+        group: GroupId,
+        /// The slot.
+        slot: Slot,
+    },
+    /// The machine's answer to an order to look for what has expired.
+    Expired {
+        /// The group.
+        group: GroupId,
+        /// An encoded list of [`crate::group::Expiry`]; empty if nothing is due.
+        body: Bytes,
+    },
+    /// The machine's answer to an order to read a piece of a snapshot.
+    SnapshotRead {
+        /// The group.
+        group: GroupId,
+        /// Who asked.
+        to: ReplicaName,
+        /// The snapshot's number; zero if the one asked for is no more.
+        snapshot: u64,
+        /// The slot it is of.
+        slot: Slot,
+        /// The piece.
+        chunk: Bytes,
+    },
+    /// The machine's answer to an order to store a piece of a snapshot.
+    SnapshotStored {
+        /// The group.
+        group: GroupId,
+        /// The snapshot's number at its sender.
+        snapshot: u64,
+        /// Where the next piece begins; `None` if the piece was refused as damaged or stale and the fetch starts over.
+        cursor: Option<Bytes>,
+    },
+    /// Entries read back from the log on disk.
+    LogRead {
+        /// The group.
+        group: GroupId,
+        /// Who lags.
+        to: ReplicaName,
+        /// The first slot asked for.
+        first: Slot,
+        /// The entries found there, consecutive from `first`; empty if they are gone.
+        entries: Vec<crate::entry::Entry>,
+    },
+    /// An operator orders a change of members.
+    ChangeMembers {
+        /// Names the answer.
+        request: RequestId,
+        /// The group.
+        group: GroupId,
+        /// Nodes to add as voters, with their peer addresses.
+        add: Vec<(NodeId, String)>,
+        /// Nodes to remove.
+        remove: Vec<NodeId>,
+    },
+    /// An operator orders the leader to let another member lead.
+    HandOver {
+        /// Names the answer.
+        request: RequestId,
+        /// The group.
+        group: GroupId,
+        /// The member that shall lead.
+        to: NodeId,
+    },
+    /// A node answered at an address of the founders or seeds.
+    Answered {
+        /// The address asked.
+        address: String,
+        /// Who lives there.
+        node: NodeId,
+        /// The cluster it belongs to, if any.
+        cluster: Option<ClusterId>,
+    },
+    /// A peer refused this node's hello because its disk was rolled back or cloned.
+    RolledBack {
+        /// Who said so.
+        by: NodeId,
+    },
+}

@@ -1,0 +1,283 @@
+//! What nodes say to each other.
+//!
+//! A message may be lost, repeated, delayed and reordered; nothing here relies on the transport for more than keeping the
+//! bytes of one message together. Every message between replicas carries both full names.
+
+use crate::durable::Binding;
+use crate::entry::Entry;
+use crate::group::Configuration;
+use crate::time::Instant;
+use crate::types::{Ballot, ClusterId, ConfigurationVersion, FeatureLevel, NodeId, ReplicaName, Slot};
+use crate::{codec_enum, codec_struct};
+use bytes::Bytes;
+
+/// The version of every message format below; both ends of a connection agree on one.
+pub const WIRE_VERSION: u16 = 1;
+
+/// What lets a candidate pass over leases that its predecessor has released.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    /// The ballot whose leases are released.
+    pub ballot: Ballot,
+    /// The last send stamp its leader let out: grants up to it are released, later ones are not.
+    pub stamp: Instant,
+}
+
+codec_struct!(Ticket { ballot, stamp });
+
+/// Why a ballot was not promised or accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// A higher ballot was promised.
+    Promised,
+    /// A lease granted to another ballot, or a restart wait, has not ended.
+    Lease,
+    /// The asked replica knows a later configuration; the asker should catch up.
+    Configuration,
+}
+
+codec_enum!(Refusal { 1 => Promised, 2 => Lease, 3 => Configuration });
+
+/// One accepted entry as a promise reports it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AcceptedEntry {
+    /// Where.
+    pub slot: Slot,
+    /// In which ballot.
+    pub ballot: Ballot,
+    /// What.
+    pub entry: Entry,
+}
+
+codec_struct!(AcceptedEntry { slot, ballot, entry });
+
+/// From one replica of a group to another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// Would you promise this ballot? Binds nobody.
+    PreVote {
+        /// The ballot the asker would use.
+        ballot: Ballot,
+        /// The asker's configuration.
+        configuration: ConfigurationVersion,
+        /// What the asker knows decided.
+        decided: Slot,
+        /// What lets it pass over leases, after a hand-over.
+        ticket: Option<Ticket>,
+    },
+    /// Answer to a pre-vote.
+    PreVoted {
+        /// The ballot asked about.
+        ballot: Ballot,
+        /// `None` for yes.
+        refusal: Option<Refusal>,
+        /// The highest ballot the answerer has promised.
+        promised: Ballot,
+        /// What the answerer knows decided.
+        decided: Slot,
+    },
+    /// Phase 1a.
+    Prepare {
+        /// The new ballot.
+        ballot: Ballot,
+        /// The configuration whose majority is asked.
+        configuration: ConfigurationVersion,
+        /// What the candidate knows decided: lower slots need no report.
+        decided: Slot,
+        /// What lets it pass over leases, after a hand-over.
+        ticket: Option<Ticket>,
+    },
+    /// Phase 1b, sent once the promise is on disk.
+    Promise {
+        /// The promised ballot.
+        ballot: Ballot,
+        /// What the acceptor knows decided; it reports nothing up to here, and a candidate below catches up first.
+        decided: Slot,
+        /// The last slot the acceptor has forgotten.
+        truncated: Slot,
+        /// Every slot above `decided` it has accepted, rising.
+        accepted: Vec<AcceptedEntry>,
+    },
+    /// A prepare or accept was not followed.
+    Refuse {
+        /// The ballot refused.
+        ballot: Ballot,
+        /// Why.
+        refusal: Refusal,
+        /// The highest ballot promised.
+        promised: Ballot,
+        /// What the refuser knows decided.
+        decided: Slot,
+    },
+    /// Phase 2a: the leader's stream; without entries, its heartbeat.
+    Accept {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The leader's boot clock when it sent this; rises with every message.
+        stamp: Instant,
+        /// The lease asked for, in nanoseconds; zero for none.
+        lease_nanos: u64,
+        /// The slot of the first entry, or, without entries, of the next that will come.
+        first: Slot,
+        /// Entries at consecutive slots.
+        entries: Vec<Entry>,
+        /// Every slot up to here is decided.
+        decided: Slot,
+    },
+    /// Phase 2b, cumulative: everything up to `through` is on disk here, accepted in this ballot or decided.
+    Accepted {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The newest stamp heard from it: what a lease is counted from.
+        stamp: Instant,
+        /// How long a lease was granted from when that stamp was heard, in nanoseconds; zero for none.
+        lease_nanos: u64,
+        /// The last slot of the gapless stream that is on disk.
+        through: Slot,
+        /// The stream has a gap: the leader goes back to this slot.
+        want: Option<Slot>,
+        /// The last slot applied here.
+        applied: Slot,
+        /// The newest feature level this node understands.
+        level: FeatureLevel,
+    },
+    /// Asks for decided entries.
+    CatchUp {
+        /// The first slot wanted.
+        first: Slot,
+    },
+    /// Decided entries, as many as fit.
+    Decided {
+        /// The slot of the first entry.
+        first: Slot,
+        /// Decided entries at consecutive slots.
+        entries: Vec<Entry>,
+        /// What the sender knows decided.
+        decided: Slot,
+    },
+    /// The entries asked for are forgotten; only a snapshot helps.
+    Truncated {
+        /// The last slot forgotten.
+        through: Slot,
+    },
+    /// Asks for a piece of a snapshot.
+    SnapshotPull {
+        /// Which snapshot, by the sender's number; zero to begin a new one.
+        snapshot: u64,
+        /// Where the last piece ended; `None` for the first piece.
+        cursor: Option<Bytes>,
+    },
+    /// A piece of a snapshot.
+    SnapshotChunk {
+        /// Which snapshot, by the sender's number; zero if the one asked for is no more.
+        snapshot: u64,
+        /// The slot it is of.
+        slot: Slot,
+        /// The piece ([`crate::group`] defines it), checksummed.
+        chunk: Bytes,
+    },
+    /// The leader has let go: stand for election at once.
+    HandOver {
+        /// What lets the target pass over the leases.
+        ticket: Ticket,
+    },
+    /// Am I still a member?
+    AskMembership {
+        /// The asker's configuration.
+        configuration: ConfigurationVersion,
+    },
+    /// The newest configuration the teller has applied.
+    Membership {
+        /// It.
+        configuration: Configuration,
+    },
+}
+
+codec_enum!(Message {
+    1 => PreVote { ballot, configuration, decided, ticket },
+    2 => PreVoted { ballot, refusal, promised, decided },
+    3 => Prepare { ballot, configuration, decided, ticket },
+    4 => Promise { ballot, decided, truncated, accepted },
+    5 => Refuse { ballot, refusal, promised, decided },
+    6 => Accept { ballot, stamp, lease_nanos, first, entries, decided },
+    7 => Accepted { ballot, stamp, lease_nanos, through, want, applied, level },
+    8 => CatchUp { first },
+    9 => Decided { first, entries, decided },
+    10 => Truncated { through },
+    11 => SnapshotPull { snapshot, cursor },
+    12 => SnapshotChunk { snapshot, slot, chunk },
+    13 => HandOver { ticket },
+    14 => AskMembership { configuration },
+    15 => Membership { configuration },
+});
+
+/// A message with both full names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Envelope {
+    /// Who says it.
+    pub from: ReplicaName,
+    /// To whom. A replica ignores what is meant for another incarnation.
+    pub to: ReplicaName,
+    /// What.
+    pub message: Message,
+}
+
+codec_struct!(Envelope { from, to, message });
+
+/// Anything one node says to another once the connection stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PeerMessage {
+    /// Between replicas.
+    Replica {
+        /// The message.
+        envelope: Envelope,
+    },
+    /// From a founder: bind yourself to this.
+    Bind {
+        /// What the sender is bound to.
+        binding: Binding,
+    },
+    /// From a founder: this is what I am durably bound to.
+    Bound {
+        /// It.
+        binding: Binding,
+    },
+}
+
+codec_enum!(PeerMessage { 1 => Replica { envelope }, 2 => Bind { binding }, 3 => Bound { binding } });
+
+/// How a node introduces itself on a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// The cluster it belongs to, if any yet.
+    pub cluster: Option<ClusterId>,
+    /// Who it is.
+    pub from: NodeId,
+    /// Whom it believes to speak to, if it knows: a reused address must not reach the wrong node.
+    pub to: Option<NodeId>,
+    /// How often its data directory was opened.
+    pub boot: u64,
+    /// A number drawn at this boot.
+    pub nonce: u64,
+}
+
+codec_struct!(Hello { cluster, from, to, boot, nonce });
+
+/// Why a connection is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HelloError {
+    /// The two belong to different clusters.
+    #[error("the node belongs to another cluster")]
+    OtherCluster,
+    /// The caller wanted somebody else.
+    #[error("another node lives at this address")]
+    OtherNode,
+    /// The caller's disk was rolled back or cloned: a later boot of the same node was seen. It gives up its id.
+    #[error("a later boot of this node was seen: its disk was rolled back or cloned")]
+    RolledBack,
+    /// The answering node has given up its own id.
+    #[error("this node has given up its id")]
+    GivenUp,
+}
+
+codec_enum!(HelloError { 1 => OtherCluster, 2 => OtherNode, 3 => RolledBack, 4 => GivenUp });

@@ -1,0 +1,565 @@
+//! One node: all its replicas, its own record, and the one place where inputs come in and effects go out.
+//!
+//! The shell's loop is: take every input that waits, [`Node::step`] each, then [`Node::flush`] once, then carry out the
+//! effects. What one burst brought in shares entries, messages and the sync.
+
+use crate::birth::{Birth, Origin};
+use crate::config::Config;
+use crate::durable::{NodeRecord, PeerRecord, Recovered, Write};
+use crate::effects::{Effects, Refused, Reply};
+use crate::group::{Configuration, read_word::ReadWord};
+use crate::input::{Input, MachineReport};
+use crate::message::{Envelope, Hello, HelloError, Message, PeerMessage};
+use crate::planted::{self, Bug};
+use crate::replica::{Context, Replica, Role};
+use crate::rng::Rng;
+use crate::time::{Instant, Now};
+use crate::types::{Ballot, ClusterId, GroupId, Incarnation, NodeId, ReplicaName, RequestId, Slot, WriteId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// Why a node cannot start from what its disk holds.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// It was refused as rolled back or cloned in an earlier life.
+    #[error("this node gave up its id {0} because its disk was rolled back or cloned; start it on an empty directory")]
+    GivenUp(NodeId),
+    /// Log and data store do not fit together: something that was on disk is gone.
+    #[error("the data of group {group} is older than its log: applied {applied}, log begins after {truncated}")]
+    Damaged {
+        /// The group.
+        group: GroupId,
+        /// What its machine holds.
+        applied: Slot,
+        /// Where its log begins.
+        truncated: Slot,
+    },
+}
+
+/// What is fresh at every start.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// The id to take if the disk is empty.
+    pub fresh_id: NodeId,
+    /// A number nobody drew before.
+    pub nonce: u64,
+    /// Seeds everything that is left to chance.
+    pub seed: u64,
+    /// What the settings say about the beginning of the cluster.
+    pub origin: Origin,
+}
+
+/// What must wait for the node's own record to be on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AfterSync {
+    /// The node may speak.
+    Boot,
+    /// Bound itself: asks the others to.
+    Bind,
+    /// Bound itself at somebody's request.
+    Bound(NodeId),
+}
+
+/// How a replica stands, for people and metrics.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplicaStatus {
+    /// Its name.
+    pub replica: ReplicaName,
+    /// `leader`, `follower`, `candidate`, `learner`, `retired` or `joining`.
+    pub role: &'static str,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// The ballot it has promised.
+    pub ballot: Ballot,
+    /// What it knows decided, has applied, and has durably applied.
+    pub decided: Slot,
+    /// See `decided`.
+    pub applied: Slot,
+    /// See `decided`.
+    pub flushed: Slot,
+    /// The newest configuration it knows.
+    pub configuration: Option<Configuration>,
+    /// Entries proposed and not decided; zero unless it leads.
+    pub pending: u64,
+    /// What is left of the lease; zero unless it leads.
+    pub lease: std::time::Duration,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node {
+    pub(crate) config: Config,
+    pub(crate) record: NodeRecord,
+    pub(crate) nonce: u64,
+    peers: BTreeMap<NodeId, PeerRecord>,
+    pub(crate) replicas: BTreeMap<GroupId, Replica>,
+    tombstones: BTreeMap<GroupId, Vec<(ReplicaName, Incarnation)>>,
+    pub(crate) rng: Rng,
+    pub(crate) birth: Birth,
+    pub(crate) after_sync: VecDeque<(WriteId, AfterSync)>,
+    pub(crate) next_write: WriteId,
+    /// Batches handed to the disk, with when.
+    outstanding: VecDeque<(WriteId, Instant)>,
+    disk_full: bool,
+    /// The record of this boot is on disk: the node may speak.
+    booted: bool,
+    touched: BTreeSet<GroupId>,
+    /// The clocks of the step under way.
+    pub(crate) now: Now,
+}
+
+impl Node {
+    /// A node as its disk remembers it, or a new one. `machines` are the states of the replicas whose data the store holds.
+    /// The effects hold the record of this boot; until it is synced the node neither speaks nor listens.
+    pub fn recover(
+        config: Config,
+        boot: Boot,
+        recovered: Recovered,
+        machines: Vec<(ReplicaName, MachineReport)>,
+        now: Now,
+    ) -> Result<(Self, Effects), RecoverError> {
+        let mut record = recovered.node.unwrap_or(NodeRecord {
+            node: boot.fresh_id,
+            boot: 0,
+            cluster: None,
+            binding: None,
+            longest_lease_nanos: 0,
+            given_up: false,
+        });
+        if record.given_up {
+            return Err(RecoverError::GivenUp(record.node));
+        }
+        record.boot += 1;
+        let mut node = Self {
+            record,
+            nonce: boot.nonce,
+            peers: recovered.peers.into_iter().map(|peer| (peer.node, peer)).collect(),
+            replicas: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+            rng: Rng::new(boot.seed),
+            birth: Birth::new(boot.origin),
+            after_sync: VecDeque::from([(WriteId(1), AfterSync::Boot)]),
+            next_write: WriteId(1),
+            outstanding: VecDeque::new(),
+            disk_full: false,
+            booted: false,
+            touched: BTreeSet::new(),
+            now,
+            config,
+        };
+        for (name, removed_by) in recovered.tombstones {
+            node.tombstones.entry(name.group).or_default().push((name, removed_by));
+        }
+        let mut effects = Effects::default();
+        for replica in recovered.replicas {
+            let name = replica.replica;
+            let report = machines.iter().find(|(machine, _)| *machine == name).map(|(_, report)| report.clone());
+            node.recover_replica(replica, report, &mut effects)?;
+        }
+        // A lease of today's length may be granted from now on, to others and to itself.
+        let lease = crate::time::nanos(node.config.lease);
+        node.record.longest_lease_nanos = node.record.longest_lease_nanos.max(lease);
+        node.write_record(&mut effects);
+        node.flush(now, &mut effects);
+        Ok((node, effects))
+    }
+
+    fn recover_replica(
+        &mut self,
+        recovered: crate::durable::RecoveredReplica,
+        report: Option<MachineReport>,
+        effects: &mut Effects,
+    ) -> Result<(), RecoverError> {
+        let name = recovered.replica;
+        let applied = report.as_ref().map_or(Slot(0), |report| report.applied);
+        let genesis = self.record.binding.as_ref().is_some_and(|binding| binding.group == name.group)
+            && name.incarnation == Incarnation(1);
+        let missing = report.is_none() && genesis && recovered.truncated <= Slot(1);
+        if recovered.truncated > applied && !missing {
+            return Err(RecoverError::Damaged { group: name.group, applied, truncated: recovered.truncated });
+        }
+        let now = self.now;
+        let mut cx = self.context(now, effects);
+        let replica = Replica::recover(recovered, report, &mut cx);
+        self.replicas.insert(name.group, replica);
+        self.touched.insert(name.group);
+        if missing {
+            self.create_genesis(name, effects);
+        }
+        Ok(())
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.record.node
+    }
+
+    /// Its own durable record.
+    #[must_use]
+    pub fn record(&self) -> &NodeRecord {
+        &self.record
+    }
+
+    /// The cluster it belongs to, if any yet.
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.record.cluster
+    }
+
+    /// Why no cluster comes to be, for a person; `None` if nothing is wrong.
+    #[must_use]
+    pub fn birth_problem(&self) -> Option<&str> {
+        self.birth.problem.as_deref()
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The read word of a replica; the same for the replica's life in this process.
+    #[must_use]
+    pub fn read_word(&self, group: GroupId) -> Option<Arc<ReadWord>> {
+        self.replicas.get(&group).map(|replica| replica.word.clone())
+    }
+
+    /// How the replicas stand, by group.
+    #[must_use]
+    pub fn status(&self, now: Now) -> Vec<ReplicaStatus> {
+        self.replicas.values().map(|replica| self.replica_status(replica, now)).collect()
+    }
+
+    fn replica_status(&self, replica: &Replica, now: Now) -> ReplicaStatus {
+        let learner = replica.configuration.as_ref().is_some_and(|known| known.has(replica.name) && !replica.votes());
+        let role = match &replica.role {
+            _ if replica.report.is_none() => "joining",
+            Role::Leader(_) => "leader",
+            Role::Candidate(_) => "candidate",
+            Role::Retired(_) => "retired",
+            Role::Follower(_) if learner => "learner",
+            Role::Follower(_) => "follower",
+        };
+        let leader = match &replica.role {
+            Role::Leader(_) => Some(replica.name.node),
+            Role::Follower(follower) => follower.leader.map(|name| name.node),
+            Role::Candidate(_) | Role::Retired(_) => None,
+        };
+        let leads = matches!(replica.role, Role::Leader(_));
+        ReplicaStatus {
+            replica: replica.name,
+            role,
+            leader,
+            ballot: replica.promised,
+            decided: replica.decided,
+            applied: replica.applied,
+            flushed: replica.flushed,
+            configuration: replica.configuration.clone(),
+            pending: if leads { replica.cursor.through.0.saturating_sub(replica.decided.0) } else { 0 },
+            lease: if leads { replica.word.glance().remaining(now.instant) } else { std::time::Duration::ZERO },
+        }
+    }
+
+    /// When [`Input::Tick`] is due although nothing else happens.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        if !self.booted {
+            return None;
+        }
+        let replicas = self.replicas.values().filter_map(|replica| replica.deadline(&self.config)).min();
+        replicas.into_iter().chain(self.birth_deadline()).min()
+    }
+
+    /// How this node introduces itself to `to`.
+    #[must_use]
+    pub fn hello(&self, to: Option<NodeId>) -> Hello {
+        Hello { cluster: self.record.cluster, from: self.record.node, to, boot: self.record.boot, nonce: self.nonce }
+    }
+
+    /// Whether another node's introduction is believed. What is learned about it goes to disk with the next batch.
+    pub fn check_hello(&mut self, hello: &Hello, effects: &mut Effects) -> Result<(), HelloError> {
+        if self.record.given_up {
+            return Err(HelloError::GivenUp);
+        }
+        if hello.to.is_some_and(|to| to != self.record.node) && !planted::on(Bug::TargetNotChecked) {
+            return Err(HelloError::OtherNode);
+        }
+        if let (Some(ours), Some(theirs)) = (self.record.cluster, hello.cluster)
+            && ours != theirs
+        {
+            return Err(HelloError::OtherCluster);
+        }
+        let seen = PeerRecord { node: hello.from, boot: hello.boot, nonce: hello.nonce };
+        match self.peers.get(&hello.from) {
+            Some(known) if *known == seen => return Ok(()),
+            Some(known) if known.boot >= seen.boot && !planted::on(Bug::RollbackNotRefused) => {
+                return Err(HelloError::RolledBack);
+            }
+            Some(_) | None => {}
+        }
+        self.peers.insert(hello.from, seen);
+        effects.writes.push(Write::Peer { record: seen });
+        Ok(())
+    }
+
+    /// One thing happened.
+    pub fn step(&mut self, now: Now, input: Input, effects: &mut Effects) {
+        self.now = now;
+        if self.record.given_up || !self.booted && from_outside(&input) {
+            return refuse_request(&input, effects);
+        }
+        match input {
+            Input::Tick => self.on_tick(now, effects),
+            Input::Message { from, message } => self.on_message(now, from, message, effects),
+            Input::Synced { write } => self.on_synced(now, write, effects),
+            Input::DiskFull { full } => self.disk_full = full,
+            Input::RolledBack { by } => self.give_up(by, effects),
+            Input::Answered { address, node, cluster } => self.on_answered(address, node, cluster, now, effects),
+            Input::Propose { request, group, command } => {
+                self.request(now, group, request, effects, |replica, cx| replica.on_propose(request, command, cx));
+            }
+            Input::Read { request, group } => {
+                self.request(now, group, request, effects, |replica, cx| replica.on_read(request, cx));
+            }
+            Input::ChangeMembers { request, group, add, remove } => {
+                self.request(now, group, request, effects, |replica, cx| {
+                    replica.on_change_members(request, add, remove, cx);
+                });
+            }
+            Input::HandOver { request, group, to } => {
+                self.request(now, group, request, effects, |replica, cx| replica.on_order_hand_over(request, to, cx));
+            }
+            Input::Applied { group, report } => {
+                self.with(now, group, effects, |replica, cx| replica.on_applied(report, cx));
+            }
+            Input::Installed { group, report } => {
+                self.with(now, group, effects, |replica, cx| replica.on_installed(report, cx));
+            }
+            Input::Flushed { group, slot } => {
+                self.with(now, group, effects, |replica, cx| replica.on_flushed(slot, cx));
+            }
+            Input::Expired { group, body } => {
+                self.with(now, group, effects, |replica, _| replica.on_expired(body));
+            }
+            Input::SnapshotRead { group, to, snapshot, slot, chunk } => {
+                self.with(now, group, effects, |replica, cx| replica.on_snapshot_read(to, snapshot, slot, chunk, cx));
+            }
+            Input::SnapshotStored { group, snapshot, cursor } => {
+                self.with(now, group, effects, |replica, cx| replica.on_snapshot_stored(snapshot, cursor, cx));
+            }
+            Input::LogRead { group, to, first, entries } => {
+                self.with(now, group, effects, |replica, cx| replica.on_log_read(to, first, entries, cx));
+            }
+        }
+    }
+
+    /// Ends a burst of steps: entries are formed, messages and writes made. Must be called before the effects are carried
+    /// out.
+    pub fn flush(&mut self, now: Now, effects: &mut Effects) {
+        self.now = now;
+        for group in std::mem::take(&mut self.touched) {
+            self.with(now, group, effects, |replica, cx| replica.flush(cx));
+            if self.replicas.get(&group).is_some_and(|replica| replica.gone) {
+                self.bury(group);
+            }
+        }
+        self.touched.clear();
+        if !effects.writes.is_empty() && effects.write.is_none() {
+            effects.write = Some(self.next_write);
+            self.outstanding.push_back((self.next_write, now.instant));
+            self.next_write = self.next_write.next();
+        }
+    }
+
+    fn bury(&mut self, group: GroupId) {
+        let Some(replica) = self.replicas.remove(&group) else { return };
+        if planted::on(Bug::TombstoneForgotten) {
+            return;
+        }
+        let removed_by = replica.configuration.as_ref().map_or(0, |configuration| configuration.version.0);
+        self.tombstones.entry(group).or_default().push((replica.name, Incarnation(removed_by)));
+    }
+
+    pub(crate) fn context<'a>(&'a mut self, now: Now, effects: &'a mut Effects) -> Context<'a> {
+        let stalled =
+            self.outstanding.front().is_some_and(|(_, since)| now.instant.since(*since) > self.config.disk_stall);
+        Context {
+            now,
+            config: &self.config,
+            effects,
+            rng: &mut self.rng,
+            write: self.next_write,
+            disk_stalled: stalled,
+            disk_full: self.disk_full,
+            record: &mut self.record,
+        }
+    }
+
+    fn with(
+        &mut self,
+        now: Now,
+        group: GroupId,
+        effects: &mut Effects,
+        act: impl FnOnce(&mut Replica, &mut Context<'_>),
+    ) -> bool {
+        let Some(mut replica) = self.replicas.remove(&group) else { return false };
+        self.touched.insert(group);
+        act(&mut replica, &mut self.context(now, effects));
+        self.replicas.insert(group, replica);
+        true
+    }
+
+    fn request(
+        &mut self,
+        now: Now,
+        group: GroupId,
+        request: RequestId,
+        effects: &mut Effects,
+        act: impl FnOnce(&mut Replica, &mut Context<'_>),
+    ) {
+        if !self.with(now, group, effects, act) {
+            effects.replies.push((request, Reply::Refused(Refused::NoReplica)));
+        }
+    }
+
+    fn on_tick(&mut self, now: Now, effects: &mut Effects) {
+        self.tick_birth(now, effects);
+        let due: Vec<GroupId> = self
+            .replicas
+            .iter()
+            .filter(|(_, replica)| replica.deadline(&self.config).is_some_and(|at| at <= now.instant))
+            .map(|(group, _)| *group)
+            .collect();
+        for group in due {
+            self.with(now, group, effects, |replica, cx| replica.on_tick(cx));
+        }
+    }
+
+    fn on_synced(&mut self, now: Now, write: WriteId, effects: &mut Effects) {
+        while self.outstanding.front().is_some_and(|(first, _)| *first <= write) {
+            self.outstanding.pop_front();
+        }
+        while let Some((first, what)) = self.after_sync.front().copied() {
+            if first > write {
+                break;
+            }
+            self.after_sync.pop_front();
+            match what {
+                AfterSync::Boot => self.booted = true,
+                AfterSync::Bind => self.send_bind(effects),
+                AfterSync::Bound(to) => self.send_bound(to, effects),
+            }
+        }
+        let waiting: Vec<GroupId> = self
+            .replicas
+            .iter()
+            .filter(|(_, replica)| replica.unsynced.front().is_some_and(|(first, _)| *first <= write))
+            .map(|(group, _)| *group)
+            .collect();
+        for group in waiting {
+            self.with(now, group, effects, |replica, cx| replica.on_synced(write, cx));
+        }
+    }
+
+    fn on_message(&mut self, now: Now, from: NodeId, message: PeerMessage, effects: &mut Effects) {
+        match message {
+            PeerMessage::Bind { binding } => self.on_bind(from, binding, effects),
+            PeerMessage::Bound { binding } => self.on_bound(from, &binding, effects),
+            PeerMessage::Replica { envelope } => {
+                if envelope.from.node == from && envelope.from.group == envelope.to.group {
+                    self.on_envelope(now, envelope, effects);
+                }
+            }
+        }
+    }
+
+    fn on_envelope(&mut self, now: Now, envelope: Envelope, effects: &mut Effects) {
+        let Envelope { from, to, message } = envelope;
+        if to.node != self.record.node {
+            return;
+        }
+        match self.replicas.get(&to.group) {
+            Some(replica) if replica.name == to || planted::on(Bug::IncarnationIgnored) => {}
+            Some(replica) if replica.name.incarnation < to.incarnation => {
+                // The group speaks to a later incarnation: this one was removed and should learn it.
+                self.with(now, to.group, effects, |replica, cx| replica.ask_membership(cx));
+                return;
+            }
+            Some(_) => return,
+            None => {
+                if !matches!(message, Message::Accept { .. }) || !self.may_host(to) {
+                    return;
+                }
+                effects.writes.push(Write::Create { replica: to, after: Slot(0) });
+                let replica = Replica::blank(to, Slot(0), &mut self.context(now, effects));
+                self.replicas.insert(to.group, replica);
+            }
+        }
+        self.with(now, to.group, effects, |replica, cx| replica.on_message(from, message, cx));
+    }
+
+    /// Whether a new replica of this name may come to be here.
+    fn may_host(&self, name: ReplicaName) -> bool {
+        let dead = self.tombstones.get(&name.group).is_some_and(|tombstones| {
+            tombstones.iter().any(|(gone, removed_by)| name.incarnation <= gone.incarnation.max(*removed_by))
+        });
+        self.record.cluster.is_some() && !dead && self.replicas.len() < self.config.max_replicas
+    }
+
+    fn give_up(&mut self, by: NodeId, effects: &mut Effects) {
+        let _ = by;
+        self.record.given_up = true;
+        for replica in self.replicas.values() {
+            replica.word.withdraw();
+        }
+        self.write_record(effects);
+        effects.messages.clear();
+        effects.give_up = true;
+    }
+
+    pub(crate) fn write_record(&self, effects: &mut Effects) {
+        effects.writes.push(Write::Node { record: self.record.clone() });
+    }
+
+    /// Something waits for this step's batch: it must not be empty.
+    pub(crate) fn force_write(&self, effects: &mut Effects) {
+        if effects.writes.is_empty() {
+            self.write_record(effects);
+        }
+    }
+}
+
+/// Whether an input comes from another node, a client or the clock, rather than from this node's own disk and machines.
+fn from_outside(input: &Input) -> bool {
+    match input {
+        Input::Tick
+        | Input::Message { .. }
+        | Input::Answered { .. }
+        | Input::Propose { .. }
+        | Input::Read { .. }
+        | Input::ChangeMembers { .. }
+        | Input::HandOver { .. } => true,
+        Input::Synced { .. }
+        | Input::DiskFull { .. }
+        | Input::RolledBack { .. }
+        | Input::Applied { .. }
+        | Input::Installed { .. }
+        | Input::Flushed { .. }
+        | Input::Expired { .. }
+        | Input::SnapshotRead { .. }
+        | Input::SnapshotStored { .. }
+        | Input::LogRead { .. } => false,
+    }
+}
+
+/// A node that does not listen still answers its own clients.
+fn refuse_request(input: &Input, effects: &mut Effects) {
+    if let Input::Propose { request, .. }
+    | Input::Read { request, .. }
+    | Input::ChangeMembers { request, .. }
+    | Input::HandOver { request, .. } = input
+    {
+        effects.replies.push((*request, Reply::Refused(Refused::NoReplica)));
+    }
+}

@@ -1,0 +1,253 @@
+//! Catching up: decided entries from any member, else a snapshot.
+//!
+//! ```text
+//! behind                      ahead
+//!   | CatchUp(from 12) -------> |
+//!   | <------ Decided(12..40) - |          or, if 12 is forgotten:
+//!   | <------- Truncated(30) -- |
+//!   | SnapshotPull(new) ------> |  [pins a view of its store, keeps its log from there for a while]
+//!   | <-- SnapshotChunk(s, 1) - |
+//!   | [stored in a fresh tablet]|
+//!   | SnapshotPull(s, after 1)->|  and so on; the last piece switches the tablet in by one batch
+//! ```
+//!
+//! The one behind pulls, piece by piece: it sets the pace, resumes where it stopped, and asks another member when one
+//! falls silent. A leader's stream ([`crate::paxos::leader`]) serves most laggards without any of this.
+
+use crate::durable::Write;
+use crate::effects::{LogRead, MachineOrder};
+use crate::entry::Entry;
+use crate::input::MachineReport;
+use crate::message::Message;
+use crate::replica::{Context, Replica, Role};
+use crate::time::Instant;
+use crate::types::{ReplicaName, Slot};
+use bytes::Bytes;
+
+/// A snapshot being fetched.
+#[derive(Clone, Debug)]
+pub(crate) struct Fetch {
+    from: ReplicaName,
+    /// The sender's number for it; zero until the first piece came.
+    snapshot: u64,
+    cursor: Option<Bytes>,
+    /// A piece is being stored.
+    storing: bool,
+    /// When to ask again, and how often that was in vain.
+    pub(crate) deadline: Instant,
+    attempts: u32,
+}
+
+impl Replica {
+    pub(crate) fn on_catch_up(&mut self, from: ReplicaName, first: Slot, cx: &mut Context<'_>) {
+        if self.report.is_none() || first > self.decided {
+            return;
+        }
+        if first <= self.log.truncated() {
+            self.send(from, Message::Truncated { through: self.log.truncated() }, cx);
+            return;
+        }
+        let entries = self.log.run(first, self.decided, cx.config.message_bytes);
+        let decided = self.decided;
+        if entries.is_empty() {
+            let bytes = cx.config.message_bytes;
+            cx.effects.log_reads.push(LogRead { group: self.name.group, to: from, first, last: decided, bytes });
+            return;
+        }
+        self.send(from, Message::Decided { first, entries, decided }, cx);
+    }
+
+    /// Decided entries from another member.
+    pub(crate) fn on_decided(
+        &mut self,
+        from: ReplicaName,
+        first: Slot,
+        entries: Vec<Entry>,
+        decided: Slot,
+        cx: &mut Context<'_>,
+    ) {
+        let leads = matches!(self.role, Role::Leader(_) | Role::Retired(_));
+        let next = self.decided.next();
+        if leads || first > next || self.report.is_none() {
+            return;
+        }
+        let skip = usize::try_from(next.0 - first.0).unwrap_or(usize::MAX);
+        let fresh: Vec<Entry> = entries.into_iter().skip(skip).collect();
+        if fresh.is_empty() {
+            return;
+        }
+        let version = self.configuration.as_ref().map(|known| known.version).unwrap_or_default();
+        let last = Slot(next.0 + fresh.len() as u64 - 1);
+        let mut slot = next;
+        for entry in &fresh {
+            // Decided in some ballot; every higher one has the same value, so the promised ballot tells no lie.
+            self.log.set(slot, self.promised, entry.clone());
+            slot = slot.next();
+        }
+        cx.write(Write::Accept { group: self.name.group, ballot: self.promised, first: next, entries: fresh });
+        self.advance_decided(last, cx);
+        if self.cursor.ballot == self.promised {
+            self.unsynced.push_back((cx.write, crate::paxos::acceptor::Unsynced::Stream(self.promised, self.decided)));
+        }
+        if last < decided {
+            self.send(from, Message::CatchUp { first: last.next() }, cx);
+        }
+        self.restart_candidacy(version, cx);
+        self.consider_promises(cx);
+    }
+
+    /// Somebody we asked, or the leader that streams to us, has forgotten what we lack.
+    pub(crate) fn on_truncated(&mut self, from: ReplicaName, through: Slot, cx: &mut Context<'_>) {
+        if through <= self.decided || self.fetch.is_some() || matches!(self.role, Role::Leader(_) | Role::Retired(_)) {
+            return;
+        }
+        self.fetch = Some(Fetch {
+            from,
+            snapshot: 0,
+            cursor: None,
+            storing: false,
+            deadline: cx.now.instant,
+            attempts: 0,
+        });
+        self.pull(cx);
+    }
+
+    fn pull(&mut self, cx: &mut Context<'_>) {
+        let patience = cx.config.snapshot_patience / 4;
+        let Some(fetch) = &mut self.fetch else { return };
+        fetch.deadline = cx.now.instant.after(patience);
+        let (from, snapshot, cursor) = (fetch.from, fetch.snapshot, fetch.cursor.clone());
+        self.send(from, Message::SnapshotPull { snapshot, cursor }, cx);
+    }
+
+    /// A fetch that makes no progress asks again, and after some attempts gives up; the next sign of lagging starts anew,
+    /// perhaps elsewhere.
+    pub(crate) fn tick_fetch(&mut self, cx: &mut Context<'_>) {
+        let Some(fetch) = &mut self.fetch else { return };
+        if cx.now.instant < fetch.deadline {
+            return;
+        }
+        if fetch.storing {
+            fetch.deadline = cx.now.instant.after(cx.config.snapshot_patience);
+            return;
+        }
+        fetch.attempts += 1;
+        if fetch.attempts > 4 {
+            self.fetch = None;
+        } else {
+            self.pull(cx);
+        }
+    }
+
+    pub(crate) fn on_snapshot_pull(
+        &mut self,
+        from: ReplicaName,
+        snapshot: u64,
+        cursor: Option<Bytes>,
+        cx: &mut Context<'_>,
+    ) {
+        if self.report.is_none() {
+            return;
+        }
+        if snapshot == 0 {
+            // The log from the snapshot's slot on is kept for a while, so that the fetcher can go on from there.
+            let until = cx.now.instant.after(cx.config.snapshot_patience);
+            let slot = self.pin.map_or(self.applied, |(slot, _)| slot.min(self.applied));
+            self.pin = Some((slot, until));
+        } else if let Some((_, until)) = &mut self.pin {
+            *until = cx.now.instant.after(cx.config.snapshot_patience);
+        }
+        cx.effects.orders.push(MachineOrder::ReadSnapshot {
+            group: self.name.group,
+            to: from,
+            snapshot,
+            cursor,
+            bytes: cx.config.snapshot_chunk_bytes,
+        });
+    }
+
+    /// The machine read a piece for somebody.
+    pub(crate) fn on_snapshot_read(
+        &mut self,
+        to: ReplicaName,
+        snapshot: u64,
+        slot: Slot,
+        chunk: Bytes,
+        cx: &mut Context<'_>,
+    ) {
+        self.send(to, Message::SnapshotChunk { snapshot, slot, chunk }, cx);
+    }
+
+    pub(crate) fn on_snapshot_chunk(
+        &mut self,
+        from: ReplicaName,
+        snapshot: u64,
+        slot: Slot,
+        chunk: Bytes,
+        cx: &mut Context<'_>,
+    ) {
+        let decided = self.decided;
+        let replica = self.name;
+        let Some(fetch) = &mut self.fetch else { return };
+        if fetch.from != from || fetch.storing || (fetch.snapshot != 0 && snapshot != fetch.snapshot && snapshot != 0) {
+            return;
+        }
+        if snapshot == 0 || slot <= decided {
+            // It is no more, or was overtaken by the log.
+            self.fetch = None;
+            return;
+        }
+        fetch.snapshot = snapshot;
+        fetch.storing = true;
+        fetch.attempts = 0;
+        fetch.deadline = cx.now.instant.after(cx.config.snapshot_patience);
+        cx.effects.orders.push(MachineOrder::StoreSnapshot { replica, snapshot, from, chunk });
+    }
+
+    /// The machine stored a piece.
+    pub(crate) fn on_snapshot_stored(&mut self, snapshot: u64, cursor: Option<Bytes>, cx: &mut Context<'_>) {
+        let Some(fetch) = &mut self.fetch else { return };
+        if fetch.snapshot != snapshot {
+            return;
+        }
+        fetch.storing = false;
+        match cursor {
+            Some(cursor) => {
+                fetch.cursor = Some(cursor);
+                self.pull(cx);
+            }
+            None => self.fetch = None,
+        }
+    }
+
+    /// The machine came to be, or a snapshot was switched in. It is durable.
+    pub(crate) fn on_installed(&mut self, report: MachineReport, cx: &mut Context<'_>) {
+        self.fetch = None;
+        if self.report.is_some() && report.applied <= self.decided {
+            return;
+        }
+        // Readers on their way must not mix the old data with the new.
+        self.word.withdraw();
+        self.word.set_applied(report.applied);
+        let through = report.applied;
+        self.decided = through;
+        self.handed = through;
+        self.applied = through;
+        self.flushed = through;
+        let newer = self.configuration.as_ref().is_none_or(|known| known.version <= report.configuration.version);
+        if newer {
+            self.configuration = Some(report.configuration.clone());
+            self.configuration_slot = through;
+        }
+        self.report = Some(report);
+        self.log.truncate(through);
+        cx.write(Write::Truncate { group: self.name.group, through });
+        self.cursor.through = self.cursor.through.max(through);
+        let stream = crate::paxos::acceptor::Unsynced::Stream(self.cursor.ballot, self.cursor.through.min(through));
+        self.unsynced.push_back((cx.write, stream));
+        let removed = self.configuration.as_ref().is_some_and(|configuration| !configuration.has(self.name));
+        if removed && !matches!(self.role, Role::Retired(_)) {
+            self.retire(cx);
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Change of members, hand-over of leadership, and the end of a removed replica.
+//!
+//! ```text
+//! order: add D, remove A            group {A, B, C}, led by B
+//!   1. propose {A, B, C, d}         d learns: receives the log, counts nowhere
+//!   2. d has caught up
+//!   3. propose {B, C, D}            decided by majorities of {A, B, C} *and* {B, C, D}
+//!   4. A learns that it is removed, keeps its data and answers catch-up
+//!   5. A asks {B, C, D}; a majority has applied the change: A deletes and leaves a tombstone
+//! ```
+//!
+//! Nothing is proposed past a configuration that is not decided. Before it is proposed the read word is withdrawn and the
+//! lease forgotten. A leader that is no longer a member hands over and retires like the others.
+
+use crate::codec::{Decode, Encode};
+use crate::durable::Write;
+use crate::effects::{MachineOrder, Refused, Reply};
+use crate::entry::EntryKind;
+use crate::group::{Configuration, Member, Role as MemberRole};
+use crate::message::{Message, Ticket};
+use crate::paxos::leader::Peer;
+use crate::planted::{self, Bug};
+use crate::replica::{Context, Replica, Role};
+use crate::time::Instant;
+use crate::types::{ConfigurationVersion, Incarnation, NodeId, ReplicaName, RequestId, Slot};
+use std::collections::BTreeMap;
+
+/// The structural entry a leader waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Structural {
+    pub(crate) slot: Slot,
+    /// It was found in phase 1, not made here: whatever follows it was decided by others, so phase 1 runs again.
+    pub(crate) adopted: bool,
+}
+
+/// An operator's order to change the members, under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub(crate) request: RequestId,
+    add: Vec<(NodeId, String)>,
+    remove: Vec<NodeId>,
+    deadline: Instant,
+    stage: ChangeStage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ChangeStage {
+    /// Newcomers are to become learners.
+    Inviting,
+    /// Learners catch up.
+    Learning,
+    /// The final set is proposed.
+    Switching,
+}
+
+/// An order to let another member lead, under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HandingOver {
+    pub(crate) request: RequestId,
+    pub(crate) to: NodeId,
+    pub(crate) deadline: Instant,
+}
+
+/// Removed: waits until the others hold what it holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Retired {
+    /// The configuration that does without it.
+    removed_by: ConfigurationVersion,
+    /// Which members have told that they applied it.
+    told: BTreeMap<NodeId, ConfigurationVersion>,
+    pub(crate) ask_at: Instant,
+}
+
+impl Replica {
+    /// The configuration that the entry at `slot` proposes.
+    pub(crate) fn proposed_configuration(&self, slot: Slot) -> Option<Configuration> {
+        let (_, entry) = self.log.get(slot)?;
+        (entry.kind == EntryKind::Configuration).then(|| Configuration::from_all(entry.body.clone()).ok())?
+    }
+
+    /// Proposes a new set of members.
+    fn propose_configuration(&mut self, configuration: &Configuration, cx: &mut Context<'_>) {
+        if !planted::on(Bug::WordNotWithdrawn) {
+            self.word.withdraw();
+        }
+        let slot = self.propose(EntryKind::Configuration, configuration.to_bytes(), Vec::new(), cx);
+        let known = self.configuration.clone();
+        let name = self.name;
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.structural = Some(Structural { slot, adopted: false });
+        leader.forget_lease();
+        // Newcomers must acknowledge the entry too, so they are spoken to before it is decided.
+        for member in &configuration.members {
+            let is_new = known.as_ref().is_none_or(|known| known.member(member.node).is_none());
+            if is_new && member.node != name.node {
+                let peer = ReplicaName { group: name.group, node: member.node, incarnation: member.incarnation };
+                leader.peers.insert(member.node, Peer::new(peer, slot, cx.now.instant));
+            }
+        }
+    }
+
+    /// What follows once the structural entry is decided.
+    pub(crate) fn after_structural(&mut self, cx: &mut Context<'_>) {
+        let decided = self.decided;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(structural) = leader.structural.filter(|structural| structural.slot <= decided) else { return };
+        leader.structural = None;
+        leader.forget_lease();
+        if let Some(change) = leader.change.take_if(|change| change.stage == ChangeStage::Switching) {
+            cx.reply(change.request, Reply::Done);
+        }
+        self.renew_peers(cx);
+        let removed = self.configuration.as_ref().is_some_and(|configuration| !configuration.has(self.name));
+        if removed || !self.votes() {
+            self.hand_over_to_best(cx);
+            if removed {
+                self.retire(cx);
+            }
+        } else if structural.adopted {
+            // Whatever was decided behind the adopted configuration was decided by its members: ask them.
+            self.step_down(None, cx);
+            self.stand(cx);
+        }
+    }
+
+    /// Speaks to the members of the new configuration, and once more to those it does without.
+    fn renew_peers(&mut self, cx: &mut Context<'_>) {
+        let others = self.others();
+        let next = self.cursor.through.next();
+        let now = cx.now.instant;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let mut old = std::mem::take(&mut leader.peers);
+        for name in others {
+            let kept = old.remove(&name.node).filter(|peer| peer.name == name);
+            leader.peers.insert(name.node, kept.unwrap_or_else(|| Peer::new(name, next, now)));
+        }
+        for departed in old.into_values() {
+            self.send_accept(departed.name, departed.next, Vec::new(), cx);
+        }
+    }
+
+    /// Lets the member that has most take over.
+    fn hand_over_to_best(&mut self, cx: &mut Context<'_>) {
+        let Some(configuration) = self.configuration.clone() else { return };
+        let Role::Leader(leader) = &self.role else { return };
+        let ticket = Ticket { ballot: leader.ballot, stamp: Instant(u64::MAX) };
+        let best = leader
+            .peers
+            .values()
+            .filter(|peer| configuration.is_voter(peer.name))
+            .max_by_key(|peer| (peer.through, peer.name))
+            .map(|peer| (peer.name, peer.next));
+        if let Some((name, next)) = best {
+            self.send_accept(name, next, Vec::new(), cx);
+            let stamp = if let Role::Leader(leader) = &self.role { leader.last_stamp } else { Instant(0) };
+            self.word.withdraw();
+            self.send(name, Message::HandOver { ticket: Ticket { stamp, ..ticket } }, cx);
+        }
+        self.step_down(None, cx);
+    }
+
+    /// An operator's order to change the members.
+    pub(crate) fn on_change_members(
+        &mut self,
+        request: RequestId,
+        add: Vec<(NodeId, String)>,
+        remove: Vec<NodeId>,
+        cx: &mut Context<'_>,
+    ) {
+        let refused = match (&self.role, &self.configuration) {
+            (Role::Leader(leader), Some(configuration)) => {
+                invalid_change(configuration, &add, &remove, leader.change.is_some() || leader.structural.is_some())
+                    .map(Refused::Invalid)
+            }
+            _ => Some(self.refused_not_leader()),
+        };
+        if let Some(refused) = refused {
+            cx.reply(request, Reply::Refused(refused));
+            return;
+        }
+        let deadline = cx.now.instant.after(cx.config.change_patience);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.change = Some(Change { request, add, remove, deadline, stage: ChangeStage::Inviting });
+        }
+    }
+
+    /// Takes the next step of a change of members.
+    pub(crate) fn advance_change(&mut self, cx: &mut Context<'_>) {
+        let Some(configuration) = self.configuration.clone() else { return };
+        let barred = self.applied;
+        let near = Slot(self.decided.0.saturating_sub(cx.config.pipeline_entries * 4));
+        let level = self.report.as_ref().map(|report| report.feature_level).unwrap_or_default();
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(change) = &mut leader.change else { return };
+        if leader.structural.is_some() || barred < leader.barrier || leader.hand_over.is_some() {
+            return;
+        }
+        let request = change.request;
+        if cx.now.instant >= change.deadline {
+            leader.change = None;
+            let why = "the newcomers did not catch up in time; they stay learners".to_owned();
+            cx.reply(request, Reply::Refused(Refused::GivenUp(why)));
+            return;
+        }
+        match change.stage {
+            ChangeStage::Inviting => {
+                change.stage = ChangeStage::Learning;
+                if let Some(next) = with_learners(&configuration, &change.add) {
+                    self.propose_configuration(&next, cx);
+                }
+            }
+            ChangeStage::Learning => {
+                let ready = change.add.iter().all(|(node, _)| {
+                    leader.peers.get(node).is_some_and(|peer| peer.through >= near && peer.level >= level)
+                });
+                if ready {
+                    change.stage = ChangeStage::Switching;
+                    let next = with_voters(&configuration, &change.add, &change.remove);
+                    self.propose_configuration(&next, cx);
+                }
+            }
+            // Done when the entry is decided.
+            ChangeStage::Switching => {}
+        }
+    }
+
+    /// An operator's order to let another member lead.
+    pub(crate) fn on_order_hand_over(&mut self, request: RequestId, to: NodeId, cx: &mut Context<'_>) {
+        let votes = self.member_votes(to);
+        let own = to == self.name.node;
+        let Role::Leader(leader) = &mut self.role else {
+            let refused = self.refused_not_leader();
+            cx.reply(request, Reply::Refused(refused));
+            return;
+        };
+        if own {
+            cx.reply(request, Reply::Done);
+        } else if !votes || leader.hand_over.is_some() || leader.structural.is_some() || leader.change.is_some() {
+            let why = if votes { "the group is busy with another change" } else { "the node is no voter of the group" };
+            cx.reply(request, Reply::Refused(Refused::Invalid(why.to_owned())));
+        } else {
+            let deadline = cx.now.instant.after(cx.config.election_max * 4);
+            leader.hand_over = Some(HandingOver { request, to, deadline });
+        }
+    }
+
+    /// Lets go of leadership once the target has everything. True if it did.
+    pub(crate) fn advance_hand_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let (through, decided) = (self.cursor.through, self.decided);
+        let Role::Leader(leader) = &mut self.role else { return false };
+        let Some(hand_over) = leader.hand_over else { return false };
+        if cx.now.instant >= hand_over.deadline {
+            leader.hand_over = None;
+            let why = "the target did not catch up in time".to_owned();
+            cx.reply(hand_over.request, Reply::Refused(Refused::GivenUp(why)));
+            return false;
+        }
+        let Some(peer) = leader.peers.get(&hand_over.to).filter(|peer| peer.through == through) else { return false };
+        if decided != through {
+            return false;
+        }
+        let (name, next) = (peer.name, peer.next);
+        self.word.withdraw();
+        self.send_accept(name, next, Vec::new(), cx);
+        let Role::Leader(leader) = &mut self.role else { return false };
+        let ticket = Ticket { ballot: leader.ballot, stamp: leader.last_stamp };
+        leader.hand_over = None;
+        self.send(name, Message::HandOver { ticket }, cx);
+        cx.reply(hand_over.request, Reply::Done);
+        if planted::on(Bug::HandOverRenewed) {
+            return false;
+        }
+        self.step_down(Some(name), cx);
+        true
+    }
+
+    /// Becomes a removed replica.
+    pub(crate) fn retire(&mut self, cx: &mut Context<'_>) {
+        let Some(configuration) = &self.configuration else { return };
+        let removed_by = configuration.version;
+        self.word.withdraw();
+        self.step_down(None, cx);
+        self.fetch = None;
+        self.owed = None;
+        self.role = Role::Retired(Retired { removed_by, told: BTreeMap::new(), ask_at: cx.now.instant });
+        if planted::on(Bug::RemovedForgetsAtOnce) {
+            self.forget(removed_by, cx);
+        }
+    }
+
+    pub(crate) fn tick_retired(&mut self, cx: &mut Context<'_>) {
+        let Role::Retired(retired) = &mut self.role else { return };
+        if cx.now.instant < retired.ask_at {
+            return;
+        }
+        retired.ask_at = cx.now.instant.after(cx.config.membership_patience / 3);
+        self.ask_membership(cx);
+    }
+
+    /// Asks everybody what configuration they have applied.
+    pub(crate) fn ask_membership(&mut self, cx: &mut Context<'_>) {
+        let configuration = self.configuration.as_ref().map(|known| known.version).unwrap_or_default();
+        for other in self.others() {
+            self.send(other, Message::AskMembership { configuration }, cx);
+        }
+    }
+
+    pub(crate) fn on_ask_membership(&mut self, from: ReplicaName, version: ConfigurationVersion, cx: &mut Context<'_>) {
+        let Some(report) = &self.report else { return };
+        let configuration = report.configuration.clone();
+        // Silence would do for a member that knows as much; a removed one waits for the answer.
+        if configuration.version > version || !configuration.has(from) {
+            self.send(from, Message::Membership { configuration }, cx);
+        }
+    }
+
+    /// Tells a replica that speaks as a member that this one knows better. True if the speaker is no member or this
+    /// replica is retired.
+    pub(crate) fn tell_membership_if_removed(&mut self, from: ReplicaName, cx: &mut Context<'_>) -> bool {
+        let retired = matches!(self.role, Role::Retired(_));
+        let Some(report) = &self.report else { return false };
+        let known = if retired { self.configuration.as_ref() } else { Some(&report.configuration) };
+        if let Some(known) = known.filter(|known| retired || !known.has(from)) {
+            let configuration = known.clone();
+            self.send(from, Message::Membership { configuration }, cx);
+            return retired;
+        }
+        false
+    }
+
+    /// A member told what configuration it has applied.
+    pub(crate) fn on_membership(&mut self, from: ReplicaName, configuration: Configuration, cx: &mut Context<'_>) {
+        let version = configuration.version;
+        let known = self.configuration.as_ref().map(|known| known.version).unwrap_or_default();
+        if version > known {
+            let still = configuration.has(self.name);
+            if still {
+                let first = self.decided.next();
+                self.send(from, Message::CatchUp { first }, cx);
+                return;
+            }
+            // The others went on without this replica; what it lacks it will never get. The set to ask is the newer one.
+            self.configuration = Some(configuration);
+            self.configuration_slot = self.configuration_slot.max(self.decided);
+            if !matches!(self.role, Role::Retired(_)) {
+                self.retire(cx);
+            }
+        }
+        let Some(newest) = self.configuration.clone() else { return };
+        let Role::Retired(retired) = &mut self.role else { return };
+        if version >= retired.removed_by {
+            retired.told.insert(from.node, version);
+        }
+        let told = &retired.told;
+        if crate::paxos::election::majority(&newest, |node| told.contains_key(&node)) {
+            let removed_by = retired.removed_by;
+            self.forget(removed_by, cx);
+        }
+    }
+
+    /// Everything this replica holds is safe with others: it goes for good.
+    fn forget(&mut self, removed_by: ConfigurationVersion, cx: &mut Context<'_>) {
+        self.gone = true;
+        if !planted::on(Bug::TombstoneForgotten) {
+            cx.write(Write::Tombstone { replica: self.name, removed_by: Incarnation(removed_by.0) });
+        }
+        cx.effects.orders.push(MachineOrder::Destroy { replica: self.name });
+    }
+}
+
+/// Why an order makes no sense, if it does not.
+fn invalid_change(
+    configuration: &Configuration,
+    add: &[(NodeId, String)],
+    remove: &[NodeId],
+    busy: bool,
+) -> Option<String> {
+    let voter = |node: NodeId| {
+        configuration.member(node).is_some_and(|member| member.role == MemberRole::Voter)
+    };
+    let mut nodes: Vec<NodeId> = add.iter().map(|(node, _)| *node).chain(remove.iter().copied()).collect();
+    nodes.sort_unstable();
+    if busy {
+        Some("the group is busy with another change of members".to_owned())
+    } else if nodes.is_empty() {
+        Some("the order names no node".to_owned())
+    } else if nodes.windows(2).any(|pair| pair[0] == pair[1]) {
+        Some("the order names a node twice".to_owned())
+    } else if let Some((node, _)) = add.iter().find(|(node, _)| voter(*node)) {
+        Some(format!("node {node} is a voter already"))
+    } else if let Some(node) = remove.iter().find(|node| configuration.member(**node).is_none()) {
+        Some(format!("node {node} is no member"))
+    } else if configuration.members.len() + add.len() > crate::group::state::MAX_MEMBERS {
+        Some(format!("a group has at most {} members", crate::group::state::MAX_MEMBERS))
+    } else {
+        let left = configuration.voters().filter(|member| !remove.contains(&member.node)).count() + add.len();
+        (left == 0).then(|| "the order leaves no voter".to_owned())
+    }
+}
+
+/// The set with newcomers as learners, or `None` if all of them are learners already.
+fn with_learners(configuration: &Configuration, add: &[(NodeId, String)]) -> Option<Configuration> {
+    let mut next = configuration.clone();
+    next.version = next.version.next();
+    for (node, address) in add {
+        if next.member(*node).is_none() {
+            let incarnation = Incarnation(next.version.0);
+            next.members.push(Member { node: *node, incarnation, role: MemberRole::Learner, address: address.clone() });
+        }
+    }
+    next.members.sort_by_key(|member| member.node);
+    (next.members.len() > configuration.members.len()).then_some(next)
+}
+
+/// The set with newcomers voting and the removed gone.
+fn with_voters(configuration: &Configuration, add: &[(NodeId, String)], remove: &[NodeId]) -> Configuration {
+    let mut next = configuration.clone();
+    next.version = next.version.next();
+    next.members.retain(|member| !remove.contains(&member.node));
+    for member in &mut next.members {
+        if add.iter().any(|(node, _)| *node == member.node) {
+            member.role = MemberRole::Voter;
+        }
+    }
+    next
+}

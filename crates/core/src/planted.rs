@@ -1,0 +1,159 @@
+//! Deliberate protocol bugs, each switched on alone by the simulator to show that it would be caught.
+//!
+//! Without the cargo feature `planted` every switch is the constant `false` and costs nothing.
+
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $bug:ident => $name:literal,)*) => {
+        /// One deliberate bug.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Bug {
+            $($(#[$doc])* $bug,)*
+        }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$bug,)*];
+
+            /// The name that reports print.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$bug => $name,)*
+                }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// A promise leaves before the disk holds it.
+    PromiseBeforeSync => "promise-before-sync",
+    /// An acceptance is told before the disk holds it.
+    AcceptBeforeSync => "accept-before-sync",
+    /// The leader counts its own acceptance before its disk holds it.
+    OwnVoteBeforeSync => "own-vote-before-sync",
+    /// A candidate sends prepares before its own promise is on disk, and so may use a ballot twice.
+    PrepareBeforeSync => "prepare-before-sync",
+    /// One vote fewer than a majority decides.
+    SmallerQuorum => "smaller-quorum",
+    /// One promise fewer than a majority elects.
+    SmallerPrepareQuorum => "smaller-prepare-quorum",
+    /// The leader reads without looking at its lease.
+    ReadWithoutLease => "read-without-lease",
+    /// A quorum read does not wait for its heartbeat round.
+    ReadWithoutRound => "read-without-round",
+    /// A restarted replica does not wait out the leases it granted.
+    NoRestartWait => "no-restart-wait",
+    /// The restart wait uses the term of today's settings instead of the longest ever granted.
+    RestartWaitOfTodaysTerm => "restart-wait-of-todays-term",
+    /// The leader does not cut its lease by the drift bound.
+    LeaseNotCut => "lease-not-cut-by-drift",
+    /// A follower promises another ballot while its grant runs.
+    GrantIgnored => "grant-ignored",
+    /// The leader counts its lease from when the answer came instead of when it asked.
+    LeaseFromAnswer => "lease-counted-from-the-answer",
+    /// Reads start before an entry of the leader's own ballot is applied.
+    NoBarrier => "no-barrier",
+    /// Grants of learners count towards the lease.
+    LearnerGrantCounts => "learner-grant-counts",
+    /// Acknowledgements of learners count towards deciding.
+    LearnerVoteCounts => "learner-vote-counts",
+    /// The tombstone of a removed replica is not written.
+    TombstoneForgotten => "tombstone-forgotten",
+    /// Lanes are left out of snapshots.
+    LanesNotInSnapshot => "lanes-not-in-the-snapshot",
+    /// Lanes are not checkpointed with the applied mark.
+    LanesNotCheckpointed => "lanes-not-checkpointed",
+    /// The log is truncated up to what is applied instead of what is flushed.
+    TruncatedTooFar => "truncated-too-far",
+    /// A snapshot's applied mark becomes visible before its data is complete.
+    SnapshotNotAtomic => "snapshot-not-atomic",
+    /// A follower takes the leader's decided mark for slots it accepted in another ballot.
+    DecidedFromAnotherBallot => "decided-from-another-ballot",
+    /// A candidate counts promises of an earlier ballot of its own.
+    StalePromise => "stale-promise-counted",
+    /// A client is answered before its command is applied (when it is decided by the leader alone).
+    ReplyBeforeDecided => "reply-before-decided",
+    /// A candidate chooses the value of the lowest reported ballot.
+    LowestBallotChosen => "lowest-ballot-chosen",
+    /// A candidate fills every undecided slot with nothing.
+    AdoptsNothing => "adopts-nothing",
+    /// A candidate proposes past an adopted configuration with the old set's promises (hazard 1).
+    ProposesPastAdoptedConfiguration => "proposes-past-adopted-configuration",
+    /// A configuration is decided by the old majority alone (hazard 2).
+    OldMajorityDecidesConfiguration => "old-majority-decides-configuration",
+    /// A leader proposes past an undecided configuration.
+    WindowOfTwo => "window-of-two",
+    /// A removed replica forgets at once (hazard 2).
+    RemovedForgetsAtOnce => "removed-forgets-at-once",
+    /// Replies and decided marks leave before the floor is raised (hazard 3).
+    FloorNotRaised => "floor-not-raised",
+    /// The read word is not withdrawn before a structural entry (hazard 12).
+    WordNotWithdrawn => "word-not-withdrawn",
+    /// A reader does not check the generation again after reading (hazard 12).
+    GenerationNotChecked => "generation-not-checked",
+    /// A grantor passes over grants newer than the ticket's stamp, and the old leader goes on renewing (hazard 8).
+    HandOverRenewed => "hand-over-renewed",
+    /// Evicting a lane does not raise the forgotten stamp (hazard 9).
+    LaneEvictedSilently => "lane-evicted-silently",
+    /// Two operations of one entry share a version (hazard 10).
+    SharedVersion => "shared-version",
+    /// Log time jumps to the leader's wall clock (hazard 11).
+    LogTimeJumps => "log-time-jumps",
+    /// A message for another incarnation is answered (hazard 14).
+    IncarnationIgnored => "incarnation-ignored",
+    /// A boot counter that fell is not refused (hazard 18).
+    RollbackNotRefused => "rollback-not-refused",
+    /// A founder rebinds to a later binding (hazard 17).
+    FounderRebinds => "founder-rebinds",
+    /// A first group is born before all founders are bound (hazard 17).
+    BornBeforeAllBound => "born-before-all-bound",
+    /// A client says *not applied* after a clean refusal although an earlier attempt is open (hazard 19).
+    NotAppliedAfterTimeout => "not-applied-after-timeout",
+    /// A hello meant for another node is answered (hazard 20).
+    TargetNotChecked => "target-not-checked",
+    /// Idempotency keys are not scoped by path (hazard 22).
+    IdempotencyNotScoped => "idempotency-not-scoped",
+    /// A lane answers a lower sequence as if it were new.
+    LowerSequenceApplied => "lower-sequence-applied",
+    /// An expiry entry is not checked against the key's version.
+    ExpiryUnchecked => "expiry-unchecked",
+    /// A candidate that lags proposes without catching up first.
+    CandidateSkipsCatchUp => "candidate-skips-catch-up",
+    /// An acceptor that knows a later configuration promises all the same.
+    StaleConfigurationPromised => "stale-configuration-promised",
+    /// A reconfiguration keeps the lease earned from the old set.
+    LeaseKeptAcrossReconfiguration => "lease-kept-across-reconfiguration",
+}
+
+#[cfg(feature = "planted")]
+mod switch {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local! {
+        static ON: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Switches one bug on for this thread, or all off.
+    pub fn plant(bug: Option<Bug>) {
+        ON.set(bug);
+    }
+
+    /// Whether this bug is on.
+    #[must_use]
+    pub fn on(bug: Bug) -> bool {
+        ON.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted")]
+pub use switch::{on, plant};
+
+/// Whether this bug is on: never, without the feature.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+#[must_use]
+pub const fn on(_bug: Bug) -> bool {
+    false
+}

@@ -1,0 +1,432 @@
+//! One replica: acceptor, learner and, when its turn comes, proposer of one group.
+//!
+//! This file holds the state and the way a message takes to its handler; the handlers live with their roles in
+//! [`crate::paxos`].
+
+use crate::config::Config;
+use crate::durable::{HardState, NodeRecord, RecoveredReplica, Write};
+use crate::effects::{Apply, Effects, Outgoing, Refused, Reply};
+use crate::entry::{Entry, EntryKind};
+use crate::codec::Decode;
+use crate::group::{Configuration, read_word::ReadWord};
+use crate::input::MachineReport;
+use crate::message::{Envelope, Message, PeerMessage};
+use crate::paxos::acceptor::{Acknowledgement, Cursor, Grant, Unsynced};
+use crate::paxos::catch_up::Fetch;
+use crate::paxos::election::{Candidate, Follower};
+use crate::paxos::leader::Leader;
+use crate::paxos::log::Log;
+use crate::paxos::membership::Retired;
+use crate::planted::{self, Bug};
+use crate::rng::Rng;
+use crate::time::{Instant, Now};
+use crate::types::{Ballot, NodeId, ReplicaName, RequestId, Slot, WriteId};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What every handler may use besides its replica.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Now,
+    pub(crate) config: &'a Config,
+    pub(crate) effects: &'a mut Effects,
+    pub(crate) rng: &'a mut Rng,
+    /// The id under which this step's writes will be synced.
+    pub(crate) write: WriteId,
+    /// The node's own disk has not answered for too long.
+    pub(crate) disk_stalled: bool,
+    /// The node's log has no room for client data.
+    pub(crate) disk_full: bool,
+    pub(crate) record: &'a mut NodeRecord,
+}
+
+impl Context<'_> {
+    /// Hands a change to the disk with this step's batch.
+    pub(crate) fn write(&mut self, write: Write) -> WriteId {
+        self.effects.writes.push(write);
+        self.write
+    }
+
+    /// Answers a request.
+    pub(crate) fn reply(&mut self, request: RequestId, reply: Reply) {
+        self.effects.replies.push((request, reply));
+    }
+}
+
+/// What a replica does in its group besides accepting.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// Follows a leader, or waits for one.
+    Follower(Follower),
+    /// Stands for election.
+    Candidate(Candidate),
+    /// Leads.
+    Leader(Box<Leader>),
+    /// Was removed: serves catch-up until the others hold everything, then goes.
+    Retired(Retired),
+}
+
+/// One replica.
+#[derive(Debug)]
+pub struct Replica {
+    pub(crate) name: ReplicaName,
+    pub(crate) log: Log,
+    /// No lower ballot is accepted or promised.
+    pub(crate) promised: Ballot,
+    /// The highest round anybody was seen to have promised: the next ballot is above it.
+    pub(crate) seen_round: u64,
+    /// What the disk was last told of `promised` and `decided`.
+    pub(crate) hard: HardState,
+    /// Every slot up to here is decided and known.
+    pub(crate) decided: Slot,
+    /// What the machine was handed, applied, and holds durably.
+    pub(crate) handed: Slot,
+    pub(crate) applied: Slot,
+    pub(crate) flushed: Slot,
+    /// The newest decided configuration; `None` until a new replica has its first snapshot.
+    pub(crate) configuration: Option<Configuration>,
+    /// The slot that decided it, or a later one if it came with a snapshot.
+    pub(crate) configuration_slot: Slot,
+    /// The gapless stream accepted in the promised ballot.
+    pub(crate) cursor: Cursor,
+    /// What waits for the disk.
+    pub(crate) unsynced: VecDeque<(WriteId, Unsynced)>,
+    /// The lease granted to the leader of a ballot.
+    pub(crate) grant: Grant,
+    /// A restarted replica promises nothing before this: leases it granted and forgot.
+    pub(crate) no_promise_before: Instant,
+    /// An acknowledgement owed to the leader.
+    pub(crate) owed: Option<Acknowledgement>,
+    pub(crate) role: Role,
+    pub(crate) fetch: Option<Fetch>,
+    /// Truncation waits for this: somebody pulls a snapshot taken at the slot.
+    pub(crate) pin: Option<(Slot, Instant)>,
+    pub(crate) report: Option<MachineReport>,
+    pub(crate) word: Arc<ReadWord>,
+    /// Set when the replica is tombstoned: the node drops it.
+    pub(crate) gone: bool,
+}
+
+impl Replica {
+    /// A replica with nothing but its name, waiting for its first snapshot or its machine.
+    pub(crate) fn blank(name: ReplicaName, after: Slot, cx: &mut Context<'_>) -> Self {
+        Self {
+            name,
+            log: Log::new(after),
+            promised: Ballot::ZERO,
+            seen_round: 0,
+            hard: HardState::default(),
+            decided: Slot(0),
+            handed: Slot(0),
+            applied: Slot(0),
+            flushed: Slot(0),
+            configuration: None,
+            configuration_slot: Slot(0),
+            cursor: Cursor::default(),
+            unsynced: VecDeque::new(),
+            grant: Grant::default(),
+            no_promise_before: Instant(0),
+            owed: None,
+            role: Role::Follower(Follower::waiting(cx)),
+            fetch: None,
+            pin: None,
+            report: None,
+            word: Arc::new(ReadWord::default()),
+            gone: false,
+        }
+    }
+
+    /// A replica as the disk remembers it. `report` is what its machine holds, if it has one.
+    pub(crate) fn recover(recovered: RecoveredReplica, report: Option<MachineReport>, cx: &mut Context<'_>) -> Self {
+        let mut replica = Self::blank(recovered.replica, recovered.truncated, cx);
+        replica.promised = recovered.hard.promised;
+        replica.hard = recovered.hard;
+        for (slot, ballot, entry) in recovered.entries {
+            replica.log.set(slot, ballot, entry);
+        }
+        let term = if planted::on(Bug::RestartWaitOfTodaysTerm) {
+            cx.config.lease
+        } else {
+            std::time::Duration::from_nanos(cx.record.longest_lease_nanos)
+        };
+        if !planted::on(Bug::NoRestartWait) {
+            replica.no_promise_before = cx.now.instant.after(term);
+        }
+        if let Some(report) = report {
+            replica.word.set_applied(report.applied);
+            replica.decided = report.applied;
+            replica.handed = report.applied;
+            replica.applied = report.applied;
+            replica.flushed = report.applied;
+            replica.configuration = Some(report.configuration.clone());
+            replica.configuration_slot = report.applied;
+            replica.report = Some(report);
+            replica.reset_cursor(cx);
+            let decided = recovered.hard.decided;
+            replica.advance_decided(decided, cx);
+        }
+        replica
+    }
+
+    /// The name of another member of this group, if `node` is one in the newest known configuration.
+    pub(crate) fn member_name(&self, node: NodeId) -> Option<ReplicaName> {
+        let member = self.configuration.as_ref()?.member(node)?;
+        Some(ReplicaName { group: self.name.group, node, incarnation: member.incarnation })
+    }
+
+    /// Whether this very replica votes in the newest known configuration.
+    pub(crate) fn votes(&self) -> bool {
+        self.configuration.as_ref().is_some_and(|configuration| configuration.is_voter(self.name))
+    }
+
+    /// The other members of the newest known configuration.
+    pub(crate) fn others(&self) -> Vec<ReplicaName> {
+        let Some(configuration) = &self.configuration else { return Vec::new() };
+        let name = self.name;
+        configuration
+            .members
+            .iter()
+            .filter(|member| member.node != name.node)
+            .map(|member| ReplicaName { group: name.group, node: member.node, incarnation: member.incarnation })
+            .collect()
+    }
+
+    /// Says something to another replica.
+    pub(crate) fn send(&self, to: ReplicaName, message: Message, cx: &mut Context<'_>) {
+        let address =
+            self.configuration.as_ref().and_then(|configuration| configuration.member(to.node)).map(|m| m.address.clone());
+        let bulk = match &message {
+            Message::SnapshotChunk { .. } | Message::Decided { .. } => true,
+            Message::PreVote { .. }
+            | Message::PreVoted { .. }
+            | Message::Prepare { .. }
+            | Message::Promise { .. }
+            | Message::Refuse { .. }
+            | Message::Accept { .. }
+            | Message::Accepted { .. }
+            | Message::CatchUp { .. }
+            | Message::Truncated { .. }
+            | Message::SnapshotPull { .. }
+            | Message::HandOver { .. }
+            | Message::AskMembership { .. }
+            | Message::Membership { .. } => false,
+        };
+        let envelope = Envelope { from: self.name, to, message };
+        let message = PeerMessage::Replica { envelope };
+        cx.effects.messages.push(Outgoing { to: to.node, address, bulk, message });
+    }
+
+    /// Takes a message to its handler. The names have been checked.
+    pub(crate) fn on_message(&mut self, from: ReplicaName, message: Message, cx: &mut Context<'_>) {
+        match message {
+            Message::PreVote { ballot, configuration, decided, ticket } => {
+                self.on_pre_vote(from, ballot, configuration, decided, ticket, cx);
+            }
+            Message::PreVoted { ballot, refusal, promised, decided } => {
+                self.on_pre_voted(from, ballot, refusal, promised, decided, cx);
+            }
+            Message::Prepare { ballot, configuration, decided, ticket } => {
+                self.on_prepare(from, ballot, configuration, decided, ticket, cx);
+            }
+            Message::Promise { ballot, decided, truncated, accepted } => {
+                self.on_promise(from, ballot, decided, truncated, accepted, cx);
+            }
+            Message::Refuse { ballot, refusal, promised, decided } => {
+                self.on_refuse(from, ballot, refusal, promised, decided, cx);
+            }
+            Message::Accept { ballot, stamp, lease_nanos, first, entries, decided } => {
+                let accept = crate::paxos::acceptor::Accept { ballot, stamp, lease_nanos, first, entries, decided };
+                self.on_accept(from, accept, cx);
+            }
+            Message::Accepted { ballot, stamp, lease_nanos, through, want, applied, level } => {
+                let accepted =
+                    crate::paxos::leader::Accepted { ballot, stamp, lease_nanos, through, want, applied, level };
+                self.on_accepted(from, accepted, cx);
+            }
+            Message::CatchUp { first } => self.on_catch_up(from, first, cx),
+            Message::Decided { first, entries, decided } => self.on_decided(from, first, entries, decided, cx),
+            Message::Truncated { through } => self.on_truncated(from, through, cx),
+            Message::SnapshotPull { snapshot, cursor } => self.on_snapshot_pull(from, snapshot, cursor, cx),
+            Message::SnapshotChunk { snapshot, slot, chunk } => {
+                self.on_snapshot_chunk(from, snapshot, slot, chunk, cx);
+            }
+            Message::HandOver { ticket } => self.on_hand_over(from, ticket, cx),
+            Message::AskMembership { configuration } => self.on_ask_membership(from, configuration, cx),
+            Message::Membership { configuration } => self.on_membership(from, configuration, cx),
+        }
+    }
+
+    /// Learns that everything up to `to` is decided. Each slot above the known mark must hold its decided entry.
+    pub(crate) fn advance_decided(&mut self, to: Slot, cx: &mut Context<'_>) {
+        while self.decided < to {
+            let slot = self.decided.next();
+            let Some((_, entry)) = self.log.get(slot) else { break };
+            if entry.kind == EntryKind::Configuration
+                && let Ok(configuration) = Configuration::from_all(entry.body.clone())
+            {
+                self.adopt_configuration(configuration, slot);
+            }
+            self.decided = slot;
+        }
+        self.cursor.through = self.cursor.through.max(self.decided);
+        self.hand_to_machine(cx);
+        let removed = self.configuration.as_ref().is_some_and(|configuration| !configuration.has(self.name));
+        if removed && !matches!(self.role, Role::Retired(_) | Role::Leader(_)) {
+            self.retire(cx);
+        }
+    }
+
+    fn adopt_configuration(&mut self, configuration: Configuration, slot: Slot) {
+        let newer = self.configuration.as_ref().is_none_or(|known| known.version < configuration.version);
+        if newer {
+            self.configuration = Some(configuration);
+            self.configuration_slot = slot;
+        }
+    }
+
+    /// Hands decided entries to the machine, with those who wait for them.
+    pub(crate) fn hand_to_machine(&mut self, cx: &mut Context<'_>) {
+        if self.report.is_none() || self.handed >= self.decided {
+            return;
+        }
+        let entries: Vec<(Slot, Entry)> = self
+            .log
+            .above(self.handed)
+            .take_while(|(slot, _, _)| *slot <= self.decided)
+            .map(|(slot, _, entry)| (slot, entry.clone()))
+            .collect();
+        let Some((last, _)) = entries.last() else { return };
+        assert_eq!(entries.len() as u64, last.0 - self.handed.0, "decided entries are handed out without a gap");
+        self.handed = *last;
+        let mut waiting = Vec::new();
+        if let Role::Leader(leader) = &mut self.role {
+            while let Some(first) = leader.waiting.first_entry() {
+                if *first.key() > self.handed {
+                    break;
+                }
+                waiting.push(first.remove_entry());
+            }
+        }
+        cx.effects.applies.push(Apply { group: self.name.group, entries, waiting });
+    }
+
+    /// The machine applied what it was handed.
+    pub(crate) fn on_applied(&mut self, report: MachineReport, cx: &mut Context<'_>) {
+        if report.applied < self.applied {
+            return;
+        }
+        self.applied = report.applied;
+        self.report = Some(report);
+        self.log.trim(self.applied.min(self.decided), cx.config.log_memory_bytes);
+        if planted::on(Bug::TruncatedTooFar) {
+            self.flushed = self.applied;
+        }
+        self.leader_after_apply(cx);
+    }
+
+    /// The machine is durable up to `slot`: the log below may go, but for a tail that helps others.
+    pub(crate) fn on_flushed(&mut self, slot: Slot, cx: &mut Context<'_>) {
+        self.flushed = self.flushed.max(slot.min(self.applied));
+        self.truncate(cx);
+    }
+
+    pub(crate) fn truncate(&mut self, cx: &mut Context<'_>) {
+        let mut through = self.flushed.min(Slot(self.decided.0.saturating_sub(cx.config.log_retain_slots)));
+        if let Some((slot, until)) = self.pin {
+            if cx.now.instant < until {
+                through = through.min(slot);
+            } else {
+                self.pin = None;
+            }
+        }
+        if through > self.log.truncated() {
+            self.log.truncate(through);
+            cx.write(Write::Truncate { group: self.name.group, through });
+        }
+    }
+
+    /// When something must happen although nothing is heard.
+    pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
+        let role = match &self.role {
+            Role::Follower(follower) => self.configuration.as_ref().map(|_| follower.deadline(self.votes())),
+            Role::Candidate(candidate) => Some(candidate.deadline),
+            Role::Leader(leader) => Some(leader.deadline(config)),
+            Role::Retired(retired) => Some(retired.ask_at),
+        };
+        let fetch = self.fetch.as_ref().map(|fetch| fetch.deadline);
+        role.into_iter().chain(fetch).min()
+    }
+
+    /// Something that a deadline announced may be due.
+    pub(crate) fn on_tick(&mut self, cx: &mut Context<'_>) {
+        self.tick_fetch(cx);
+        match &self.role {
+            Role::Follower(_) => self.tick_follower(cx),
+            Role::Candidate(candidate) if cx.now.instant >= candidate.deadline => self.stand(cx),
+            Role::Candidate(_) => {}
+            Role::Leader(_) => self.tick_leader(cx),
+            Role::Retired(_) => self.tick_retired(cx),
+        }
+    }
+
+    /// Ends a burst of inputs: proposes what waits, sends what is due, tells the disk what changed.
+    pub(crate) fn flush(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.role, Role::Leader(_)) {
+            self.flush_leader(cx);
+        }
+        self.flush_hard(cx);
+        self.flush_owed(cx);
+        // Before anything leaves that shows a slot as decided, readers beside the loop must wait for that slot.
+        if !planted::on(Bug::FloorNotRaised) {
+            self.word.raise_floor(self.decided);
+        }
+    }
+
+    /// A changed promise goes to disk at once; a changed decided mark rides along.
+    fn flush_hard(&mut self, cx: &mut Context<'_>) {
+        let state = HardState { promised: self.promised, decided: self.decided, led_round: self.hard.led_round };
+        let promised = state.promised != self.hard.promised;
+        let rides = !cx.effects.writes.is_empty() && state.decided > self.hard.decided;
+        let lags = state.decided.0 > self.hard.decided.0 + 64;
+        let awaited = cx.effects.writes.is_empty() && self.waits_for(cx.write);
+        if promised || rides || lags || awaited {
+            self.hard = state;
+            cx.write(Write::Hard { group: self.name.group, state });
+        }
+    }
+
+    /// Where a client should ask instead.
+    pub(crate) fn refused_not_leader(&self) -> Refused {
+        let leader = match &self.role {
+            Role::Follower(follower) => follower.leader,
+            Role::Candidate(_) | Role::Leader(_) | Role::Retired(_) => None,
+        };
+        let named = leader.and_then(|name| {
+            let member = self.configuration.as_ref()?.member(name.node)?;
+            Some((name.node, member.address.clone()))
+        });
+        Refused::NotLeader { leader: named }
+    }
+
+    /// Remembers on disk that a lease of this length was granted, before it is told.
+    pub(crate) fn remember_lease(nanos: u64, cx: &mut Context<'_>) -> bool {
+        if nanos <= cx.record.longest_lease_nanos {
+            return false;
+        }
+        cx.record.longest_lease_nanos = nanos;
+        let record = cx.record.clone();
+        cx.write(Write::Node { record });
+        true
+    }
+
+    /// Some promises wait for the disk; it has everything up to `write`.
+    pub(crate) fn on_synced(&mut self, write: WriteId, cx: &mut Context<'_>) {
+        while let Some((first, _)) = self.unsynced.front() {
+            if *first > write {
+                break;
+            }
+            if let Some((_, unsynced)) = self.unsynced.pop_front() {
+                self.on_durable(unsynced, cx);
+            }
+        }
+    }
+}
