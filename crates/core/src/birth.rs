@@ -16,7 +16,10 @@
 //! a cluster already. Slot 1 is a function of the binding ([`crate::group::GroupState::genesis`]).
 
 use crate::durable::Binding;
+use crate::durable::Write;
 use crate::effects::Outgoing;
+use crate::effects::{Effects, MachineOrder};
+use crate::group::GroupState;
 use crate::group::{Configuration, Member, Role};
 use crate::message::PeerMessage;
 use crate::node::{AfterSync, Node};
@@ -24,9 +27,6 @@ use crate::planted::{self, Bug};
 use crate::replica::Replica;
 use crate::time::{Instant, LogTime, Now};
 use crate::types::{ClusterId, ConfigurationVersion, GroupId, Incarnation, NodeId, ReplicaName, Slot};
-use crate::effects::{Effects, MachineOrder};
-use crate::durable::Write;
-use crate::group::GroupState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -208,7 +208,8 @@ impl Node {
     fn consider_birth(&mut self, effects: &mut Effects) {
         let Some(binding) = &self.record.binding else { return };
         let bound = binding.founders.iter().filter(|(node, _)| self.birth.bound.contains(node)).count();
-        let all = if planted::on(Bug::BornBeforeAllBound) { binding.founders.len() / 2 + 1 } else { binding.founders.len() };
+        let all =
+            if planted::on(Bug::BornBeforeAllBound) { binding.founders.len() / 2 + 1 } else { binding.founders.len() };
         if self.record.cluster.is_none() && bound >= all {
             self.be_born(effects);
         }

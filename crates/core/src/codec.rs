@@ -4,11 +4,11 @@
 //! *and* against a limit before anything is allocated, so a hostile length costs nothing. Each message and record carries
 //! a version in its envelope; within a version the layout never changes.
 
-use crate::types::{
-    Ballot, ClusterId, ConfigurationVersion, FeatureLevel, GroupId, Incarnation, LinksVersion, NodeId, OperationCounter,
-    RangeVersion, ReplicaName, RequestId, SessionId, Slot, TabletId, Version, WriteId,
-};
 use crate::time::{Instant, LogTime, Wall};
+use crate::types::{
+    Ballot, ClusterId, ConfigurationVersion, FeatureLevel, GroupId, Incarnation, LinksVersion, NodeId,
+    OperationCounter, RangeVersion, ReplicaName, RequestId, SessionId, Slot, TabletId, Version, WriteId,
+};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// The most elements a decoded list may have.
@@ -116,8 +116,24 @@ macro_rules! wrapped {
 }
 
 wrapped!(
-    NodeId, GroupId, ClusterId, SessionId, Slot, Incarnation, ConfigurationVersion, RangeVersion, LinksVersion,
-    OperationCounter, Version, TabletId, FeatureLevel, RequestId, WriteId, Instant, LogTime, Wall
+    NodeId,
+    GroupId,
+    ClusterId,
+    SessionId,
+    Slot,
+    Incarnation,
+    ConfigurationVersion,
+    RangeVersion,
+    LinksVersion,
+    OperationCounter,
+    Version,
+    TabletId,
+    FeatureLevel,
+    RequestId,
+    WriteId,
+    Instant,
+    LogTime,
+    Wall
 );
 
 /// Implements the codec for a struct field by field, in the order given, which is the layout.

@@ -4,9 +4,9 @@
 //! reported it. So the shell may carry the parts out in any order and side by side, with one rule: `writes` of one
 //! [`Effects`] go to the log as one batch, and batches in the order they came.
 
+use crate::durable::Write;
 use crate::entry::Entry;
 use crate::group::GroupState;
-use crate::durable::Write;
 use crate::message::PeerMessage;
 use crate::time::LogTime;
 use crate::types::{GroupId, NodeId, ReplicaName, RequestId, Slot, WriteId};

@@ -3,11 +3,11 @@
 //! This file holds the state and the way a message takes to its handler; the handlers live with their roles in
 //! [`crate::paxos`].
 
+use crate::codec::Decode;
 use crate::config::Config;
 use crate::durable::{HardState, NodeRecord, RecoveredReplica, Write};
 use crate::effects::{Apply, Effects, Outgoing, Refused, Reply};
 use crate::entry::{Entry, EntryKind};
-use crate::codec::Decode;
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::MachineReport;
 use crate::message::{Envelope, Message, PeerMessage};
@@ -192,8 +192,11 @@ impl Replica {
 
     /// Says something to another replica.
     pub(crate) fn send(&self, to: ReplicaName, message: Message, cx: &mut Context<'_>) {
-        let address =
-            self.configuration.as_ref().and_then(|configuration| configuration.member(to.node)).map(|m| m.address.clone());
+        let address = self
+            .configuration
+            .as_ref()
+            .and_then(|configuration| configuration.member(to.node))
+            .map(|m| m.address.clone());
         let bulk = match &message {
             Message::SnapshotChunk { .. } | Message::Decided { .. } => true,
             Message::PreVote { .. }

@@ -1,11 +1,11 @@
 //! Three nodes in one process with a perfect network and disk: birth, election, writes, reads, hand-over, members.
 
 use bytes::Bytes;
+use scatter_core::codec::Decode;
 use scatter_core::durable::{Recovered, Write};
 use scatter_core::effects::{MachineOrder, Reply};
-use scatter_core::group::Configuration;
-use scatter_core::codec::Decode;
 use scatter_core::entry::EntryKind;
+use scatter_core::group::Configuration;
 use scatter_core::input::MachineReport;
 use scatter_core::node::Boot;
 use scatter_core::time::{Instant, Now, Wall};
@@ -36,14 +36,29 @@ fn address(index: u64) -> String {
 impl Cluster {
     fn new(count: u64, founders: u64) -> Self {
         let list: Vec<String> = (1..=founders).map(address).collect();
-        let mut cluster =
-            Self { hosts: BTreeMap::new(), now: 1_000_000_000, replies: Vec::new(), applied: Vec::new(), down: Vec::new() };
+        let mut cluster = Self {
+            hosts: BTreeMap::new(),
+            now: 1_000_000_000,
+            replies: Vec::new(),
+            applied: Vec::new(),
+            down: Vec::new(),
+        };
         for index in 1..=count {
-            let origin = Origin { address: address(index), founders: if index <= founders { list.clone() } else { Vec::new() }, seeds: list.clone() };
+            let origin = Origin {
+                address: address(index),
+                founders: if index <= founders { list.clone() } else { Vec::new() },
+                seeds: list.clone(),
+            };
             let boot = Boot { fresh_id: NodeId(index), nonce: index, seed: index, origin };
             let (node, effects) =
                 Node::recover(Config::default(), boot, Recovered::default(), Vec::new(), cluster.clock()).unwrap();
-            let host = Host { node, address: address(index), inbox: VecDeque::new(), report: BTreeMap::new(), writes: Vec::new() };
+            let host = Host {
+                node,
+                address: address(index),
+                inbox: VecDeque::new(),
+                report: BTreeMap::new(),
+                writes: Vec::new(),
+            };
             cluster.hosts.insert(NodeId(index), host);
             cluster.carry_out(NodeId(index), effects);
         }
@@ -139,7 +154,11 @@ impl Cluster {
     fn leader(&self) -> Option<(NodeId, GroupId)> {
         let now = self.clock();
         self.hosts.iter().filter(|(id, _)| !self.down.contains(id)).find_map(|(id, host)| {
-            host.node.status(now).iter().find(|status| status.role == "leader").map(|status| (*id, status.replica.group))
+            host.node
+                .status(now)
+                .iter()
+                .find(|status| status.role == "leader")
+                .map(|status| (*id, status.replica.group))
         })
     }
 

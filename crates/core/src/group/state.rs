@@ -247,8 +247,22 @@ pub struct GroupState {
 }
 
 codec_struct!(GroupState {
-    cluster, group, applied, configuration, range_version, range, links, pending, operations, outbox, stamp, forgotten,
-    log_time, feature_level, keys, bytes,
+    cluster,
+    group,
+    applied,
+    configuration,
+    range_version,
+    range,
+    links,
+    pending,
+    operations,
+    outbox,
+    stamp,
+    forgotten,
+    log_time,
+    feature_level,
+    keys,
+    bytes,
 });
 
 impl GroupState {

@@ -98,7 +98,8 @@ impl Replica {
             return Some(Refusal::Lease);
         }
         let released = ticket.is_some_and(|ticket| {
-            ticket.ballot == self.grant.ballot && (self.grant.stamp <= ticket.stamp || planted::on(Bug::HandOverRenewed))
+            ticket.ballot == self.grant.ballot
+                && (self.grant.stamp <= ticket.stamp || planted::on(Bug::HandOverRenewed))
         });
         let granted = now < self.grant.until && !planted::on(Bug::GrantIgnored);
         (granted && !released).then_some(Refusal::Lease)
@@ -150,8 +151,12 @@ impl Replica {
         if configuration < known.version {
             // It lags: what it does not know is that somebody else decides now (hazard 1).
             let decided = self.decided;
-            let refuse =
-                Message::Refuse { ballot: Ballot::ZERO, refusal: Refusal::Configuration, promised: self.promised, decided };
+            let refuse = Message::Refuse {
+                ballot: Ballot::ZERO,
+                refusal: Refusal::Configuration,
+                promised: self.promised,
+                decided,
+            };
             self.send(from, refuse, cx);
             self.tell_membership_if_removed(from, cx);
             return false;
@@ -167,17 +172,13 @@ impl Replica {
             return;
         }
         let accepted = self.accepted_above(self.decided);
-        let promise =
-            Message::Promise { ballot, decided: self.decided, truncated: self.log.truncated(), accepted };
+        let promise = Message::Promise { ballot, decided: self.decided, truncated: self.log.truncated(), accepted };
         self.send(to, promise, cx);
     }
 
     /// Every accepted entry above `slot`, as a promise reports it.
     pub(crate) fn accepted_above(&self, slot: Slot) -> Vec<AcceptedEntry> {
-        self.log
-            .above(slot)
-            .map(|(slot, ballot, entry)| AcceptedEntry { slot, ballot, entry: entry.clone() })
-            .collect()
+        self.log.above(slot).map(|(slot, ballot, entry)| AcceptedEntry { slot, ballot, entry: entry.clone() }).collect()
     }
 
     pub(crate) fn on_accept(&mut self, from: ReplicaName, accept: Accept, cx: &mut Context<'_>) {
@@ -212,8 +213,11 @@ impl Replica {
             due: !wrote,
             lease_unsynced,
         });
-        let decided =
-            if planted::on(Bug::DecidedFromAnotherBallot) { accept.decided } else { accept.decided.min(self.cursor.through) };
+        let decided = if planted::on(Bug::DecidedFromAnotherBallot) {
+            accept.decided
+        } else {
+            accept.decided.min(self.cursor.through)
+        };
         self.advance_decided(decided, cx);
     }
 

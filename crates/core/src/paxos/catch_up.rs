@@ -101,14 +101,8 @@ impl Replica {
         if through <= self.decided || self.fetch.is_some() || matches!(self.role, Role::Leader(_) | Role::Retired(_)) {
             return;
         }
-        self.fetch = Some(Fetch {
-            from,
-            snapshot: 0,
-            cursor: None,
-            storing: false,
-            deadline: cx.now.instant,
-            attempts: 0,
-        });
+        self.fetch =
+            Some(Fetch { from, snapshot: 0, cursor: None, storing: false, deadline: cx.now.instant, attempts: 0 });
         self.pull(cx);
     }
 

@@ -358,7 +358,8 @@ impl Replica {
     /// Somebody promised a higher ballot: the next one stood with must be higher still. Nothing is promised by this.
     fn outbid(&mut self, promised: Ballot, cx: &mut Context<'_>) {
         let mut follower = Follower::waiting(cx);
-        follower.election_at = cx.now.instant.after(cx.rng.span(cx.config.candidate_patience / 4, cx.config.candidate_patience));
+        follower.election_at =
+            cx.now.instant.after(cx.rng.span(cx.config.candidate_patience / 4, cx.config.candidate_patience));
         if matches!(self.role, Role::Candidate(_) | Role::Follower(_)) {
             self.role = Role::Follower(follower);
         }
@@ -377,9 +378,12 @@ impl Replica {
         let first = self.decided.next();
         let mut entries = Vec::new();
         let mut adopted = None;
-        if let Some(last) = accepted.keys().next_back().filter(|last| **last >= first && !planted::on(Bug::AdoptsNothing)) {
+        if let Some(last) =
+            accepted.keys().next_back().filter(|last| **last >= first && !planted::on(Bug::AdoptsNothing))
+        {
             for slot in (first.0..=last.0).map(Slot) {
-                let entry = accepted.get(&slot).map_or_else(|| Entry::noop(EntryClock::default()), |(_, entry)| entry.clone());
+                let entry =
+                    accepted.get(&slot).map_or_else(|| Entry::noop(EntryClock::default()), |(_, entry)| entry.clone());
                 let structural = entry.kind.is_structural();
                 entries.push(entry);
                 if structural && !planted::on(Bug::ProposesPastAdoptedConfiguration) {
@@ -416,4 +420,3 @@ pub(crate) fn majority(configuration: &crate::group::Configuration, counted: imp
     let counted = configuration.voters().filter(|member| counted(member.node)).count();
     counted >= configuration.majority()
 }
-

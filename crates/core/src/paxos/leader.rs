@@ -339,12 +339,8 @@ impl Replica {
             return;
         }
         let index = if planted::on(Bug::NoBarrier) { decided } else { decided.max(leader.barrier) };
-        let read = PendingRead {
-            request,
-            after: leader.last_stamp,
-            index,
-            confirmed: planted::on(Bug::ReadWithoutRound),
-        };
+        let read =
+            PendingRead { request, after: leader.last_stamp, index, confirmed: planted::on(Bug::ReadWithoutRound) };
         leader.reads.push_back(read);
         leader.round_wanted = true;
     }
@@ -440,8 +436,8 @@ impl Replica {
             Some(structural) if !planted::on(Bug::OldMajorityDecidesConfiguration) => {
                 let before = Slot(structural.slot.0 - 1);
                 let next = self.proposed_configuration(structural.slot);
-                let both = tally >= structural.slot
-                    && next.as_ref().is_some_and(|next| self.tally(next) >= structural.slot);
+                let both =
+                    tally >= structural.slot && next.as_ref().is_some_and(|next| self.tally(next) >= structural.slot);
                 if both { structural.slot } else { tally.min(before) }
             }
             _ => tally,
@@ -459,12 +455,14 @@ impl Replica {
         let mut through: Vec<Slot> = configuration
             .members
             .iter()
-            .filter(|member| {
-                member.role == crate::group::Role::Voter || planted::on(Bug::LearnerVoteCounts)
-            })
+            .filter(|member| member.role == crate::group::Role::Voter || planted::on(Bug::LearnerVoteCounts))
             .map(|member| {
                 if member.node == self.name.node {
-                    let own = if planted::on(Bug::OwnVoteBeforeSync) { Some(self.cursor.through) } else { self.cursor.durable };
+                    let own = if planted::on(Bug::OwnVoteBeforeSync) {
+                        Some(self.cursor.through)
+                    } else {
+                        self.cursor.durable
+                    };
                     return if member.incarnation == self.name.incarnation { own.unwrap_or_default() } else { Slot(0) };
                 }
                 let peer = leader.peers.get(&member.node).filter(|peer| peer.name.incarnation == member.incarnation);
@@ -472,7 +470,8 @@ impl Replica {
             })
             .collect();
         through.sort_unstable_by(|a, b| b.cmp(a));
-        let needed = configuration.majority() - usize::from(planted::on(Bug::SmallerQuorum) && configuration.majority() > 1);
+        let needed =
+            configuration.majority() - usize::from(planted::on(Bug::SmallerQuorum) && configuration.majority() > 1);
         through.get(needed - 1).copied().unwrap_or_default()
     }
 

@@ -375,9 +375,7 @@ fn invalid_change(
     remove: &[NodeId],
     busy: bool,
 ) -> Option<String> {
-    let voter = |node: NodeId| {
-        configuration.member(node).is_some_and(|member| member.role == MemberRole::Voter)
-    };
+    let voter = |node: NodeId| configuration.member(node).is_some_and(|member| member.role == MemberRole::Voter);
     let mut nodes: Vec<NodeId> = add.iter().map(|(node, _)| *node).chain(remove.iter().copied()).collect();
     nodes.sort_unstable();
     if busy {
