@@ -16,6 +16,7 @@ pub mod planted;
 pub mod replica;
 pub mod ring;
 pub mod rng;
+pub mod stage;
 pub mod store;
 pub mod time;
 pub mod types;
