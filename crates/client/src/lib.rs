@@ -1,1 +1,5 @@
-//! Scatter: client.
+//! Scatter's client library.
+
+pub mod attempts;
+pub mod cache;
+mod lanes;

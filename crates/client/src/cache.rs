@@ -1,0 +1,337 @@
+//! What this process believes about the ring: which group owns a position, who its members are, who leads it.
+//!
+//! Everything here is a hint. A node that does not own a position refuses, and its refusal brings the better hint. Each
+//! part of a descriptor is taken by its own version: members by configuration version, the arc by range version, the
+//! leader by ballot. Where two groups claim a position, the claim with the higher range version is the later one, since a
+//! split or a merge raises the version above those of all the groups that it came from.
+//!
+//! Reading is wait-free: a view is never changed, only replaced.
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use scatter_core::group::{Descriptor, Member, Role};
+use scatter_core::ring::Position;
+use scatter_core::types::{Ballot, GroupId, NodeId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The most groups that are remembered; past that, unknown ones are not taken in until a refresh drops some.
+pub const MAX_GROUPS: usize = 1 << 16;
+
+/// One consistent picture of the ring.
+#[derive(Clone, Default, Debug)]
+pub struct RingView {
+    /// Every group heard of, in the newest form heard.
+    groups: BTreeMap<GroupId, Arc<Descriptor>>,
+    /// The groups whose claim stands, by the start of their arc. No two overlap.
+    routes: Vec<Arc<Descriptor>>,
+}
+
+impl RingView {
+    /// The group that owns `position`, as far as is known.
+    #[must_use]
+    pub fn owner(&self, position: &Position) -> Option<&Arc<Descriptor>> {
+        let after = self.routes.partition_point(|route| route.range.start <= *position);
+        // The arc that wraps past the last position is the one that starts last.
+        let route = if after == 0 { self.routes.last() } else { self.routes.get(after - 1) };
+        route.filter(|route| route.range.contains(position))
+    }
+
+    /// The only route, if it is the whole ring: then no position need be computed.
+    #[must_use]
+    pub fn whole(&self) -> Option<&Arc<Descriptor>> {
+        self.routes.first().filter(|route| route.range.is_whole())
+    }
+
+    /// What is known of a group.
+    #[must_use]
+    pub fn group(&self, group: GroupId) -> Option<&Arc<Descriptor>> {
+        self.groups.get(&group)
+    }
+
+    /// The groups whose claims stand, in ring order.
+    #[must_use]
+    pub fn routes(&self) -> &[Arc<Descriptor>] {
+        &self.routes
+    }
+
+    /// Every node that some group names as a member, with the address given there.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.groups.values().flat_map(|descriptor| &descriptor.configuration.members)
+    }
+
+    /// What taking in `heard` would change the group to; `None` if it brings no news.
+    fn merged(&self, heard: &Descriptor) -> Option<Descriptor> {
+        let Some(known) = self.groups.get(&heard.group) else {
+            return (self.groups.len() < MAX_GROUPS).then(|| heard.clone());
+        };
+        let mut merged = Descriptor::clone(known);
+        if heard.configuration.version > known.configuration.version {
+            merged.configuration = heard.configuration.clone();
+        }
+        if heard.range_version > known.range_version {
+            merged.range_version = heard.range_version;
+            merged.range = heard.range.clone();
+        }
+        if heard.ballot > known.ballot || (heard.ballot == known.ballot && known.leader.is_none()) {
+            merged.ballot = heard.ballot;
+            merged.leader = heard.leader;
+        }
+        (merged != **known).then_some(merged)
+    }
+
+    /// Rebuilds the routes: claims in falling range version, each standing unless a standing one overlaps it.
+    fn rebuild(&mut self) {
+        let mut claims: Vec<_> = self.groups.values().cloned().collect();
+        claims.sort_by(|a, b| b.range_version.cmp(&a.range_version).then(b.group.cmp(&a.group)));
+        let mut standing: BTreeMap<Position, Arc<Descriptor>> = BTreeMap::new();
+        for claim in claims {
+            let start = &claim.range.start;
+            let before = standing.range(..=start).next_back().or_else(|| standing.last_key_value());
+            let covered = before.is_some_and(|(_, route)| route.range.contains(start));
+            // Whichever standing arc starts next must not start inside the claim.
+            let next = standing.range(start..).next().or_else(|| standing.first_key_value());
+            let covers = next.is_some_and(|(start, _)| claim.range.contains(start));
+            if !covered && !covers {
+                standing.insert(start.clone(), claim);
+            }
+        }
+        self.routes = standing.into_values().collect();
+    }
+}
+
+/// The current view, and news of changes.
+#[derive(Debug)]
+pub struct RingCache {
+    view: ArcSwap<RingView>,
+    /// Serialises writers; readers never touch it.
+    writer: Mutex<()>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for RingCache {
+    fn default() -> Self {
+        Self { view: ArcSwap::default(), writer: Mutex::new(()), changes: watch::Sender::new(0) }
+    }
+}
+
+impl RingCache {
+    /// The current view, for a short look.
+    pub fn view(&self) -> arc_swap::Guard<Arc<RingView>> {
+        self.view.load()
+    }
+
+    /// Takes in descriptors. Returns whether anything changed.
+    pub fn learn<'a>(&self, heard: impl IntoIterator<Item = &'a Descriptor> + Clone) -> bool {
+        let view = self.view.load();
+        if heard.clone().into_iter().all(|descriptor| view.merged(descriptor).is_none()) {
+            return false;
+        }
+        drop(view);
+        self.change(|view| {
+            for descriptor in heard {
+                if let Some(merged) = view.merged(descriptor) {
+                    view.groups.insert(merged.group, Arc::new(merged));
+                }
+            }
+        });
+        true
+    }
+
+    /// Forgets that `node` leads `group` under `ballot`: it said so itself, or hosts the group no more.
+    pub fn distrust_leader(&self, group: GroupId, node: NodeId, ballot: Ballot) {
+        let trusted = |view: &RingView| {
+            view.group(group).is_some_and(|known| known.leader == Some(node) && known.ballot <= ballot)
+        };
+        if !trusted(&self.view.load()) {
+            return;
+        }
+        self.change(|view| {
+            if trusted(view)
+                && let Some(known) = view.groups.get_mut(&group)
+            {
+                Arc::make_mut(known).leader = None;
+            }
+        });
+    }
+
+    /// Forgets a group of which every member says that it hosts no replica.
+    pub fn forget(&self, group: GroupId) {
+        if self.view.load().group(group).is_some() {
+            self.change(|view| {
+                view.groups.remove(&group);
+            });
+        }
+    }
+
+    /// Tells of every change after this call.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut RingView)) {
+        let _writer = self.writer.lock();
+        let mut view = RingView::clone(&self.view.load());
+        change(&mut view);
+        view.rebuild();
+        self.view.store(Arc::new(view));
+        self.changes.send_modify(|version| *version += 1);
+    }
+}
+
+/// Who of a group may be asked: the voters first, then the learners.
+pub fn candidates(descriptor: &Descriptor) -> impl Iterator<Item = &Member> {
+    let members = &descriptor.configuration.members;
+    let voters = members.iter().filter(|member| member.role == Role::Voter);
+    voters.chain(members.iter().filter(|member| member.role == Role::Learner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use scatter_core::group::Configuration;
+    use scatter_core::ring::KeyRange;
+    use scatter_core::types::{ConfigurationVersion, Incarnation, RangeVersion};
+
+    fn position(byte: u8) -> Position {
+        if byte == 0 { Position::first() } else { Position(Bytes::copy_from_slice(&[byte])) }
+    }
+
+    fn descriptor(group: u64, range: (u8, u8), range_version: u64) -> Descriptor {
+        let member = |node| Member {
+            node: NodeId(node),
+            incarnation: Incarnation(1),
+            role: Role::Voter,
+            address: format!("127.0.0.1:{node}"),
+        };
+        Descriptor {
+            group: GroupId(group),
+            configuration: Configuration {
+                version: ConfigurationVersion(1),
+                members: vec![member(1), member(2), member(3)],
+            },
+            range_version: RangeVersion(range_version),
+            range: KeyRange { start: position(range.0), end: position(range.1) },
+            leader: Some(NodeId(1)),
+            ballot: ballot(1),
+        }
+    }
+
+    fn ballot(round: u64) -> Ballot {
+        Ballot { round, node: NodeId(1), incarnation: Incarnation(1) }
+    }
+
+    fn owner(cache: &RingCache, byte: u8) -> Option<u64> {
+        cache.view().owner(&position(byte)).map(|route| route.group.0)
+    }
+
+    #[test]
+    fn one_group_owns_the_whole_ring() {
+        let cache = RingCache::default();
+        assert_eq!(owner(&cache, 9), None);
+        assert!(cache.learn(&[descriptor(1, (0, 0), 1)]));
+        assert!(cache.view().whole().is_some());
+        assert_eq!((owner(&cache, 0), owner(&cache, 255)), (Some(1), Some(1)));
+    }
+
+    #[test]
+    fn arcs_wrap_and_gaps_stay_gaps() {
+        let cache = RingCache::default();
+        cache.learn(&[descriptor(1, (200, 50), 1), descriptor(2, (50, 100), 1)]);
+        assert_eq!(owner(&cache, 250), Some(1));
+        assert_eq!(owner(&cache, 0), Some(1));
+        assert_eq!(owner(&cache, 49), Some(1));
+        assert_eq!(owner(&cache, 50), Some(2));
+        assert_eq!(owner(&cache, 100), None);
+        assert_eq!(owner(&cache, 199), None);
+        assert!(cache.view().whole().is_none());
+    }
+
+    #[test]
+    fn a_split_displaces_the_parent_even_when_its_old_self_is_heard_again() {
+        let cache = RingCache::default();
+        let whole = descriptor(1, (0, 0), 1);
+        cache.learn(std::slice::from_ref(&whole));
+        cache.learn(&[descriptor(2, (100, 0), 2)]);
+        assert_eq!(owner(&cache, 150), Some(2));
+        assert_eq!(owner(&cache, 50), None, "the parent's old claim overlaps and falls");
+        cache.learn(&[descriptor(1, (0, 100), 2)]);
+        assert_eq!(owner(&cache, 50), Some(1));
+        assert!(!cache.learn(&[whole]), "an older range is no news");
+        assert_eq!(owner(&cache, 150), Some(2));
+    }
+
+    #[test]
+    fn each_part_is_taken_by_its_own_version() {
+        let cache = RingCache::default();
+        cache.learn(&[descriptor(1, (0, 0), 5)]);
+        let mut heard = descriptor(1, (0, 100), 4);
+        heard.configuration.version = ConfigurationVersion(2);
+        heard.configuration.members.pop();
+        heard.leader = Some(NodeId(2));
+        heard.ballot = ballot(3);
+        assert!(cache.learn(&[heard]));
+        let view = cache.view();
+        let known = view.group(GroupId(1)).expect("the group is known");
+        assert_eq!(known.range_version, RangeVersion(5));
+        assert!(known.range.is_whole());
+        assert_eq!(known.configuration.members.len(), 2);
+        assert_eq!((known.leader, known.ballot), (Some(NodeId(2)), ballot(3)));
+    }
+
+    #[test]
+    fn a_lower_ballot_is_no_news_and_a_distrusted_leader_is_forgotten() {
+        let cache = RingCache::default();
+        let mut heard = descriptor(1, (0, 0), 1);
+        heard.ballot = ballot(4);
+        cache.learn(std::slice::from_ref(&heard));
+        let mut older = heard.clone();
+        older.ballot = ballot(3);
+        older.leader = Some(NodeId(3));
+        assert!(!cache.learn(&[older]));
+
+        cache.distrust_leader(GroupId(1), NodeId(1), ballot(3));
+        assert_eq!(cache.view().group(GroupId(1)).and_then(|known| known.leader), Some(NodeId(1)));
+        cache.distrust_leader(GroupId(1), NodeId(1), ballot(4));
+        assert_eq!(cache.view().group(GroupId(1)).and_then(|known| known.leader), None);
+        assert!(cache.learn(&[heard]), "who names the leader under the same ballot is believed again");
+    }
+
+    #[tokio::test]
+    async fn changes_are_told() {
+        let cache = RingCache::default();
+        let mut changes = cache.changes();
+        assert!(!changes.has_changed().expect("the sender lives"));
+        cache.learn(&[descriptor(1, (0, 0), 1)]);
+        changes.changed().await.expect("the sender lives");
+        cache.learn(&[descriptor(1, (0, 0), 1)]);
+        assert!(!changes.has_changed().expect("the sender lives"), "no news, no change");
+        cache.forget(GroupId(1));
+        assert!(changes.has_changed().expect("the sender lives"));
+        assert_eq!(owner(&cache, 3), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_heard_no_position_has_two_owners_and_the_newest_claim_stands(
+            heard in prop::collection::vec((1_u64..6, 0_u8..8, 0_u8..8, 1_u64..5), 1..12),
+        ) {
+            let cache = RingCache::default();
+            for (group, start, end, version) in heard {
+                cache.learn(&[descriptor(group, (start, end), version)]);
+            }
+            let view = cache.view();
+            let newest = view.groups.values().map(|known| known.range_version).max();
+            for byte in 0..9 {
+                let claimed = view.routes.iter().filter(|route| route.range.contains(&position(byte)));
+                let claims: Vec<_> = claimed.map(|route| route.group.0).collect();
+                prop_assert!(claims.len() <= 1);
+                prop_assert_eq!(claims.first().copied(), owner(&cache, byte));
+            }
+            prop_assert!(view.routes.iter().any(|route| Some(route.range_version) == newest));
+        }
+    }
+}
