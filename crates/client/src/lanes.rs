@@ -49,10 +49,19 @@ impl Lanes {
         }
     }
 
+    /// Opens the next sequence of a free lane, if there is one.
+    pub(crate) fn try_open(self: &Arc<Self>) -> Option<OpenLane> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        Some(self.open_with(permit))
+    }
+
     /// Waits for a free lane and opens its next sequence.
     pub(crate) async fn open(self: &Arc<Self>) -> OpenLane {
         let permits = Arc::clone(&self.permits);
-        let permit = permits.acquire_owned().await.expect("the semaphore is never closed");
+        self.open_with(permits.acquire_owned().await.expect("the semaphore is never closed"))
+    }
+
+    fn open_with(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> OpenLane {
         let mut lane = self.free.lock().pop().expect("a permit stands for a lane");
         lane.sequence = lane.sequence.saturating_add(1);
         let stamp = Version(self.stamp.load(Ordering::Relaxed));
@@ -77,12 +86,7 @@ pub(crate) struct OpenLane {
 impl OpenLane {
     /// What every attempt of the operation carries.
     pub(crate) fn lane_use(&self) -> LaneUse {
-        LaneUse {
-            session: self.lanes.session,
-            lane: self.lane.number,
-            sequence: self.lane.sequence,
-            stamp: self.stamp,
-        }
+        LaneUse { session: self.lanes.session, lane: self.lane.number, sequence: self.lane.sequence, stamp: self.stamp }
     }
 
     /// Opens the lane's next sequence with the stamp that a group asked for, for an operation that was not applied so

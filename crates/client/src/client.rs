@@ -1,0 +1,257 @@
+//! The client itself.
+
+use crate::cache::RingView;
+use crate::config::ClientConfig;
+use crate::drive::{Aim, Drive, Place};
+use crate::error::{AdminError, ReadError, Reason, StartError, WriteError};
+use crate::metrics::ClientMetrics;
+use crate::requests::{
+    BatchWritten, Deleted, OrderWork, ReadOptions, ReadReply, ReadWork, WriteOptions, WriteReply, WriteWork, Written,
+    first_key, put,
+};
+use crate::search::keep_fresh;
+use crate::shared::{NO_FORWARDING, Shared};
+use bytes::Bytes;
+use scatter_core::command::{Condition, Idempotency, Operation, Write};
+use scatter_core::ring::Key;
+use scatter_core::types::{GroupId, NodeId};
+use scatter_wire::{AdminRequest, ClientBody, ConnectionMetrics, Consistency, Description, NewMember, ReplyBody};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What a request is told that is shed: when to come again.
+const SHED_RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// A client of one cluster. Clones share connections, cache and session.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+impl Client {
+    /// Starts a client and waits until some seed has told of the ring, for at most the configured timeout.
+    pub async fn connect(config: ClientConfig) -> Result<Self, StartError> {
+        let client = Self::start(config)?;
+        client.ready(client.shared.config.timeout).await?;
+        Ok(client)
+    }
+
+    /// Starts a client that looks for its cluster in the background. Requests wait for it within their own limits. Must
+    /// be called inside a tokio runtime.
+    pub fn start(config: ClientConfig) -> Result<Self, StartError> {
+        if config.seeds.is_empty() {
+            return Err(StartError::Settings("a client needs at least one seed"));
+        }
+        if config.lanes == 0 || config.max_in_flight == 0 {
+            return Err(StartError::Settings("a client needs at least one lane and one request in flight"));
+        }
+        let shared = Arc::new(Shared::new(config));
+        tokio::spawn(keep_fresh(Arc::downgrade(&shared), shared.config.refresh));
+        Ok(Self { shared })
+    }
+
+    /// Waits until the ring is known.
+    pub async fn ready(&self, limit: Duration) -> Result<(), StartError> {
+        let mut news = self.shared.cache.changes();
+        let known = async {
+            while self.shared.cache.view().routes().is_empty() {
+                self.shared.search_ring();
+                // A search ends after a while without telling; it is begun again.
+                drop(tokio::time::timeout(Duration::from_millis(250), news.changed()).await);
+            }
+        };
+        if tokio::time::timeout(limit, known).await.is_ok() {
+            return Ok(());
+        }
+        let seed = self.shared.config.seeds.first().map_or("", String::as_str);
+        let last = match self.shared.describe_address(seed).await {
+            Ok(_) => format!("{seed} answers, but knows of no group"),
+            Err(error) => error.to_string(),
+        };
+        Err(StartError::NoRing { waited: limit, last })
+    }
+
+    /// Reads a key.
+    pub async fn get(&self, key: &Key, options: ReadOptions) -> Result<ReadReply, ReadError> {
+        let shared = &self.shared;
+        shared.metrics.reads.add();
+        let Some(_admitted) = shared.in_flight.admit() else {
+            shared.metrics.shed.add();
+            return Err(ReadError { reason: Reason::Overloaded { retry_after: SHED_RETRY_AFTER } });
+        };
+        let aim = match options.consistency {
+            Consistency::Linearizable => Aim::Leader,
+            Consistency::Bounded { .. } | Consistency::Any => Aim::AnyMember,
+        };
+        let work = ReadWork { key: key.clone(), consistency: options.consistency };
+        let reply = Drive::new(shared, Place::Key(key), aim, self.deadline(options.timeout), work).run().await?;
+        Ok(reply)
+    }
+
+    /// Sets a key.
+    pub async fn put(&self, key: Key, value: Bytes, options: WriteOptions) -> Result<Written, WriteError> {
+        let operation = put(key, value, &options);
+        self.execute(operation, options.idempotency, options.timeout).await?.written()
+    }
+
+    /// Removes a key. That there is none is no error.
+    pub async fn delete(&self, key: Key, options: WriteOptions) -> Result<Deleted, WriteError> {
+        let operation = Operation::Delete { key, condition: options.condition };
+        self.execute(operation, options.idempotency, options.timeout).await?.deleted()
+    }
+
+    /// Does all `writes` in order if every condition holds, else nothing. All keys must belong to one group, which keys of
+    /// one partition mostly do. Of `options` only the limit and the idempotency key count.
+    pub async fn batch(
+        &self,
+        conditions: Vec<(Key, Condition)>,
+        writes: Vec<Write>,
+        options: WriteOptions,
+    ) -> Result<BatchWritten, WriteError> {
+        let operation = Operation::Batch { conditions, writes };
+        self.execute(operation, options.idempotency, options.timeout).await?.batch_written()
+    }
+
+    /// Carries out any operation, and returns what the group recorded of it, which may be that a condition failed.
+    pub async fn execute(
+        &self,
+        operation: Operation,
+        idempotency: Option<Idempotency>,
+        timeout: Option<Duration>,
+    ) -> Result<WriteReply, WriteError> {
+        let Some(key) = first_key(&operation).cloned() else {
+            let reason = Reason::Malformed("a batch has at least one condition or write".into());
+            return Err(WriteError::NotApplied { reason });
+        };
+        let shared = &self.shared;
+        shared.metrics.writes.add();
+        let overloaded = || {
+            shared.metrics.shed.add();
+            WriteError::NotApplied { reason: Reason::Overloaded { retry_after: SHED_RETRY_AFTER } }
+        };
+        let _admitted = shared.in_flight.admit().ok_or_else(overloaded)?;
+        let deadline = self.deadline(timeout);
+        let lane = match shared.lanes.try_open() {
+            Some(lane) => lane,
+            None => tokio::time::timeout_at(deadline, shared.lanes.open()).await.map_err(|_| overloaded())?,
+        };
+        let work = WriteWork::new(operation, idempotency, lane);
+        let result = Drive::new(shared, Place::Key(&key), Aim::Leader, deadline, work).run().await;
+        result.map_err(|failure| {
+            let error = WriteError::from(failure);
+            if matches!(error, WriteError::Unknown { .. }) {
+                shared.metrics.unknown_outcomes.add();
+            }
+            error
+        })
+    }
+
+    /// Changes a group's members. Returns what the leader says, a JSON document.
+    pub async fn change_members(
+        &self,
+        group: GroupId,
+        add: Vec<NewMember>,
+        remove: Vec<NodeId>,
+        dry_run: bool,
+        timeout: Option<Duration>,
+    ) -> Result<String, AdminError> {
+        self.order(group, AdminRequest::ChangeMembers { group, add, remove, dry_run }, timeout).await
+    }
+
+    /// Hands a group's leadership to one of its members, or to whom the leader chooses. Returns what it says, a JSON
+    /// document.
+    pub async fn transfer_leader(
+        &self,
+        group: GroupId,
+        to: Option<NodeId>,
+        dry_run: bool,
+        timeout: Option<Duration>,
+    ) -> Result<String, AdminError> {
+        self.order(group, AdminRequest::TransferLeader { group, to, dry_run }, timeout).await
+    }
+
+    async fn order(
+        &self,
+        group: GroupId,
+        request: AdminRequest,
+        timeout: Option<Duration>,
+    ) -> Result<String, AdminError> {
+        let work = OrderWork::new(request);
+        let deadline = self.deadline(timeout);
+        Ok(Drive::new(&self.shared, Place::Group(group), Aim::Leader, deadline, work).run().await?)
+    }
+
+    /// A node's own status, a JSON document.
+    pub async fn node_status(&self, node: NodeId, timeout: Option<Duration>) -> Result<String, AdminError> {
+        let refused = |text: String| AdminError::Refused { reason: Reason::Unreachable(text) };
+        let ask = async {
+            let link = self.shared.nodes.connect(node).await.map_err(|error| refused(error.to_string()))?;
+            let body = ClientBody::Administer { request: AdminRequest::Status };
+            let reply =
+                link.request(body, u32::MAX, NO_FORWARDING).await.map_err(|error| refused(error.to_string()))?;
+            match reply {
+                ReplyBody::Administered { json } => Ok(json),
+                other => Err(refused(format!("node {node} does not tell: {other:?}"))),
+            }
+        };
+        let limit = timeout.unwrap_or(self.shared.config.timeout);
+        tokio::time::timeout(limit, ask).await.unwrap_or(Err(AdminError::Refused { reason: Reason::Deadline }))
+    }
+
+    /// Has one node describe itself.
+    pub async fn describe(&self, node: NodeId) -> Result<Description, Reason> {
+        self.shared.describe_node(node).await.map_err(|error| Reason::Unreachable(error.to_string()))
+    }
+
+    /// Has every seed and every node known, or heard of meanwhile, describe itself, within `limit`.
+    pub async fn survey(&self, limit: Duration) -> crate::survey::Survey {
+        crate::survey::survey(&self.shared, limit).await
+    }
+
+    /// What the client believes about the ring.
+    #[must_use]
+    pub fn ring(&self) -> Arc<RingView> {
+        Arc::clone(&self.shared.cache.view())
+    }
+
+    /// The address under which a node would be reached.
+    #[must_use]
+    pub fn address(&self, node: NodeId) -> Option<String> {
+        self.shared.nodes.address(node).map(|address| address.to_string())
+    }
+
+    /// Whether some group is known with a leader: requests have somewhere to go.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.shared.cache.view().routes().iter().any(|route| route.leader.is_some())
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.count()
+    }
+
+    /// Lanes in use: writes under way.
+    #[must_use]
+    pub fn lanes_in_use(&self) -> usize {
+        self.shared.lanes.in_use()
+    }
+
+    /// What the client counts.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<ClientMetrics> {
+        Arc::clone(&self.shared.metrics)
+    }
+
+    /// What its connections count.
+    #[must_use]
+    pub fn connection_metrics(&self) -> Arc<ConnectionMetrics> {
+        Arc::clone(&self.shared.connections)
+    }
+
+    fn deadline(&self, timeout: Option<Duration>) -> Instant {
+        Instant::now() + timeout.unwrap_or(self.shared.config.timeout)
+    }
+}

@@ -1,0 +1,318 @@
+//! The client against pretended nodes: leaders that change, refuse, vanish and freeze, connections that break at the worst
+//! moment, addresses that change hands.
+
+mod fake;
+
+use fake::{Cluster, GROUP, Trick};
+use scatter_client::{
+    Client, ClientConfig, Condition, Consistency, Key, NodeId, ReadOptions, Reason, StartError, Version, WriteError,
+    WriteOptions,
+};
+use scatter_core::command::Outcome;
+use scatter_wire::Refusal;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Long enough that no healthy run ends by it.
+const PATIENT: Duration = Duration::from_secs(30);
+
+fn config(seeds: Vec<String>) -> ClientConfig {
+    ClientConfig { cluster_name: "fake".into(), seeds, timeout: PATIENT, ..ClientConfig::default() }
+}
+
+async fn start() -> (Arc<Cluster>, Client) {
+    let cluster = Cluster::start(3).await;
+    let client = Client::connect(config(vec![cluster.address(2)])).await.expect("a ring");
+    (cluster, client)
+}
+
+fn key(text: &'static str) -> Key {
+    Key::new(text).expect("a key")
+}
+
+fn short() -> WriteOptions {
+    WriteOptions { timeout: Some(Duration::from_millis(300)), ..WriteOptions::default() }
+}
+
+async fn put(client: &Client, name: &'static str) -> Result<scatter_client::Written, WriteError> {
+    client.put(key(name), "value".into(), WriteOptions::default()).await
+}
+
+#[tokio::test]
+async fn puts_gets_and_deletes() {
+    let (_cluster, client) = start().await;
+    let written = put(&client, "a").await.expect("written");
+    assert!(written.created);
+    assert_eq!(written.served.group, GROUP);
+    let read = client.get(&key("a"), ReadOptions::default()).await.expect("read");
+    let found = read.found.expect("it exists");
+    assert_eq!((found.version, &found.value[..]), (written.version, &b"value"[..]));
+    let absent = WriteOptions { condition: Condition::Absent, ..WriteOptions::default() };
+    let refused = client.put(key("a"), "other".into(), absent).await;
+    assert_eq!(refused, Err(WriteError::ConditionFailed { index: 0, current: Some(written.version) }));
+    let deleted = client.delete(key("a"), WriteOptions::default()).await.expect("deleted");
+    assert!(deleted.version > Some(written.version));
+    assert_eq!(client.delete(key("a"), WriteOptions::default()).await.expect("no error").version, None);
+    assert_eq!(client.get(&key("a"), ReadOptions::default()).await.expect("read").found, None);
+}
+
+#[tokio::test]
+async fn many_requests_share_lanes_and_each_is_applied_once() {
+    let cluster = Cluster::start(3).await;
+    let few = ClientConfig { lanes: 4, ..config(vec![cluster.address(1)]) };
+    let client = Client::connect(few).await.expect("a ring");
+    let writes = (0..200).map(|_| put(&client, "a"));
+    for result in futures::future::join_all(writes).await {
+        result.expect("written");
+    }
+    let group = cluster.group.lock();
+    assert_eq!(group.applied.len(), 200);
+    assert!(group.applied.iter().all(|(lane, _)| lane.lane < 4));
+}
+
+#[tokio::test]
+async fn follows_a_leader_that_moved() {
+    let (cluster, client) = start().await;
+    put(&client, "a").await.expect("written");
+    cluster.elect(3);
+    put(&client, "a").await.expect("written at the new leader");
+    client.get(&key("a"), ReadOptions::default()).await.expect("read at the new leader");
+    assert_eq!(cluster.group.lock().reads_by, [NodeId(3)]);
+    assert_eq!(cluster.group.lock().applied.len(), 2);
+}
+
+#[tokio::test]
+async fn waits_out_a_time_without_a_leader() {
+    let (cluster, client) = start().await;
+    cluster.depose();
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { put(&client, "a").await }
+    });
+    let failed = client.put(key("b"), "value".into(), short()).await;
+    assert_eq!(failed, Err(WriteError::NotApplied { reason: Reason::NoLeader }));
+    cluster.elect(2);
+    waiting.await.expect("no panic").expect("written once somebody leads");
+    assert_eq!(cluster.group.lock().applied.len(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_and_not_applied_twice() {
+    let (cluster, client) = start().await;
+    for trick in [Trick::ApplyThenHangUp, Trick::ApplyThenUnknown, Trick::HangUp] {
+        cluster.trick(trick);
+        let before = cluster.group.lock().applied.len();
+        put(&client, "a").await.expect("the repeat hears the recorded outcome");
+        let group = cluster.group.lock();
+        assert_eq!(group.applied.len(), before + 1);
+        let [.., first, second] = &group.arrived[..] else { panic!("two attempts") };
+        assert_eq!(first, second, "every attempt carries the same lane use");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_attempt_then_a_clean_refusal_is_unknown() {
+    let (cluster, client) = start().await;
+    cluster.trick(Trick::ApplyThenHangUp);
+    cluster.trick(Trick::Refuse(Refusal::DiskFull));
+    let result = put(&client, "a").await;
+    assert_eq!(result, Err(WriteError::Unknown { reason: Reason::DiskFull }));
+    assert_eq!(
+        client.metrics().values().iter().find(|(name, _)| *name == "unknown_outcomes"),
+        Some(&("unknown_outcomes", 1))
+    );
+}
+
+#[tokio::test]
+async fn a_clean_refusal_alone_is_not_applied() {
+    let (cluster, client) = start().await;
+    cluster.trick(Trick::Refuse(Refusal::DiskFull));
+    assert_eq!(put(&client, "a").await, Err(WriteError::NotApplied { reason: Reason::DiskFull }));
+    cluster.trick(Trick::Refuse(Refusal::TooLarge { limit: 9 }));
+    assert_eq!(put(&client, "a").await, Err(WriteError::NotApplied { reason: Reason::TooLarge { limit: 9 } }));
+    assert!(cluster.group.lock().applied.is_empty());
+}
+
+#[tokio::test]
+async fn a_forgotten_first_attempt_takes_a_new_stamp_and_sequence() {
+    let (cluster, client) = start().await;
+    let stamp = Version(5_000);
+    for outcome in [Outcome::Forgotten { stamp }, Outcome::StampAhead { stamp }] {
+        cluster.trick(Trick::Answer(outcome));
+        put(&client, "a").await.expect("written under the new stamp");
+        let group = cluster.group.lock();
+        let [.., first, second] = &group.arrived[..] else { panic!("two attempts") };
+        assert_eq!((second.stamp, second.lane), (stamp, first.lane));
+        assert_eq!(second.sequence, first.sequence + 1);
+    }
+    assert_eq!(cluster.group.lock().applied.len(), 2);
+}
+
+#[tokio::test]
+async fn a_forgotten_repeat_is_unknown() {
+    let (cluster, client) = start().await;
+    cluster.trick(Trick::ApplyThenHangUp);
+    cluster.trick(Trick::Answer(Outcome::Forgotten { stamp: Version(5_000) }));
+    assert_eq!(put(&client, "a").await, Err(WriteError::Unknown { reason: Reason::Forgotten }));
+    assert_eq!(cluster.group.lock().applied.len(), 1);
+}
+
+#[tokio::test]
+async fn an_overloaded_node_is_tried_a_few_times_and_then_left_in_peace() {
+    let (cluster, client) = start().await;
+    cluster.trick(Trick::Refuse(Refusal::Overloaded));
+    put(&client, "a").await.expect("the second attempt finds room");
+    for _ in 0..10 {
+        cluster.trick(Trick::Refuse(Refusal::Overloaded));
+    }
+    let result = put(&client, "a").await;
+    assert!(matches!(result, Err(WriteError::NotApplied { reason: Reason::Overloaded { .. } })), "{result:?}");
+    assert!(cluster.group.lock().tricks.len() >= 6, "most of the refusals were never asked for");
+}
+
+#[tokio::test]
+async fn requests_over_the_bound_are_shed() {
+    let cluster = Cluster::start(3).await;
+    let tight = ClientConfig { max_in_flight: 1, ..config(vec![cluster.address(1)]) };
+    let client = Client::connect(tight).await.expect("a ring");
+    cluster.freeze(1, true);
+    let held = client.put(key("a"), "value".into(), WriteOptions::default());
+    tokio::pin!(held);
+    assert!(futures::poll!(held.as_mut()).is_pending());
+    assert_eq!(client.in_flight(), 1);
+    let shed = put(&client, "b").await;
+    assert!(matches!(shed, Err(WriteError::NotApplied { reason: Reason::Overloaded { .. } })), "{shed:?}");
+    cluster.freeze(1, false);
+    held.await.expect("written");
+    assert_eq!((client.in_flight(), client.lanes_in_use()), (0, 0));
+}
+
+#[tokio::test]
+async fn leaves_a_dead_leader_for_the_next_one() {
+    let (cluster, client) = start().await;
+    put(&client, "a").await.expect("written");
+    cluster.kill(1).await;
+    cluster.elect(2);
+    put(&client, "a").await.expect("written at the next leader");
+    client.get(&key("a"), ReadOptions::default()).await.expect("read at the next leader");
+    assert_eq!(cluster.group.lock().applied.len(), 2);
+}
+
+#[tokio::test]
+async fn leaves_a_frozen_leader_soon_after_another_is_elected() {
+    let (cluster, client) = start().await;
+    put(&client, "a").await.expect("written");
+    cluster.freeze(1, true);
+    let stuck = tokio::spawn({
+        let client = client.clone();
+        async move { (put(&client, "a").await, Instant::now()) }
+    });
+    // The write sits at the frozen leader; only then does another take over.
+    while client.lanes_in_use() == 0 {
+        tokio::task::yield_now().await;
+    }
+    cluster.elect(3);
+    let elected = Instant::now();
+    let (result, moment) = stuck.await.expect("no panic");
+    result.expect("written at the new leader");
+    // Far above what it takes and far below the deadline: what is told is that nobody waits for the frozen node.
+    assert!(moment - elected < Duration::from_secs(10));
+    put(&client, "a").await.expect("later writes go straight there");
+    cluster.freeze(1, false);
+    put(&client, "a").await.expect("written");
+    assert_eq!(cluster.group.lock().applied.len(), 4, "what the frozen node held was refused or a repeat");
+}
+
+#[tokio::test]
+async fn a_write_left_at_a_frozen_leader_is_unknown() {
+    let (cluster, client) = start().await;
+    put(&client, "a").await.expect("written");
+    cluster.freeze(1, true);
+    let result = client.put(key("a"), "value".into(), short()).await;
+    assert_eq!(result, Err(WriteError::Unknown { reason: Reason::Deadline }));
+    let hasty = ReadOptions { timeout: Some(Duration::from_millis(50)), ..ReadOptions::default() };
+    let read = client.get(&key("a"), hasty).await;
+    assert_eq!(read.expect_err("nobody answers").reason, Reason::Deadline);
+}
+
+#[tokio::test]
+async fn any_member_serves_stale_reads_without_a_leader() {
+    let (cluster, client) = start().await;
+    put(&client, "a").await.expect("written");
+    cluster.kill(1).await;
+    cluster.depose();
+    for consistency in [Consistency::Any, Consistency::Bounded { max_staleness_ms: 1000 }] {
+        for _ in 0..10 {
+            let read = client.get(&key("a"), ReadOptions { consistency, timeout: None }).await.expect("read");
+            assert!(read.found.is_some());
+            assert_eq!(read.staleness, Duration::from_millis(7));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_changed_hands_reaches_nobody_else() {
+    let (cluster, client) = start().await;
+    put(&client, "a").await.expect("written");
+    // Node 9, which is no member, comes to live where the leader was; the leader comes back elsewhere.
+    let address = cluster.kill(1).await;
+    cluster.run_node(NodeId(9), &address).await;
+    let moved = cluster.run_node(NodeId(1), &format!("{}:0", cluster.host)).await;
+    cluster.readdress(1, &moved);
+    cluster.elect(1);
+    put(&client, "a").await.expect("written at the leader's new address");
+    let wrong = client.metrics().values().into_iter().find(|(name, _)| *name == "wrong_node");
+    assert!(wrong.is_some_and(|(_, count)| count <= 1), "the wrong node is noticed by its hello, once");
+    assert_eq!(cluster.group.lock().applied.len(), 2);
+    assert_eq!(client.address(NodeId(1)), Some(moved));
+}
+
+#[tokio::test]
+async fn a_client_that_starts_before_its_cluster_waits_for_it() {
+    let cluster = Cluster::start(3).await;
+    let address = cluster.kill(2).await;
+    let client = Client::start(config(vec![address.clone()])).expect("good settings");
+    assert!(!client.is_ready());
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { put(&client, "a").await }
+    });
+    let error = client.ready(Duration::from_millis(30)).await.expect_err("nobody is there");
+    assert!(matches!(error, StartError::NoRing { .. }), "{error}");
+    cluster.run_node(NodeId(2), &address).await;
+    waiting.await.expect("no panic").expect("written");
+    assert!(client.is_ready());
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_refused() {
+    for bad in [
+        ClientConfig::default(),
+        ClientConfig { lanes: 0, ..config(vec!["a:1".into()]) },
+        ClientConfig { max_in_flight: 0, ..config(vec!["a:1".into()]) },
+    ] {
+        assert!(matches!(Client::start(bad), Err(StartError::Settings(_))));
+    }
+}
+
+#[tokio::test]
+async fn orders_go_to_the_leader_and_are_not_repeated_once_sent() {
+    let (cluster, client) = start().await;
+    cluster.elect(3);
+    let said = client.transfer_leader(GROUP, Some(NodeId(2)), true, None).await.expect("carried out");
+    assert_eq!(said, "{\"done\":true}");
+    assert_eq!(cluster.group.lock().orders.len(), 1);
+}
+
+#[tokio::test]
+async fn a_survey_finds_everybody_and_names_who_is_silent() {
+    let (cluster, client) = start().await;
+    let survey = client.survey(PATIENT).await;
+    assert_eq!(survey.descriptions.keys().map(|node| node.0).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(survey.unreached.is_empty() && survey.silent_seeds.is_empty() && !survey.incomplete);
+    cluster.kill(3).await;
+    let survey = client.survey(PATIENT).await;
+    assert_eq!(survey.descriptions.len(), 2);
+    assert!(survey.unreached.contains_key(&NodeId(3)), "{survey:?}");
+    assert!(survey.hearsay.contains_key(&NodeId(3)));
+}
