@@ -15,8 +15,10 @@ use crate::request::{ClientBody, ClientRequest};
 use crate::socket;
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
+use socket2::SockRef;
 use std::future::Future;
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -411,6 +413,8 @@ impl Shared {
         let taken = state.taken;
         let waiters = state.waiters.drain();
         drop(state);
+        // The descriptor lives as long as somebody holds a `Connection`; the node is told now. It may know already.
+        drop(SockRef::from(self.writer.as_ref()).shutdown(Shutdown::Both));
         count(&self.options.metrics.closed, 1);
         for (number, sender) in waiters {
             let text = reason.to_owned();

@@ -124,6 +124,12 @@ impl Frame {
         &self.0
     }
 
+    /// Bytes of what is inside.
+    #[must_use]
+    pub fn payload_len(&self) -> usize {
+        self.0.len() - HEADER_BYTES
+    }
+
     /// What is inside.
     #[must_use]
     pub fn payload(&self) -> Bytes {
@@ -324,4 +330,137 @@ pub fn decode_batch<T: Decode>(mut frame: Bytes) -> Result<Vec<T>, FrameError> {
         items.push(T::decode(&mut frame)?);
     }
     Ok(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMIT: usize = 1 << 20;
+
+    fn received(bytes: &[u8], limit: usize) -> FrameBuffer {
+        let mut buffer = FrameBuffer::new(limit);
+        buffer.space().extend_from_slice(bytes);
+        buffer
+    }
+
+    #[test]
+    fn versions_agree_on_the_highest_in_common() {
+        let ours = Versions { lowest: 2, highest: 4 };
+        assert_eq!(ours.agree(Versions { lowest: 3, highest: 9 }), Ok(4));
+        assert_eq!(ours.agree(Versions { lowest: 1, highest: 2 }), Ok(2));
+        let newer = Versions { lowest: 5, highest: 6 };
+        assert_eq!(ours.agree(newer), Err(FrameError::Version { theirs: newer, ours }));
+        let older = Versions { lowest: 1, highest: 1 };
+        assert_eq!(ours.agree(older), Err(FrameError::Version { theirs: older, ours }));
+        let reversed = Versions { lowest: 4, highest: 3 };
+        assert!(ours.agree(reversed).is_err());
+    }
+
+    #[test]
+    fn a_preamble_is_refused_at_its_first_wrong_byte() {
+        assert_eq!(
+            received(b"GET / HTTP/1.1\r\n", LIMIT).preamble(),
+            Err(FrameError::NotScatter("GET / HTTP/1.1\\r\\n".into()))
+        );
+        assert_eq!(received(b"SCAT", LIMIT).preamble(), Ok(None));
+        assert!(received(b"SCAX", LIMIT).preamble().is_err());
+        let mut buffer = received(&Versions::OURS.preamble(), LIMIT);
+        assert_eq!(buffer.preamble(), Ok(Some(Versions::OURS)));
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn an_announced_length_allocates_nothing() {
+        let mut buffer = received(&(LIMIT as u32).to_le_bytes(), LIMIT);
+        assert_eq!(buffer.next_frame(), Ok(None));
+        assert!(buffer.space().capacity() < 64 << 10);
+        let mut buffer = received(&(LIMIT as u32 + 1).to_le_bytes(), LIMIT);
+        assert_eq!(buffer.next_frame(), Err(FrameError::TooLong { length: LIMIT + 1, limit: LIMIT }));
+    }
+
+    #[test]
+    fn a_buffer_never_grows_far_past_what_arrived() {
+        let mut buffer = received(&(LIMIT as u32).to_le_bytes(), LIMIT);
+        let mut arrived = HEADER_BYTES;
+        while arrived < HEADER_BYTES + LIMIT {
+            assert_eq!(buffer.next_frame(), Ok(None));
+            let step = 1000.min(HEADER_BYTES + LIMIT - arrived);
+            buffer.space().extend_from_slice(&vec![7; step]);
+            buffer.filled(step);
+            arrived += step;
+            assert!(buffer.bytes.capacity() <= 4 * arrived + (64 << 10), "{} for {arrived}", buffer.bytes.capacity());
+        }
+        assert_eq!(buffer.next_frame().map(|frame| frame.map(|frame| frame.len())), Ok(Some(LIMIT)));
+    }
+
+    #[test]
+    fn an_item_over_the_limit_leaves_the_batch_as_it_was() {
+        let mut batch = FrameBatch::new(100);
+        let large = Bytes::from(vec![1; 200]);
+        assert!(batch.push(&large).is_err());
+        assert!(batch.is_empty());
+        batch.push(&Bytes::from_static(b"small")).expect("fits");
+        assert!(batch.push(&large).is_err());
+        let mut buffer = received(&batch.take(), 100);
+        let frame = buffer.next_frame().expect("valid").expect("whole");
+        assert_eq!(decode_batch::<Bytes>(frame), Ok(vec![Bytes::from_static(b"small")]));
+        assert!(buffer.is_empty());
+    }
+
+    #[test]
+    fn a_batch_of_too_many_items_is_refused() {
+        let frame = Bytes::from(vec![0; MAX_BATCH_ITEMS + 1]);
+        assert!(matches!(decode_batch::<u8>(frame), Err(FrameError::Malformed(DecodeError::TooLong { .. }))));
+    }
+
+    #[test]
+    fn a_batch_of_many_items_goes_on_in_another_frame() {
+        let mut batch = FrameBatch::new(LIMIT);
+        for _ in 0..=MAX_BATCH_ITEMS {
+            batch.push(&7_u8).expect("fits");
+        }
+        let mut buffer = received(&batch.take(), LIMIT);
+        assert_eq!(buffer.next_frame().expect("valid").expect("whole").len(), MAX_BATCH_ITEMS);
+        assert_eq!(buffer.next_frame().expect("valid").expect("whole").len(), 1);
+        assert!(buffer.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn batches_read_back_however_they_are_cut(
+            sizes in prop::collection::vec(prop_oneof![0..300_usize, 100_000..400_000_usize], 0..30),
+            cut in 1..5000_usize,
+        ) {
+            let items: Vec<Bytes> =
+                sizes.iter().enumerate().map(|(index, size)| Bytes::from(vec![index as u8; *size])).collect();
+            let mut batch = FrameBatch::new(LIMIT);
+            for item in &items {
+                batch.push(item).expect("under the limit");
+            }
+            let mut buffer = FrameBuffer::new(LIMIT);
+            let mut read = Vec::new();
+            for piece in batch.take().chunks(cut) {
+                buffer.space().extend_from_slice(piece);
+                buffer.filled(piece.len());
+                while let Some(frame) = buffer.next_frame().expect("valid") {
+                    read.extend(decode_batch::<Bytes>(frame).expect("valid"));
+                }
+            }
+            prop_assert_eq!(read, items);
+            prop_assert!(buffer.is_empty());
+            prop_assert!(batch.is_empty());
+        }
+
+        #[test]
+        fn any_bytes_are_frames_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let mut buffer = received(&bytes, 256);
+            let mut taken = 0;
+            while let Ok(Some(frame)) = buffer.next_frame() {
+                taken += HEADER_BYTES + frame.len();
+            }
+            prop_assert!(taken <= bytes.len());
+        }
+    }
 }
