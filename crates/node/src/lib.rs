@@ -1,0 +1,3 @@
+//! One Scatter node: the shell around `scatter-core`.
+
+pub mod transport;
