@@ -495,6 +495,16 @@ impl Model {
                     let version = self.keys.get(&key(index).bytes()[..])?.version;
                     Some(Expiry::Key { key: key(index), version })
                 }));
+                // The same of an idempotency record, and one under the version of another.
+                for (index, record) in wrong.iter().flat_map(|_| self.records.iter()).enumerate() {
+                    let ((at, method, idempotency_key), (version, ..)) = record;
+                    due.push(Expiry::Idempotency {
+                        key: Key::new(at.clone()).unwrap(),
+                        method: *method,
+                        idempotency_key: idempotency_key.clone().into(),
+                        version: Version(version.0 - (index as u64 % 2)),
+                    });
+                }
                 (EntryKind::Expire, due.to_bytes())
             }
             What::Configuration(offset) => {

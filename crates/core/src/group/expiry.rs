@@ -18,6 +18,7 @@ use crate::codec::Decode;
 use crate::ring::Position;
 use crate::store::{Store, StoreError, Visit};
 use crate::time::LogTime;
+use crate::types::Version;
 use bytes::Bytes;
 
 impl<S: Store> Applying<'_, S> {
@@ -97,13 +98,12 @@ impl<S: Store> Machine<S> {
     /// tablet are left out. Starts at the known earliest deadline, so that what was removed before costs nothing.
     fn scan_deadlines(&self, space: Space, visit: &mut dyn FnMut(LogTime, Expiry) -> Visit) -> Result<(), StoreError> {
         let mut failed = false;
-        let from = layout::deadline_rest(self.next_expiry().unwrap_or_default(), crate::types::Version(0));
+        let from = (self.next_expiry().unwrap_or_default(), Version(0));
         for (range, tablet) in &self.tablets().0 {
-            let start = layout::in_space(*tablet, space, &from);
-            self.store().scan(&start, &layout::space_end(*tablet, space), &mut |key, value| match parse(
+            let start = layout::deadline_key(*tablet, space, from, &[]);
+            self.store().scan(&start, &layout::space_end(*tablet, space), &mut |key, _| match parse(
                 space,
                 &key[SPACE_PREFIX..],
-                value,
             ) {
                 Some((deadline, position, expiry)) if range.contains(&position) => visit(deadline, expiry),
                 Some(_) => Visit::Continue,
@@ -117,14 +117,14 @@ impl<S: Store> Machine<S> {
     }
 }
 
-/// Reads an entry of an index of deadlines.
-pub(super) fn parse(space: Space, rest: &[u8], value: &[u8]) -> Option<(LogTime, Position, Expiry)> {
-    let (deadline, version) = layout::parse_deadline_rest(rest)?;
+/// Reads an entry of an index of deadlines, from what follows the space in its key.
+pub(super) fn parse(space: Space, rest: &[u8]) -> Option<(LogTime, Position, Expiry)> {
+    let ((deadline, version), due) = layout::parse_deadline(rest)?;
     if space == Space::Deadlines {
-        let position = Position(Bytes::copy_from_slice(value));
+        let position = Position(Bytes::copy_from_slice(due));
         let key = position.key()?;
         return Some((deadline, position, Expiry::Key { key, version }));
     }
-    let (key, method, idempotency_key) = idempotency::parse_rest(value)?;
+    let (key, method, idempotency_key) = idempotency::parse_rest(due)?;
     Some((deadline, key.position(), Expiry::Idempotency { key, method, idempotency_key, version }))
 }

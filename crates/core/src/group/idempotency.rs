@@ -79,9 +79,9 @@ pub(super) fn parse_rest(rest: &[u8]) -> Option<(Key, u8, Bytes)> {
     Some((Position(position.into()).key()?, *method, Bytes::copy_from_slice(idempotency_key)))
 }
 
-/// An index entry for the record whose store key continues as `rest`.
-pub(super) fn index_key(tablet: TabletId, deadline: LogTime, version: Version) -> Vec<u8> {
-    layout::in_space(tablet, Space::IdempotencyDeadlines, &layout::deadline_rest(deadline, version))
+/// The index entry for a record whose store key continues after the space as `rest`.
+pub(super) fn index_key(tablet: TabletId, age: (LogTime, Version), rest: &[u8]) -> Vec<u8> {
+    layout::deadline_key(tablet, Space::IdempotencyDeadlines, age, rest)
 }
 
 impl<S: Store> Applying<'_, S> {
@@ -143,7 +143,7 @@ impl<S: Store> Applying<'_, S> {
         let deadline = self.state.log_time.after_micros(self.limits.idempotency_life_micros);
         let record = Record { version, deadline, digest: idempotency.digest, outcome: outcome.clone() };
         self.batch.put(&at, &versioned(FORMAT, &record));
-        self.batch.put(&index_key(tablet_in(&at), deadline, version), &at[SPACE_PREFIX..]);
+        self.batch.put(&index_key(tablet_in(&at), (deadline, version), &at[SPACE_PREFIX..]), &[]);
         *self.idempotency_records += 1;
         self.earliest = self.earliest.into_iter().chain([deadline]).min();
         self.scratch.idempotency.made.insert((deadline, version), at.clone());
@@ -152,7 +152,7 @@ impl<S: Store> Applying<'_, S> {
 
     fn forget(&mut self, at: Vec<u8>, deadline: LogTime, version: Version) {
         self.batch.delete(&at);
-        self.batch.delete(&index_key(tablet_in(&at), deadline, version));
+        self.batch.delete(&index_key(tablet_in(&at), (deadline, version), &at[SPACE_PREFIX..]));
         *self.idempotency_records -= 1;
         self.scratch.idempotency.made.remove(&(deadline, version));
         self.scratch.idempotency.removed.insert((deadline, version));
@@ -175,11 +175,11 @@ impl<S: Store> Applying<'_, S> {
     #[expect(clippy::type_complexity, reason = "an age and a key, used in one place")]
     fn oldest_stored(&self) -> Result<Option<((LogTime, Version), Vec<u8>)>, StoreError> {
         let mut oldest: Option<((LogTime, Version), Vec<u8>)> = None;
-        let (deadline, version) = *self.idempotency_front;
         for (range, tablet) in &self.tablets.0 {
             let end = layout::space_end(*tablet, Space::IdempotencyDeadlines);
-            self.store.scan(&index_key(*tablet, deadline, version), &end, &mut |key, rest| {
-                let Some(age) = layout::parse_deadline_rest(&key[SPACE_PREFIX..]) else { return Visit::Continue };
+            let start = index_key(*tablet, *self.idempotency_front, &[]);
+            self.store.scan(&start, &end, &mut |key, _| {
+                let Some((age, rest)) = layout::parse_deadline(&key[SPACE_PREFIX..]) else { return Visit::Continue };
                 let ours = layout::take_ordered(rest).is_some_and(|(position, _)| range.contains_bytes(&position));
                 if !ours || self.scratch.idempotency.removed.contains(&age) {
                     return Visit::Continue;

@@ -204,8 +204,9 @@ impl<S: Store> Applying<'_, S> {
             self.uncount(before);
         }
         if let Some(deadline) = deadline {
-            let at = layout::in_space(self.scratch.tablet, Space::Deadlines, &layout::deadline_rest(deadline, version));
-            self.batch.put(&at, &self.scratch.key[SPACE_PREFIX..]);
+            let position = &self.scratch.key[SPACE_PREFIX..];
+            let at = layout::deadline_key(self.scratch.tablet, Space::Deadlines, (deadline, version), position);
+            self.batch.put(&at, &[]);
             self.earliest = self.earliest.into_iter().chain([deadline]).min();
         }
         let bytes = entry_bytes(key, value.len());
@@ -226,8 +227,9 @@ impl<S: Store> Applying<'_, S> {
         self.state.keys -= 1;
         self.state.bytes -= before.bytes;
         if let Some(deadline) = before.deadline {
-            let rest = layout::deadline_rest(deadline, before.version);
-            self.batch.delete(&layout::in_space(self.scratch.tablet, Space::Deadlines, &rest));
+            let position = &self.scratch.key[SPACE_PREFIX..];
+            let at = (deadline, before.version);
+            self.batch.delete(&layout::deadline_key(self.scratch.tablet, Space::Deadlines, at, position));
         }
     }
 }

@@ -3,9 +3,9 @@
 //! ```text
 //! T tablet space ...            a tablet's data; the whole tablet is one span
 //!   1 position                     -> value record                       (kv.rs)
-//!   2 deadline version             -> position of the key that vanishes  (expiry.rs)
+//!   2 deadline version position    -> nothing: this key vanishes then     (expiry.rs)
 //!   3 position' method key         -> idempotency record                 (idempotency.rs)
-//!   4 deadline version             -> the rest of the record's key in space 3
+//!   4 deadline version position' method key -> nothing: this record vanishes then
 //! R group 0                     replica: name, tablets, group state as of its last structural change
 //! R group 1                     replica: what moves with every batch, the applied mark among it
 //! R group 2 slot part           replica: the log of its lanes          (lanes.rs)
@@ -188,19 +188,22 @@ pub(super) fn each_incoming(
     each_first(read, INCOMING, |number, value| visit(GroupId(number), value))
 }
 
-/// The rest of a key in a space of deadlines: no two entries of a group share a version.
-pub(super) fn deadline_rest(deadline: LogTime, version: Version) -> [u8; 16] {
-    let mut rest = [0; 16];
-    rest[..8].copy_from_slice(&deadline.0.to_be_bytes());
-    rest[8..].copy_from_slice(&version.0.to_be_bytes());
-    rest
+/// An entry in an index of deadlines. It names the version, so that no two of one group are equal, and what is due, so that
+/// those of two groups that share a tablet and count versions on from the same one are not equal either.
+pub(super) fn deadline_key(tablet: TabletId, space: Space, at: (LogTime, Version), due: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(SPACE_PREFIX + 16 + due.len());
+    begin(&mut key, tablet, space);
+    key.put_u64(at.0.0);
+    key.put_u64(at.1.0);
+    key.extend_from_slice(due);
+    key
 }
 
-/// What [`deadline_rest`] wrote.
-pub(super) fn parse_deadline_rest(rest: &[u8]) -> Option<(LogTime, Version)> {
-    let (deadline, version) = rest.split_at_checked(8)?;
-    let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
-    Some((LogTime(number(deadline)?), Version(number(version)?)))
+/// Deadline, version and what is due, from what follows the space in a key made by [`deadline_key`].
+pub(super) fn parse_deadline(rest: &[u8]) -> Option<((LogTime, Version), &[u8])> {
+    let (deadline, rest) = rest.split_first_chunk()?;
+    let (version, due) = rest.split_first_chunk()?;
+    Some(((LogTime(u64::from_be_bytes(*deadline)), Version(u64::from_be_bytes(*version))), due))
 }
 
 /// Appends a position so that more bytes may follow and positions still sort as they do alone: zero becomes `00 ff`, the

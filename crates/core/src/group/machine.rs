@@ -16,7 +16,7 @@ use crate::store::{Batch, Read, Store, StoreError, Visit};
 use crate::time::LogTime;
 use crate::types::{GroupId, ReplicaName, Slot, TabletId, Version};
 use bytes::{Bytes, BytesMut};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 /// Version byte of [`Frame`] and [`Mark`].
 const FORMAT: u8 = 1;
@@ -386,10 +386,10 @@ impl<S: Store> Machine<S> {
         for (range, tablet) in &self.tablets.0 {
             for space in [Space::Deadlines, Space::IdempotencyDeadlines] {
                 let (start, end) = (layout::in_space(*tablet, space, &[]), layout::space_end(*tablet, space));
-                self.store.scan(&start, &end, &mut |key, value| {
-                    match expiry::parse(space, &key[layout::SPACE_PREFIX..], value) {
+                self.store.scan(&start, &end, &mut |key, _| {
+                    match expiry::parse(space, &key[layout::SPACE_PREFIX..]) {
                         Some((_, position, _)) if !range.contains(&position) => {}
-                        Some((deadline, ..)) => audit.index(space, &key[layout::SPACE_PREFIX..], value, deadline),
+                        Some((deadline, ..)) => audit.index(space, &key[layout::SPACE_PREFIX..], deadline),
                         None => audit.bad = true,
                     }
                     Visit::Continue
@@ -435,25 +435,26 @@ impl Audit {
                     self.keys += 1;
                     self.bytes += kv::entry_bytes(&key, value.len() - at);
                     if let Some(deadline) = head.deadline {
-                        self.want(Space::Deadlines, deadline, head.version, rest);
+                        self.want(Space::Deadlines, (deadline, head.version), rest);
                     }
                 }
                 _ => self.bad = true,
             }
         } else if let Ok(record) = idempotency::Record::parse(Bytes::copy_from_slice(value)) {
             self.idempotency_records += 1;
-            self.want(Space::IdempotencyDeadlines, record.deadline, record.version, rest);
+            self.want(Space::IdempotencyDeadlines, (record.deadline, record.version), rest);
         } else {
             self.bad = true;
         }
     }
 
-    fn want(&mut self, space: Space, deadline: LogTime, version: Version, rest: &[u8]) {
-        self.wanted = self.wanted.wrapping_add(audit_hash(space, &layout::deadline_rest(deadline, version), rest));
+    fn want(&mut self, space: Space, age: (LogTime, Version), due: &[u8]) {
+        let key = layout::deadline_key(TabletId(0), space, age, due);
+        self.wanted = self.wanted.wrapping_add(audit_hash(space, &key[layout::SPACE_PREFIX..]));
     }
 
-    fn index(&mut self, space: Space, rest: &[u8], value: &[u8], deadline: LogTime) {
-        self.found = self.found.wrapping_add(audit_hash(space, rest, value));
+    fn index(&mut self, space: Space, rest: &[u8], deadline: LogTime) {
+        self.found = self.found.wrapping_add(audit_hash(space, rest));
         self.earliest = self.earliest.into_iter().chain([deadline]).min();
     }
 
@@ -474,12 +475,8 @@ impl Audit {
     }
 }
 
-fn audit_hash(space: Space, deadline: &[u8], rest: &[u8]) -> u64 {
-    let mut hash = Xxh3::new();
-    hash.update(&[space as u8]);
-    hash.update(deadline);
-    hash.update(rest);
-    hash.digest()
+fn audit_hash(space: Space, rest: &[u8]) -> u64 {
+    xxh3_64_with_seed(rest, space as u64)
 }
 
 /// Puts a replica's frame and mark.
@@ -518,4 +515,124 @@ pub(super) fn drop_tablets<S: Store>(
         batch.delete_range(&start, &end);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Command, Condition, Idempotency, Operation};
+    use crate::entry::{EntryClock, EntryKind};
+    use crate::group::{Expiry, Member, Role, SnapshotSink};
+    use crate::ring::{Key, KeyRange, Position};
+    use crate::store::map::MapStore;
+    use crate::types::{ClusterId, ConfigurationVersion, Incarnation, NodeId};
+
+    fn name(group: u64) -> ReplicaName {
+        ReplicaName { group: GroupId(group), node: NodeId(1), incarnation: Incarnation(1) }
+    }
+
+    fn range(start: u8, end: u8) -> KeyRange {
+        KeyRange { start: Position(Bytes::copy_from_slice(&[start])), end: Position(Bytes::copy_from_slice(&[end])) }
+    }
+
+    /// A replica of `group` over `range`, with its data in `tablets`.
+    fn replica(store: &MapStore, group: u64, range: KeyRange, tablets: Vec<(KeyRange, TabletId)>) -> Machine<MapStore> {
+        let member = Member { node: NodeId(1), incarnation: Incarnation(1), role: Role::Voter, address: String::new() };
+        let configuration = Configuration { version: ConfigurationVersion(1), members: vec![member] };
+        let genesis = GroupState::genesis(ClusterId(1), GroupId(group), configuration, LogTime(1000));
+        let state = GroupState { range, ..genesis };
+        let mark = Mark::new(&state, 0, 0);
+        let mut batch = <MapStore as Store>::Batch::default();
+        put_records(&mut batch, &Frame { name: name(group), tablets: TabletMap(tablets), state }, &mark);
+        store.write(batch).unwrap();
+        let limits = Limits { max_idempotency_records: 20, idempotency_life_micros: 5000, ..Limits::default() };
+        Machine::open(store.clone(), GroupId(group)).unwrap().unwrap().with_limits(limits)
+    }
+
+    fn key(index: u32) -> Key {
+        Key::new(format!("k{index}").into_bytes()).unwrap()
+    }
+
+    /// Puts keys with a time-to-live and an idempotency key each; tells how many of them the group owned.
+    fn fill(machine: &mut Machine<MapStore>, count: u32) -> u64 {
+        let mut owned = 0;
+        for index in 0..count {
+            let operation = Operation::Put {
+                key: key(index),
+                value: Bytes::from_static(b"value"),
+                ttl_ms: Some(1),
+                condition: Condition::Absent,
+            };
+            let idempotency = Idempotency { key: Bytes::from_static(b"x"), method: b'P', digest: 1 };
+            let body = vec![Command { lane: None, idempotency: Some(idempotency), operation }.to_bytes()].to_bytes();
+            let entry = Entry { kind: EntryKind::Commands, clock: EntryClock::default(), body };
+            let applied = machine.apply(&[(machine.state().applied.next(), entry)]).unwrap();
+            owned += u64::from(matches!(applied.outcomes[0].1[..], [Outcome::Written { .. }]));
+        }
+        owned
+    }
+
+    fn expire_all(machine: &mut Machine<MapStore>) -> Vec<Expiry> {
+        let mut all = Vec::new();
+        loop {
+            let due = machine.expired_at(LogTime(u64::MAX), 7).unwrap();
+            if due.is_empty() {
+                return all;
+            }
+            let clock = EntryClock { stamp: Version(0), advance_micros: 10_000 };
+            let entry = Entry { kind: EntryKind::Expire, clock, body: due.to_bytes() };
+            machine.apply(&[(machine.state().applied.next(), entry)]).unwrap();
+            all.extend(due);
+        }
+    }
+
+    #[test]
+    fn several_tablets_are_one_replica() {
+        let store = MapStore::new();
+        let tablets =
+            vec![(range(0x80, 0xf0), TabletId(4)), (range(0xf0, 0x20), TabletId(2)), (range(0x20, 0x80), TabletId(9))];
+        let mut machine = replica(&store, 1, range(0x80, 0x80), tablets);
+        assert_eq!(fill(&mut machine, 50), 50);
+        assert_eq!(machine.idempotency_records(), 20);
+        for index in 0..50 {
+            let found = kv::read(&store, machine.tablets(), &key(index)).unwrap();
+            assert_eq!(found.map(|found| found.value), Some(Bytes::from_static(b"value")));
+        }
+        // Sent by several tablets, received into one.
+        let mut sink = SnapshotSink::begin(MapStore::new(), name(1), TabletId(1)).unwrap();
+        let mut source = machine.snapshot();
+        while !sink.is_done() {
+            sink.add(&source.chunk(sink.cursor(), 64).unwrap().unwrap()).unwrap();
+        }
+        let mut copy = sink.finish().unwrap();
+        assert_eq!(copy.full_fingerprint().unwrap(), machine.full_fingerprint().unwrap());
+        assert_eq!(expire_all(&mut machine).len(), 70);
+        assert_eq!((machine.state().keys, machine.state().bytes, machine.idempotency_records()), (0, 0, 0));
+        assert_eq!(expire_all(&mut copy).len(), 70);
+        machine.destroy().unwrap();
+        assert!(store.is_empty());
+    }
+
+    #[test]
+    fn two_replicas_share_a_tablet_without_seeing_each_other() {
+        let store = MapStore::new();
+        let mut low = replica(&store, 1, range(0x00, 0x80), vec![(range(0x00, 0x80), TabletId(3))]);
+        let mut high = replica(&store, 2, range(0x80, 0x00), vec![(range(0x80, 0x00), TabletId(3))]);
+        let (in_low, in_high) = (fill(&mut low, 40), fill(&mut high, 40));
+        assert!(in_low > 0 && in_high > 0 && in_low + in_high == 40);
+        for index in 0..40 {
+            let found =
+                |machine: &Machine<MapStore>| kv::read(&store, machine.tablets(), &key(index)).unwrap().is_some();
+            assert_ne!(found(&low), found(&high));
+        }
+        low.full_fingerprint().unwrap();
+        let before = high.full_fingerprint().unwrap();
+        assert_eq!(expire_all(&mut low).len() as u64, in_low + in_low.min(20));
+        low.destroy().unwrap();
+        // The tablet stays while the other uses it.
+        assert_eq!(high.full_fingerprint().unwrap(), before);
+        assert_eq!(expire_all(&mut high).len() as u64, in_high + in_high.min(20));
+        high.destroy().unwrap();
+        assert!(store.is_empty());
+    }
 }

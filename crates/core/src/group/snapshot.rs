@@ -514,8 +514,8 @@ fn take_value(
     let (head, value_at) = kv::Head::parse(&record).ok_or(DecodeError::Invalid("a value record"))?;
     batch.put(&layout::in_space(progress.tablet, Space::Values, &position.0), &record);
     if let Some(deadline) = head.deadline {
-        let rest = layout::deadline_rest(deadline, head.version);
-        batch.put(&layout::in_space(progress.tablet, Space::Deadlines, &rest), &position.0);
+        let at = (deadline, head.version);
+        batch.put(&layout::deadline_key(progress.tablet, Space::Deadlines, at, &position.0), &[]);
     }
     progress.keys += 1;
     progress.bytes += kv::entry_bytes(&key, record.len() - value_at);
@@ -536,7 +536,7 @@ fn take_record(
     let record =
         idempotency::Record::parse(bytes.clone()).map_err(|_| DecodeError::Invalid("an idempotency record"))?;
     batch.put(&layout::in_space(progress.tablet, Space::Idempotency, &rest), &bytes);
-    batch.put(&idempotency::index_key(progress.tablet, record.deadline, record.version), &rest);
+    batch.put(&idempotency::index_key(progress.tablet, (record.deadline, record.version), &rest), &[]);
     progress.idempotency_records += 1;
     Ok(())
 }

@@ -1,0 +1,255 @@
+//! Snapshots that are abandoned, mixed up or damaged, deadlines, and several replicas over one store.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use scatter_core::codec::{Decode, Encode};
+use scatter_core::command::{Command, Condition, Idempotency, LaneUse, Operation, Outcome};
+use scatter_core::entry::{Entry, EntryClock, EntryKind};
+use scatter_core::group::{
+    Chunk, Configuration, Expiry, GroupState, Machine, Member, Role, SnapshotError, SnapshotSink, highest_tablet, read,
+};
+use scatter_core::ring::Key;
+use scatter_core::store::map::MapStore;
+use scatter_core::store::{Batch, Store, StoreError};
+use scatter_core::time::LogTime;
+use scatter_core::types::{
+    ClusterId, ConfigurationVersion, GroupId, Incarnation, NodeId, ReplicaName, SessionId, TabletId, Version,
+};
+
+const START: u64 = 1_000_000;
+
+fn name(group: u64) -> ReplicaName {
+    ReplicaName { group: GroupId(group), node: NodeId(1), incarnation: Incarnation(1) }
+}
+
+fn create(store: &MapStore, group: u64, tablet: u64) -> Machine<MapStore> {
+    let member =
+        Member { node: NodeId(1), incarnation: Incarnation(1), role: Role::Voter, address: "127.0.0.1:1".into() };
+    let configuration = Configuration { version: ConfigurationVersion(1), members: vec![member] };
+    let state = GroupState::genesis(ClusterId(1), GroupId(group), configuration, LogTime(START));
+    Machine::create(store.clone(), name(group), state, TabletId(tablet)).unwrap()
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text.as_bytes().to_vec()).unwrap()
+}
+
+fn put(text: &str, value: &[u8], ttl_ms: Option<u64>) -> Command {
+    let value = Bytes::copy_from_slice(value);
+    let operation = Operation::Put { key: key(text), value, ttl_ms, condition: Condition::Always };
+    Command { lane: None, idempotency: None, operation }
+}
+
+fn apply(machine: &mut Machine<MapStore>, kind: EntryKind, advance_micros: u64, body: Bytes) -> Vec<Outcome> {
+    let entry = Entry { kind, clock: EntryClock { stamp: Version(0), advance_micros }, body };
+    let applied = machine.apply(&[(machine.state().applied.next(), entry)]).unwrap();
+    applied.outcomes.into_iter().next().unwrap().1
+}
+
+fn run(machine: &mut Machine<MapStore>, commands: &[Command]) -> Vec<Outcome> {
+    let commands: Vec<Bytes> = commands.iter().map(Command::to_bytes).collect();
+    apply(machine, EntryKind::Commands, 0, commands.to_bytes())
+}
+
+/// Some keys, lanes and an idempotency record.
+fn fill(machine: &mut Machine<MapStore>) {
+    for index in 0..20u32 {
+        let mut command = put(&format!("k{index}"), &[7; 30], index.is_multiple_of(3).then_some(5));
+        let stamp = machine.state().stamp;
+        command.lane = Some(LaneUse { session: SessionId(index.into()), lane: index, sequence: 1, stamp });
+        if index == 5 {
+            command.idempotency = Some(Idempotency { key: Bytes::from_static(b"once"), method: b'P', digest: 3 });
+        }
+        assert!(matches!(run(machine, &[command])[..], [Outcome::Written { created: true, .. }]));
+    }
+}
+
+fn chunks(machine: &Machine<MapStore>, max_bytes: usize) -> Vec<Chunk> {
+    let mut source = machine.snapshot();
+    let mut chunks: Vec<Chunk> = Vec::new();
+    while chunks.last().is_none_or(|chunk| !chunk.done) {
+        let cursor = chunks.last().map(|chunk| chunk.after.clone());
+        chunks.push(source.chunk(cursor.as_ref(), max_bytes).unwrap().unwrap());
+    }
+    chunks
+}
+
+#[test]
+fn deadlines_are_named_in_order_and_the_next_is_known() {
+    let store = MapStore::new();
+    let mut machine = create(&store, 1, 1);
+    assert_eq!(machine.next_expiry(), None);
+    run(
+        &mut machine,
+        &[put("a", b"1", Some(9)), put("b", b"1", Some(3)), put("c", b"1", None), put("d", b"1", Some(5))],
+    );
+    assert_eq!(machine.next_expiry(), Some(LogTime(START + 3_000)));
+    assert_eq!(machine.expired(10).unwrap(), []);
+    apply(&mut machine, EntryKind::Noop, 5_000, Bytes::new());
+    let named = |expiries: &[Expiry]| -> Vec<Bytes> {
+        expiries
+            .iter()
+            .map(|expiry| match expiry {
+                Expiry::Key { key, .. } | Expiry::Idempotency { key, .. } => key.bytes().clone(),
+            })
+            .collect()
+    };
+    let due = machine.expired(10).unwrap();
+    assert_eq!(named(&due), ["b", "d"]);
+    assert_eq!(named(&machine.expired(1).unwrap()), ["b"]);
+    // A key is there until its expiry is applied.
+    assert!(read(&store, machine.tablets(), &key("b")).unwrap().is_some());
+    apply(&mut machine, EntryKind::Expire, 0, due.to_bytes());
+    assert!(read(&store, machine.tablets(), &key("b")).unwrap().is_none());
+    assert_eq!(machine.next_expiry(), Some(LogTime(START + 9_000)));
+    // The last deadline goes away by a write; that is noticed when it would have come.
+    run(&mut machine, &[put("a", b"2", None)]);
+    apply(&mut machine, EntryKind::Noop, 50_000, Bytes::new());
+    assert_eq!(machine.expired(10).unwrap(), []);
+    assert_eq!(machine.next_expiry(), None);
+}
+
+#[test]
+fn only_whole_snapshots_of_the_right_group_are_taken() {
+    let sender = MapStore::new();
+    let mut machine = create(&sender, 1, 1);
+    fill(&mut machine);
+    let old = chunks(&machine, 200);
+    run(&mut machine, &[put("more", b"", None)]);
+    let new = chunks(&machine, 200);
+    assert!(old.len() > 5);
+
+    let store = MapStore::new();
+    let mut sink = SnapshotSink::begin(store.clone(), name(1), TabletId(3)).unwrap();
+    assert_eq!(sink.add(&old[1]), Err(SnapshotError::Order));
+    assert!(!sink.add(&old[0]).unwrap());
+    assert_eq!(sink.id(), Some(old[0].id));
+    let before = store.written();
+    for wrong in [&new[0], &new[1]] {
+        assert_eq!(sink.add(wrong), Err(SnapshotError::Other));
+    }
+    for wrong in [&old[0], &old[2]] {
+        assert_eq!(sink.add(wrong), Err(SnapshotError::Order));
+    }
+    assert_eq!(store.written(), before, "what was refused changed the store");
+    assert!(matches!(sink.finish(), Err(SnapshotError::Incomplete)));
+    assert!(Machine::open(store.clone(), GroupId(1)).unwrap().is_none());
+    // Beginning again leaves nothing of the first attempt.
+    let mut sink = SnapshotSink::begin(store.clone(), name(1), TabletId(4)).unwrap();
+    for chunk in &new {
+        sink.add(chunk).unwrap();
+    }
+    let copy = sink.finish().unwrap();
+    assert_eq!(copy.full_fingerprint().unwrap(), machine.full_fingerprint().unwrap());
+    copy.destroy().unwrap();
+    assert!(store.is_empty());
+    // A snapshot for another group than the sink's.
+    let mut sink = SnapshotSink::begin(store.clone(), name(2), TabletId(4)).unwrap();
+    assert_eq!(sink.add(&new[0]), Err(SnapshotError::Other));
+    sink.abandon().unwrap();
+    assert!(store.is_empty());
+}
+
+#[test]
+fn a_snapshot_leaves_the_replicas_beside_it_alone() {
+    let store = MapStore::new();
+    let mut beside = create(&store, 2, 5);
+    fill(&mut beside);
+    let fingerprint = beside.full_fingerprint().unwrap();
+    let mut old = create(&store, 1, 6);
+    run(&mut old, &[put("old", b"1", Some(1))]);
+    let mut machine = create(&MapStore::new(), 1, 1);
+    fill(&mut machine);
+    assert_eq!(highest_tablet(&store).unwrap(), TabletId(6));
+    assert_eq!(Machine::list(&store).unwrap(), [name(1), name(2)]);
+
+    let mut sink = SnapshotSink::begin(store.clone(), name(1), TabletId(9)).unwrap();
+    assert_eq!(highest_tablet(&store).unwrap(), TabletId(9));
+    assert_eq!(SnapshotSink::list(&store).unwrap(), [name(1)]);
+    for chunk in chunks(&machine, 1 << 20) {
+        sink.add(&chunk).unwrap();
+    }
+    let copy = sink.finish().unwrap();
+    assert_eq!(copy.full_fingerprint().unwrap(), machine.full_fingerprint().unwrap());
+    assert_eq!(beside.full_fingerprint().unwrap(), fingerprint);
+    copy.destroy().unwrap();
+    assert_eq!(beside.full_fingerprint().unwrap(), fingerprint);
+    beside.destroy().unwrap();
+    assert!(store.is_empty());
+}
+
+#[test]
+fn a_pinned_view_outlives_the_replica() {
+    let store = MapStore::new();
+    let mut machine = create(&store, 1, 1);
+    fill(&mut machine);
+    let fingerprint = machine.full_fingerprint().unwrap();
+    let mut source = machine.snapshot();
+    run(&mut machine, &[put("k1", b"later", None)]);
+    machine.destroy().unwrap();
+    assert!(store.is_empty());
+    let mut sink = SnapshotSink::begin(store, name(1), TabletId(2)).unwrap();
+    while !sink.is_done() {
+        let chunk = source.chunk(sink.cursor(), 100).unwrap().unwrap();
+        sink.add(&chunk).unwrap();
+    }
+    assert_eq!(sink.finish().unwrap().full_fingerprint().unwrap(), fingerprint);
+}
+
+#[test]
+fn a_second_replica_of_a_group_and_damaged_records_are_errors() {
+    let store = MapStore::new();
+    let mut machine = create(&store, 1, 1);
+    let again = Machine::create(store.clone(), name(1), machine.state().clone(), TabletId(2));
+    assert!(matches!(again, Err(StoreError::Failed(_))));
+    fill(&mut machine);
+    let mut pairs = Vec::new();
+    scatter_core::store::Read::scan(&store, b"R", b"S", &mut |key, value| {
+        pairs.push((key.to_vec(), value.to_vec()));
+        scatter_core::store::Visit::Continue
+    })
+    .unwrap();
+    for (key, value) in pairs {
+        for damaged in [&value[..value.len() - 1], &[&[0xee], &value[1..]].concat()] {
+            let mut batch = scatter_core::store::map::MapBatch::default();
+            batch.put(&key, damaged);
+            store.write(batch).unwrap();
+            assert!(matches!(Machine::open(store.clone(), GroupId(1)), Err(StoreError::Damaged(_))));
+        }
+        let mut batch = scatter_core::store::map::MapBatch::default();
+        batch.put(&key, &value);
+        store.write(batch).unwrap();
+    }
+    assert!(Machine::open(store, GroupId(1)).unwrap().is_some());
+}
+
+proptest! {
+    #[test]
+    fn hostile_bytes_are_no_chunk_and_hostile_cursors_no_place(
+        bytes in proptest::collection::vec(any::<u8>(), 0..100),
+        cursor in proptest::collection::vec(0u8..5, 0..30),
+    ) {
+        prop_assert!(Chunk::from_all(Bytes::from(bytes.clone())).is_err());
+        // The same behind a header that promises much, with a checksum that fits.
+        let mut framed = vec![1];
+        framed.extend_from_slice(&u32::MAX.to_le_bytes());
+        framed.extend_from_slice(&bytes);
+        prop_assert!(Chunk::from_all(framed.into()).is_err());
+        let mut fitting = vec![1];
+        fitting.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        fitting.extend_from_slice(&bytes);
+        let checksum = crc32fast::hash(&fitting);
+        fitting.extend_from_slice(&checksum.to_le_bytes());
+        prop_assert!(Chunk::from_all(fitting.into()).is_err());
+
+        let store = MapStore::new();
+        let mut machine = create(&store, 1, 1);
+        run(&mut machine, &[put("a", b"1", None)]);
+        // Whatever comes back, nothing panics and nothing is sent twice or for ever.
+        if let Some(chunk) = machine.snapshot().chunk(Some(&Bytes::from(cursor)), 10).unwrap() {
+            prop_assert!(chunk.header.is_none());
+        }
+    }
+}
