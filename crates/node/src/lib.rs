@@ -1,3 +1,4 @@
 //! One Scatter node: the shell around `scatter-core`.
 
+pub mod storage;
 pub mod transport;

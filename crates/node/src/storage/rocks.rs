@@ -1,0 +1,335 @@
+//! The data store over RocksDB.
+//!
+//! RocksDB's own write-ahead log is off: the consensus log is synced before anything is applied, and what the store lost in
+//! a crash is applied again from there. With one column family a flush keeps a prefix of the batches, which is the
+//! contract of [`scatter_core::store`].
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rocksdb::properties as property;
+use rocksdb::statistics::{StatsLevel, Ticker};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, DataBlockIndexType, LogLevel, Options, ReadOptions,
+    SnapshotWithThreadMode, WriteBatch, WriteOptions,
+};
+use scatter_core::store::{Batch, Read, Store, StoreError, Visit};
+use std::path::Path;
+use std::sync::Arc;
+
+const LEVELS: usize = 7;
+
+/// Sizes and limits of the store. None of the memory is taken before it is used.
+#[derive(Clone, Debug)]
+pub struct RocksSettings {
+    /// The most bytes of decompressed blocks, indexes and filters kept in memory.
+    pub cache_bytes: usize,
+    /// Bytes of one memtable: what is written before it is flushed. Up to three exist while flushes lag behind.
+    pub memtable_bytes: usize,
+    /// The most table files kept open.
+    pub most_open_files: i32,
+    /// Threads for flushes and compactions together.
+    pub background_jobs: i32,
+}
+
+impl Default for RocksSettings {
+    fn default() -> Self {
+        Self { cache_bytes: 128 << 20, memtable_bytes: 32 << 20, most_open_files: 512, background_jobs: 2 }
+    }
+}
+
+/// The store: a handle, clones of which share the same data.
+#[derive(Clone)]
+pub struct RocksStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: DB,
+    /// Kept for the counters that hang on it.
+    options: Options,
+    cache: Cache,
+    write_options: WriteOptions,
+    read_options: ReadOptions,
+    /// One flush at a time: a second caller would only wait inside RocksDB.
+    flushing: Mutex<()>,
+}
+
+impl RocksStore {
+    /// Opens the store in `path`, creating it if there is none.
+    pub fn open(path: &Path, settings: &RocksSettings) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(path)
+            .map_err(|error| StoreError::Failed(format!("cannot create {}: {error}", path.display())))?;
+        refuse_headless(path)?;
+        let cache = Cache::new_hyper_clock_cache(settings.cache_bytes, 0);
+        let options = options(settings, &cache);
+        let db = DB::open(&options, path).map_err(|error| open_error(path, error))?;
+        let mut write_options = WriteOptions::default();
+        write_options.disable_wal(true);
+        let inner =
+            Inner { db, options, cache, write_options, read_options: ReadOptions::default(), flushing: Mutex::new(()) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Gives back the space of a range whose removal was written, by dropping the files that lie wholly inside it. Flushes
+    /// first, so that a crash cannot bring back the range with holes in it. Returns `false`, having dropped nothing, while
+    /// a view from before the flush still reads: try again later. **Nothing may ever be written in the range again**
+    /// after its removal: tablets, whose numbers are never reused.
+    pub fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<bool, StoreError> {
+        let removed_at = self.inner.db.latest_sequence_number();
+        self.flush()?;
+        let oldest_view = self.integer("rocksdb.oldest-snapshot-sequence");
+        if oldest_view != 0 && oldest_view < removed_at {
+            return Ok(false);
+        }
+        self.inner.db.delete_file_in_range(start, end).map_err(store_error)?;
+        Ok(true)
+    }
+
+    /// What RocksDB counts about itself.
+    #[must_use]
+    pub fn statistics(&self) -> RocksStatistics {
+        let ticker = |ticker| self.inner.options.get_ticker_count(ticker);
+        let level = |level| self.inner.db.property_int_value(property::num_files_at_level(level)).ok().flatten();
+        RocksStatistics {
+            files_per_level: std::array::from_fn(|number| level(number).unwrap_or(0)),
+            file_bytes: self.integer("rocksdb.total-sst-files-size"),
+            live_data_bytes: self.integer("rocksdb.estimate-live-data-size"),
+            keys: self.integer("rocksdb.estimate-num-keys"),
+            memtable_bytes: self.integer("rocksdb.size-all-mem-tables"),
+            table_reader_bytes: self.integer("rocksdb.estimate-table-readers-mem"),
+            cache_bytes: self.inner.cache.get_usage() as u64,
+            cache_pinned_bytes: self.inner.cache.get_pinned_usage() as u64,
+            cache_hits: ticker(Ticker::BlockCacheHit),
+            cache_misses: ticker(Ticker::BlockCacheMiss),
+            bloom_useful: ticker(Ticker::BloomFilterUseful),
+            memtable_hits: ticker(Ticker::MemtableHit),
+            memtable_misses: ticker(Ticker::MemtableMiss),
+            flushed_bytes: ticker(Ticker::FlushWriteBytes),
+            compaction_read_bytes: ticker(Ticker::CompactReadBytes),
+            compaction_written_bytes: ticker(Ticker::CompactWriteBytes),
+            pending_compaction_bytes: self.integer("rocksdb.estimate-pending-compaction-bytes"),
+            running_compactions: self.integer("rocksdb.num-running-compactions"),
+            running_flushes: self.integer("rocksdb.num-running-flushes"),
+            views: self.integer("rocksdb.num-snapshots"),
+            stall_micros: ticker(Ticker::StallMicros),
+            delayed_write_rate: self.integer("rocksdb.actual-delayed-write-rate"),
+            is_write_stopped: self.integer("rocksdb.is-write-stopped") != 0,
+            background_errors: self.integer("rocksdb.background-errors"),
+        }
+    }
+
+    fn integer(&self, name: &str) -> u64 {
+        self.inner.db.property_int_value(name).ok().flatten().unwrap_or(0)
+    }
+}
+
+/// RocksDB's own figures, for metrics. Counters rise from the opening of the store.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[expect(missing_docs, reason = "each name says it, unit included")]
+pub struct RocksStatistics {
+    pub files_per_level: [u64; LEVELS],
+    pub file_bytes: u64,
+    pub live_data_bytes: u64,
+    pub keys: u64,
+    pub memtable_bytes: u64,
+    pub table_reader_bytes: u64,
+    pub cache_bytes: u64,
+    pub cache_pinned_bytes: u64,
+    pub cache_hits: u64,
+    pub cache_misses: u64,
+    pub bloom_useful: u64,
+    pub memtable_hits: u64,
+    pub memtable_misses: u64,
+    pub flushed_bytes: u64,
+    pub compaction_read_bytes: u64,
+    pub compaction_written_bytes: u64,
+    pub pending_compaction_bytes: u64,
+    pub running_compactions: u64,
+    pub running_flushes: u64,
+    pub views: u64,
+    pub stall_micros: u64,
+    /// Bytes per second to which writes are slowed; zero if they are not.
+    pub delayed_write_rate: u64,
+    pub is_write_stopped: bool,
+    /// Failed flushes and compactions so far.
+    pub background_errors: u64,
+}
+
+impl Read for RocksStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let found = self.inner.db.get_pinned_opt(key, &self.inner.read_options).map_err(store_error)?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), StoreError> {
+        walk(self.inner.db.raw_iterator_opt(range(start, end)), visit)
+    }
+}
+
+impl Store for RocksStore {
+    type Batch = RocksBatch;
+    type View = RocksView;
+
+    fn write(&self, batch: RocksBatch) -> Result<(), StoreError> {
+        self.inner.db.write_opt(batch.0, &self.inner.write_options).map_err(store_error)
+    }
+
+    fn view(&self) -> RocksView {
+        RocksView::pin(self.inner.clone())
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        let _one = self.inner.flushing.lock();
+        self.inner.db.flush().map_err(store_error)
+    }
+}
+
+/// Changes under construction.
+#[derive(Default)]
+pub struct RocksBatch(WriteBatch);
+
+impl Batch for RocksBatch {
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.0.put(key, value);
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        self.0.delete(key);
+    }
+
+    fn delete_range(&mut self, start: &[u8], end: &[u8]) {
+        // RocksDB calls a range that ends before it starts corrupt; here it is an empty one.
+        if start < end {
+            self.0.delete_range(start, end);
+        }
+    }
+}
+
+/// A pinned view that owns its share of the store, and so may go to any thread and outlive every other handle.
+pub struct RocksView {
+    /// Borrows from the database that `_inner` keeps alive. Fields drop in order: this one first.
+    snapshot: SnapshotWithThreadMode<'static, DB>,
+    _inner: Arc<Inner>,
+}
+
+impl RocksView {
+    fn pin(inner: Arc<Inner>) -> Self {
+        // SAFETY: the reference points into the allocation of `inner`, which never moves and which this view's own `Arc`
+        // keeps alive. The lifetime is lengthened only here: `snapshot` is private, is dropped before `_inner`, and
+        // everything that `get` and `scan` borrow from it is bound to `&self` and gone when they return. `DB` is never
+        // borrowed mutably, for it is reached through `Arc` alone.
+        let db: &'static DB = unsafe { &*std::ptr::from_ref(&inner.db) };
+        Self { snapshot: db.snapshot(), _inner: inner }
+    }
+}
+
+impl Read for RocksView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let found = self.snapshot.get_pinned(key).map_err(store_error)?;
+        Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), StoreError> {
+        walk(self.snapshot.raw_iterator_opt(range(start, end)), visit)
+    }
+}
+
+fn range(start: &[u8], end: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    // An upper bound below the lower one would be an error; an empty range is none.
+    options.set_iterate_range(start.to_vec()..end.max(start).to_vec());
+    options
+}
+
+fn walk(mut pairs: DBRawIterator<'_>, visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), StoreError> {
+    pairs.seek_to_first();
+    while let Some((key, value)) = pairs.item() {
+        match visit(key, value) {
+            Visit::Continue => pairs.next(),
+            Visit::Stop => return Ok(()),
+        }
+    }
+    pairs.status().map_err(store_error)
+}
+
+/// The tuning: for two cores shared with everything else, one writer, point reads, small values, bounded memory.
+fn options(settings: &RocksSettings, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_block_size(8 << 10);
+    table.set_bloom_filter(10.0, false);
+    table.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
+    // In the cache, so that the setting bounds them too.
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_format_version(6);
+
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(settings.memtable_bytes);
+    options.set_max_write_buffer_number(3);
+    // One thread applies: the lock-free insert would cost it and help nobody.
+    options.set_allow_concurrent_memtable_write(false);
+    options.set_enable_write_thread_adaptive_yield(false);
+    options.set_max_background_jobs(settings.background_jobs);
+    options.set_max_open_files(settings.most_open_files);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_target_file_size_base(settings.memtable_bytes as u64);
+    options.set_max_bytes_for_level_base(settings.memtable_bytes as u64 * 4);
+    // What is young is read and rewritten soon; what is deep stays.
+    let levels: [DBCompressionType; LEVELS] =
+        std::array::from_fn(|level| if level == 0 { DBCompressionType::None } else { DBCompressionType::Lz4 });
+    options.set_compression_per_level(&levels);
+    // Table files are handed to the disk as they grow, so that no sync of the log queues behind a whole one.
+    options.set_bytes_per_sync(1 << 20);
+    options.set_skip_stats_update_on_db_open(true);
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(4 << 20);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.enable_statistics();
+    options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+    options
+}
+
+/// RocksDB takes a directory without `CURRENT` for an empty one and would begin anew beside the files of the old store.
+fn refuse_headless(path: &Path) -> Result<(), StoreError> {
+    let failed = |error: std::io::Error| StoreError::Failed(format!("cannot list {}: {error}", path.display()));
+    if path.join("CURRENT").exists() {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".sst") || name.starts_with("MANIFEST-") {
+            return Err(StoreError::Damaged(format!("{} holds {name} but no CURRENT", path.display())));
+        }
+    }
+    Ok(())
+}
+
+fn open_error(path: &Path, error: rocksdb::Error) -> StoreError {
+    let text = error.to_string();
+    // Files that the store's own records name and that are not there.
+    let is_missing = text.contains("No such file or directory");
+    match store_error(error) {
+        StoreError::Failed(text) if text.contains("lock") && text.contains("LOCK") => {
+            StoreError::Failed(format!("{} is in use by another process: {text}", path.display()))
+        }
+        StoreError::Failed(text) if is_missing => StoreError::Damaged(format!("{}: {text}", path.display())),
+        other => other,
+    }
+}
+
+fn store_error(error: rocksdb::Error) -> StoreError {
+    let text = error.to_string();
+    if text.contains("No space left on device") || text.contains("Disk quota exceeded") {
+        return StoreError::NoSpace;
+    }
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => StoreError::Damaged(text),
+        _ => StoreError::Failed(text),
+    }
+}

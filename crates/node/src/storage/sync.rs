@@ -1,0 +1,327 @@
+//! The log's thread: takes batches of writes, appends all that wait, syncs once, and says how far the disk has come.
+//!
+//! ```text
+//!   loop ── submit(id, writes) ──▶ bounded queue ──▶ append, append, …, sync ──▶ tell(Synced(id)) ── tidy
+//! ```
+//!
+//! Whoever submits never waits for the disk: a full queue is an answer. While one sync is under way the next batches
+//! gather, across all groups, and share the one after it.
+
+use super::log::{Log, LogError, Space};
+use parking_lot::{Condvar, Mutex};
+use scatter_core::durable::Write;
+use scatter_core::types::WriteId;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// What the log's thread tells.
+#[derive(Debug)]
+pub enum LogEvent {
+    /// Everything up to and including this batch is on disk.
+    Synced(WriteId),
+    /// The room for appending has changed. Below [`Space::Enough`] clients' writes are to be refused; batches already
+    /// submitted are kept until there is room.
+    Space(Space),
+    /// The log cannot go on: the process must end. The last event.
+    Failed(LogError),
+}
+
+/// Sees how long the disk takes.
+pub trait LogObserver: Send + 'static {
+    /// So many batches were appended in this time.
+    fn appended(&self, _batches: usize, _elapsed: Duration) {}
+    /// A sync took this time.
+    fn synced(&self, _elapsed: Duration) {}
+}
+
+impl LogObserver for () {}
+
+/// Limits of the log's thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LogThreadSettings {
+    /// The most batches that wait.
+    pub most_batches: usize,
+    /// The most bytes of entries that wait. One batch is taken whatever it measures.
+    pub most_bytes: usize,
+    /// The most bytes of entries in one sync, so that no batch waits for the whole queue's.
+    pub sync_bytes: usize,
+    /// After this long without a batch the log is told to settle.
+    pub settle_after: Duration,
+    /// How often a log without room is asked again.
+    pub retry_after: Duration,
+}
+
+impl Default for LogThreadSettings {
+    fn default() -> Self {
+        Self {
+            most_batches: 4096,
+            most_bytes: 64 << 20,
+            sync_bytes: 8 << 20,
+            settle_after: Duration::from_millis(100),
+            retry_after: Duration::from_millis(100),
+        }
+    }
+}
+
+/// Why a batch was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// Too much waits already. The batch comes back; submit it again, before any other, after the next event.
+    #[error("the log's queue is full")]
+    Full(Vec<Write>),
+    /// The thread has ended; an event has told why.
+    #[error("the log has stopped")]
+    Stopped,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    id: WriteId,
+    writes: Vec<Write>,
+    bytes: usize,
+    may_use_reserve: bool,
+}
+
+#[derive(Debug)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    stopping: bool,
+    stopped: bool,
+    space: Space,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    settings: LogThreadSettings,
+}
+
+/// Hands batches to the log's thread. Dropping it syncs what waits and ends the thread.
+#[derive(Debug)]
+pub struct LogHandle {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LogHandle {
+    /// Starts the thread. `tell` is called on it, and must not block: until it returns nothing is synced.
+    pub fn start<L: Log, O: LogObserver>(
+        log: L,
+        settings: LogThreadSettings,
+        observer: O,
+        tell: impl FnMut(LogEvent) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let queue = Queue { waiting: VecDeque::new(), bytes: 0, stopping: false, stopped: false, space: log.space() };
+        let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new(), settings });
+        let worker = Worker {
+            log,
+            observer,
+            tell,
+            shared: shared.clone(),
+            batches: VecDeque::new(),
+            reserved: 0,
+            blocked: false,
+            settled: true,
+        };
+        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Hands over a batch; ids rise. With `may_use_reserve` it goes through on a full disk, and so does every batch
+    /// before it: for structural entries, truncations and tombstones.
+    pub fn submit(&self, id: WriteId, writes: Vec<Write>, may_use_reserve: bool) -> Result<(), SubmitError> {
+        let bytes = weight(&writes);
+        let settings = &self.shared.settings;
+        let mut queue = self.shared.queue.lock();
+        if queue.stopped || queue.stopping {
+            return Err(SubmitError::Stopped);
+        }
+        let over = queue.waiting.len() >= settings.most_batches || queue.bytes + bytes > settings.most_bytes;
+        if over && !queue.waiting.is_empty() {
+            return Err(SubmitError::Full(writes));
+        }
+        queue.bytes += bytes;
+        queue.waiting.push_back(Waiting { id, writes, bytes, may_use_reserve });
+        drop(queue);
+        self.shared.changed.notify_one();
+        Ok(())
+    }
+
+    /// How much room the log has.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        self.shared.queue.lock().space
+    }
+
+    /// Syncs what waits and ends the thread.
+    pub fn stop(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        self.shared.queue.lock().stopping = true;
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic on that thread has printed itself; the queue says that it has stopped.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for LogHandle {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// Says that the thread has ended, however it ended.
+struct StoppedOnDrop(Arc<Shared>);
+
+impl Drop for StoppedOnDrop {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue.lock();
+        queue.stopped = true;
+        queue.waiting.clear();
+    }
+}
+
+/// What woke the thread.
+enum Woken {
+    Work,
+    Quiet,
+    Stop,
+}
+
+struct Worker<L, O, T> {
+    log: L,
+    observer: O,
+    tell: T,
+    shared: Arc<Shared>,
+    /// Taken from the queue, not yet appended.
+    batches: VecDeque<Waiting>,
+    /// How many of those may use the reserve.
+    reserved: usize,
+    /// The log had no room for the first of them.
+    blocked: bool,
+    settled: bool,
+}
+
+impl<L: Log, O: LogObserver, T: FnMut(LogEvent)> Worker<L, O, T> {
+    fn run(mut self) {
+        let _stopped = StoppedOnDrop(self.shared.clone());
+        if let Err(error) = self.serve() {
+            (self.tell)(LogEvent::Failed(error));
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), LogError> {
+        loop {
+            match self.wait() {
+                Woken::Stop => return self.log.settle(),
+                Woken::Quiet => {
+                    if !self.settled {
+                        self.log.settle()?;
+                        self.settled = true;
+                    }
+                }
+                Woken::Work => {
+                    self.settled = false;
+                    if let Some(id) = self.append()? {
+                        let started = Instant::now();
+                        self.log.sync()?;
+                        self.observer.synced(started.elapsed());
+                        (self.tell)(LogEvent::Synced(id));
+                    }
+                }
+            }
+            self.log.tidy()?;
+            self.publish_space();
+        }
+    }
+
+    /// Waits for batches and takes them, as many as one sync shall carry.
+    fn wait(&mut self) -> Woken {
+        let settings = self.shared.settings;
+        let mut queue = self.shared.queue.lock();
+        while queue.waiting.is_empty() && (self.blocked || self.batches.is_empty()) {
+            if queue.stopping {
+                return Woken::Stop;
+            }
+            let patience = if self.blocked || queue.space != Space::Enough {
+                settings.retry_after
+            } else if self.settled {
+                self.shared.changed.wait(&mut queue);
+                continue;
+            } else {
+                settings.settle_after
+            };
+            if self.shared.changed.wait_for(&mut queue, patience).timed_out() {
+                return if self.blocked { Woken::Work } else { Woken::Quiet };
+            }
+        }
+        let mut bytes: usize = self.batches.iter().map(|batch| batch.bytes).sum();
+        while bytes < settings.sync_bytes
+            && let Some(batch) = queue.waiting.pop_front()
+        {
+            bytes += batch.bytes;
+            queue.bytes -= batch.bytes;
+            self.reserved += usize::from(batch.may_use_reserve);
+            self.batches.push_back(batch);
+        }
+        Woken::Work
+    }
+
+    /// Appends what was taken, in order, as far as there is room. Returns the last batch appended.
+    fn append(&mut self) -> Result<Option<WriteId>, LogError> {
+        let started = Instant::now();
+        let (mut last, mut appended) = (None, 0);
+        self.blocked = false;
+        while let Some(batch) = self.batches.front() {
+            // Order is part of the promise, so what stands before a batch with a right to the reserve shares it.
+            let result = if self.reserved > 0 {
+                self.log.append_reserved(&batch.writes)
+            } else {
+                self.log.append(&batch.writes)
+            };
+            match result {
+                Ok(()) => {}
+                Err(LogError::NoSpace) => {
+                    self.blocked = true;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+            last = Some(batch.id);
+            appended += 1;
+            self.reserved -= usize::from(batch.may_use_reserve);
+            self.batches.pop_front();
+        }
+        self.observer.appended(appended, started.elapsed());
+        Ok(last)
+    }
+
+    fn publish_space(&mut self) {
+        let space = if self.blocked { Space::Full } else { self.log.space() };
+        let before = std::mem::replace(&mut self.shared.queue.lock().space, space);
+        if before != space {
+            (self.tell)(LogEvent::Space(space));
+        }
+    }
+}
+
+fn weight(writes: &[Write]) -> usize {
+    let of = |write: &Write| match write {
+        Write::Accept { entries, .. } => entries.iter().map(scatter_core::entry::Entry::weight).sum(),
+        Write::Node { .. }
+        | Write::Peer { .. }
+        | Write::Create { .. }
+        | Write::Hard { .. }
+        | Write::Truncate { .. }
+        | Write::Tombstone { .. } => 64,
+    };
+    writes.iter().map(of).sum()
+}
