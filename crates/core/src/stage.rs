@@ -33,6 +33,8 @@ pub struct Done {
     pub inputs: Vec<Input>,
     /// For those who wait.
     pub outcomes: Vec<(RequestId, Outcome)>,
+    /// For each entry applied its slot and the outcomes of its commands: for those who watch.
+    pub results: Vec<(Slot, Vec<Outcome>)>,
     /// Tablets of the group changed: whoever reads beside the loop needs the new map.
     pub moved: Option<GroupId>,
 }
@@ -149,6 +151,7 @@ impl<S: Store> Stage<S> {
         if let Some(word) = self.words.get(&apply.group) {
             word.set_applied(result.through);
         }
+        done.results = result.outcomes;
         done.inputs.push(Input::Applied { group: apply.group, report: report(machine) });
         Ok(done)
     }

@@ -1,5 +1,19 @@
 //! Scatter's simulator: the real core, under simulated network, disks and clocks, all from one seed.
 
+pub mod clock;
+pub mod disk;
+pub mod driver;
 pub mod history;
+pub mod host;
+pub mod invariants;
 pub mod linearizability;
+pub mod nemesis;
+pub mod network;
+pub mod plan;
 pub mod random;
+pub mod run;
+pub mod service;
+pub mod trace;
+pub mod transport;
+pub mod workload;
+pub mod world;

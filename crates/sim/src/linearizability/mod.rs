@@ -11,7 +11,7 @@
 mod model;
 mod search;
 
-use crate::history::{Change, End, KeyIndex, Operation, Request, Response, ValueId, VersionNumber};
+use crate::history::{Change, End, KeyIndex, Operation, Request, Response, Time, ValueId, VersionNumber};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many configurations of one component are tried before the search gives up.
@@ -103,6 +103,24 @@ pub fn check(history: &[Operation]) -> Result<(), Violation> {
         search::check(history, &component, &facts, SEARCH_LIMIT)?;
     }
     Ok(())
+}
+
+/// Checks reads that any replica answered from whatever it had: they may be old, but must be something that was written.
+///
+/// # Errors
+/// The first violation found.
+pub fn check_stale(history: &[Operation], stale: &[(KeyIndex, VersionNumber, ValueId)]) -> Result<(), Violation> {
+    let reads: Vec<Operation> = stale
+        .iter()
+        .map(|(key, version, value)| Operation {
+            client: 0,
+            invoked: 0,
+            request: Request::Read(*key),
+            end: End::Answered(Time::MAX, Response::Value { version: *version, value: *value }),
+        })
+        .collect();
+    let all: Vec<Operation> = history.iter().cloned().chain(reads).collect();
+    Facts::gather(&all).map(|_| ())
 }
 
 /// Which write made which version, as far as anybody saw.

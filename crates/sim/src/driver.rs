@@ -1,0 +1,598 @@
+//! The inside of a host: its process starts and dies, its loop runs, its disk syncs, its apply stage applies.
+//!
+//! It stands for the shell of a node and keeps to the same contract: inputs in bursts, one flush, then the effects; batches
+//! to the log in order; `Synced` once the disk holds them.
+
+use crate::history::Time;
+use crate::host::{Asked, Process, Work};
+use crate::invariants::{Checked, holds, require};
+use crate::plan::{MICROSECOND, MILLISECOND, SECOND};
+use crate::world::{Event, World};
+use scatter_core::durable::Write;
+use scatter_core::effects::{Apply, Effects, LogRead, MachineOrder, Reply};
+use scatter_core::input::Input;
+use scatter_core::message::PeerMessage;
+use scatter_core::node::{Boot, Node, RecoverError};
+use scatter_core::stage::Stage;
+use scatter_core::types::{GroupId, NodeId, RequestId, Slot};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+impl World {
+    /// A host's process starts from what its disk holds.
+    ///
+    /// # Errors
+    /// The disk does not hold what it must.
+    pub fn start(&mut self, host: usize) -> Checked {
+        if self.hosts[host].process.is_some() {
+            return Ok(());
+        }
+        let (fresh_id, nonce, seed) = (NodeId(self.random.next()), self.random.next(), self.random.next());
+        let reading = self.random.below(1 << 52);
+        let rate = self.draw_rate();
+        let now = self.now;
+        let wall = self.hosts[host].clock.wall_offset_micros();
+        // A boot clock means nothing after a reboot.
+        self.hosts[host].clock = crate::clock::Clock::new(now, reading, rate, wall);
+        let boot = Boot { fresh_id, nonce, seed, origin: self.origin(host) };
+        let store = self.hosts[host].disk.store.clone();
+        let patience = self.plan.config.snapshot_patience;
+        let stage = match Stage::open(store, self.limits.clone(), nonce >> 16, patience) {
+            Ok(stage) => stage,
+            Err(error) => return require(21, false, || format!("host {host}: {error}")),
+        };
+        let reports = stage.reports();
+        let flushed: BTreeMap<GroupId, Slot> = stage.marks().into_iter().collect();
+        for machine in flushed.keys().filter_map(|group| stage.machine(*group)) {
+            self.observer.machine(host, machine.state(), machine.fingerprint(), now)?;
+        }
+        let recovered = self.hosts[host].disk.log.recovered();
+        let clocks = self.hosts[host].clock.now(now);
+        let (node, effects) = match Node::recover(self.config(host), boot, recovered, reports, clocks) {
+            Ok(started) => started,
+            Err(RecoverError::GivenUp(_)) => {
+                self.wipe(host);
+                return self.start(host);
+            }
+            Err(error) => return require(21, false, || format!("host {host} does not start: {error}")),
+        };
+        let target = &mut self.hosts[host];
+        target.epoch += 1;
+        target.paused_until = 0;
+        let epoch = target.epoch;
+        let (id, boot) = (node.id(), node.record().boot);
+        target.process = Some(Process {
+            node,
+            stage,
+            served: BTreeMap::new(),
+            words: BTreeMap::new(),
+            attached: BTreeSet::new(),
+            inbox: VecDeque::new(),
+            loop_scheduled: false,
+            loop_stalled_until: 0,
+            work: VecDeque::new(),
+            work_scheduled: false,
+            work_stalled_until: 0,
+            timer: None,
+            requests: BTreeMap::new(),
+            next_request: 1,
+            readers: BTreeMap::new(),
+            next_reader: 1,
+            connections: BTreeMap::new(),
+            flushed,
+        });
+        self.directory.insert(id, host);
+        self.nemesis.started(id, boot, nonce);
+        self.note([2, host as u64, id.0], || format!("host {host} starts as node {id}, boot {boot}"));
+        let flush_at = now + self.random.below(self.plan.speed.flush_every);
+        self.at(flush_at, Event::FlushBegin(host, epoch));
+        let full = self.hosts[host].disk_full;
+        self.carry_out(host, effects)?;
+        if full { self.input(host, Input::DiskFull { full }) } else { Ok(()) }
+    }
+
+    /// A host's process dies. What the disk was syncing survives in part.
+    pub fn crash(&mut self, host: usize) {
+        let unflushed = self.hosts[host].disk.store.unflushed();
+        let kept_writes = self.random.index(unflushed + 1);
+        let kept_batches = self.random.index(self.hosts[host].disk.syncing.len() + 1);
+        let target = &mut self.hosts[host];
+        if target.process.take().is_none() {
+            return;
+        }
+        target.epoch += 1;
+        target.paused_until = 0;
+        target.disk_hangs_until = 0;
+        let survived = target.disk.crash(kept_batches, kept_writes);
+        for (_, writes) in &survived {
+            self.observer.synced(&self.hosts[host].disk.log, writes);
+        }
+        self.note([3, host as u64, survived.len() as u64], || {
+            format!("host {host} dies; {kept_batches} batches and {kept_writes} of {unflushed} store writes survive")
+        });
+    }
+
+    /// A host gets an empty disk: it is a new node when it starts again.
+    pub fn wipe(&mut self, host: usize) {
+        self.crash(host);
+        if let Some(node) = self.hosts[host].node_id() {
+            self.observer.condemn(node);
+            self.nemesis.replaced.push((host, node));
+        }
+        self.hosts[host].disk = crate::disk::Disk::default();
+        self.hosts[host].copy = None;
+        self.note([4, host as u64, 0], || format!("host {host} is wiped"));
+    }
+
+    /// Something happened to a process: its loop hears of it, at once or after a moment.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn input(&mut self, host: usize, input: Input) -> Checked {
+        let epoch = self.hosts[host].epoch;
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        process.inbox.push_back(input);
+        if process.loop_scheduled {
+            return Ok(());
+        }
+        let stalled = process.loop_stalled_until;
+        if stalled <= self.now && !self.hosts[host].busy && self.random.permille(700) {
+            return self.run_loop(host);
+        }
+        // The loop is busy elsewhere: a burst gathers.
+        if let Some(process) = &mut self.hosts[host].process {
+            process.loop_scheduled = true;
+        }
+        let at = (self.now + self.random.below(200 * MICROSECOND)).max(stalled);
+        self.at(at, Event::Loop(host, epoch));
+        Ok(())
+    }
+
+    /// The loop takes all that waits.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn run_loop(&mut self, host: usize) -> Checked {
+        let clocks = self.hosts[host].clock.now(self.now);
+        let keeps_text = self.trace.keeps_text();
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        if process.loop_stalled_until > self.now {
+            let (at, epoch) = (process.loop_stalled_until, self.hosts[host].epoch);
+            self.at(at, Event::Loop(host, epoch));
+            return Ok(());
+        }
+        process.loop_scheduled = false;
+        let mut effects = Effects::default();
+        let inputs: Vec<Input> = process.inbox.drain(..).collect();
+        let lines: Vec<String> =
+            if keeps_text { inputs.iter().map(|input| format!("{input:?}")).collect() } else { vec![] };
+        let (kinds, count) = inputs
+            .iter()
+            .fold((0_u64, 0), |(sum, count), input| (sum.wrapping_mul(31).wrapping_add(kind_of(input)), count + 1));
+        for input in inputs {
+            process.node.step(clocks, input, &mut effects);
+        }
+        process.node.flush(clocks, &mut effects);
+        self.note([5, (host as u64) << 32 | count, kinds], || {
+            format!("host {host} takes {}", lines.join("\n    and "))
+        });
+        self.carry_out(host, effects)
+    }
+
+    /// Effects of something that was no input go out.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn carry_out_after_flush(&mut self, host: usize, mut effects: Effects) -> Checked {
+        let clocks = self.hosts[host].clock.now(self.now);
+        if let Some(process) = &mut self.hosts[host].process {
+            process.node.flush(clocks, &mut effects);
+        }
+        self.carry_out(host, effects)
+    }
+
+    /// Does what the core asks for.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn carry_out(&mut self, host: usize, effects: Effects) -> Checked {
+        // What the effects bring about reaches the loop afterwards.
+        let busy = std::mem::replace(&mut self.hosts[host].busy, true);
+        let checked = self.carry_out_now(host, effects);
+        self.hosts[host].busy = busy;
+        checked
+    }
+
+    fn carry_out_now(&mut self, host: usize, effects: Effects) -> Checked {
+        let Effects { writes, write, messages, replies, applies, orders, log_reads, dials, give_up } = effects;
+        if let Some(id) = write {
+            self.check_truncations(host, &writes)?;
+            let digest = writes.len() as u64;
+            self.note([6, id.0, digest], || format!("host {host} writes {id}: {writes:?}"));
+            self.hosts[host].disk.waiting.push_back((id, writes));
+            self.begin_sync(host);
+        } else {
+            require(4, writes.is_empty(), || format!("host {host} has writes that nobody will sync"))?;
+        }
+        self.attach_words(host);
+        for outgoing in messages {
+            if let PeerMessage::Replica { envelope } = &outgoing.message {
+                self.observer.sends(&self.hosts[host].disk.log, envelope)?;
+            }
+            self.note([7, host as u64, outgoing.to.0], || format!("host {host} says {:?}", outgoing.message));
+            self.send_peer(host, outgoing);
+        }
+        for apply in applies {
+            for (slot, entry) in &apply.entries {
+                self.observer.revealed(host, apply.group, *slot, entry)?;
+            }
+            self.recheck_acknowledged(apply.group)?;
+            self.queue_work(host, Work::Apply(apply));
+        }
+        for order in orders {
+            self.queue_work(host, Work::Order(order));
+        }
+        for (request, reply) in replies {
+            self.note([8, host as u64, request.0], || format!("host {host} answers {request}: {reply:?}"));
+            self.reply(host, request, reply)?;
+        }
+        for read in log_reads {
+            let at = self.now + self.sync_time(host) / 2;
+            let epoch = self.hosts[host].epoch;
+            self.at(at, Event::LogRead(host, epoch, read));
+        }
+        for address in dials {
+            self.dial(host, address);
+        }
+        if give_up {
+            self.note([9, host as u64, 0], || format!("host {host} has given up its id"));
+            // The process ends once its record says so; the host comes back empty, as a new node.
+            let epoch = self.hosts[host].epoch;
+            self.at(self.now + SECOND, Event::GaveUp(host, epoch));
+        }
+        self.check_leases(host)?;
+        self.arm_timer(host);
+        Ok(())
+    }
+
+    /// I14: the log forgets only what the data store holds durably.
+    fn check_truncations(&self, host: usize, writes: &[Write]) -> Checked {
+        let Some(process) = &self.hosts[host].process else { return Ok(()) };
+        for write in writes {
+            if let Write::Truncate { group, through } = write {
+                let flushed = process.flushed.get(group).copied().unwrap_or_default();
+                require(14, *through <= flushed, || {
+                    format!("host {host} truncates group {group} through {through}; its store holds {flushed}")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// I6: at most one replica of a group may answer reads under a lease.
+    fn check_leases(&self, host: usize) -> Checked {
+        let Some(process) = &self.hosts[host].process else { return Ok(()) };
+        for group in self.workload.groups() {
+            let leased = |host: usize, process: &Process| {
+                let clock = self.hosts[host].clock.instant(self.now);
+                process.node.read_word(*group).is_some_and(|word| !word.glance().remaining(clock).is_zero())
+            };
+            if !leased(host, process) {
+                continue;
+            }
+            for (other, rival) in self.hosts.iter().enumerate() {
+                if let Some(rival) = rival.process.as_ref().filter(|_| other != host) {
+                    require(6, !leased(other, rival), || {
+                        format!("hosts {host} and {other} both hold a lease of group {group}")
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Schedules the next tick, unless an earlier or equal one is on its way.
+    fn arm_timer(&mut self, host: usize) {
+        let now = self.now;
+        let target = &mut self.hosts[host];
+        let Some(process) = &mut target.process else { return };
+        let Some(deadline) = process.node.deadline() else { return };
+        let at = target.clock.when(deadline, now);
+        if process.timer.is_none_or(|timer| at < timer) {
+            process.timer = Some(at);
+            let epoch = target.epoch;
+            self.at(at, Event::Timer(host, epoch));
+        }
+    }
+
+    /// A deadline may have come.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn timer(&mut self, host: usize) -> Checked {
+        let now = self.now;
+        let target = &mut self.hosts[host];
+        let clock = target.clock.instant(now);
+        let Some(process) = &mut target.process else { return Ok(()) };
+        if process.timer.is_none_or(|timer| timer > now) {
+            return Ok(());
+        }
+        process.timer = None;
+        let due = process.node.deadline().is_some_and(|deadline| deadline <= clock);
+        if due {
+            // A deadline that a tick does not move would come again at once, for ever: it comes a little later.
+            process.timer = Some(now + 100 * MICROSECOND);
+            let told = process.inbox.iter().any(|input| matches!(input, Input::Tick));
+            let epoch = target.epoch;
+            self.at(now + 100 * MICROSECOND, Event::Timer(host, epoch));
+            return if told { Ok(()) } else { self.input(host, Input::Tick) };
+        }
+        self.arm_timer(host);
+        Ok(())
+    }
+
+    fn sync_time(&mut self, host: usize) -> Time {
+        let speed = self.plan.speed;
+        (speed.sync_least + self.random.below(speed.sync_spread + 1)) * self.hosts[host].disk_slowness
+    }
+
+    fn begin_sync(&mut self, host: usize) {
+        if self.hosts[host].disk.begin_sync() > 0 {
+            let at = (self.now + self.sync_time(host)).max(self.hosts[host].disk_hangs_until);
+            let epoch = self.hosts[host].epoch;
+            self.at(at, Event::SyncEnd(host, epoch));
+        }
+    }
+
+    /// A sync ends: the loop hears what the disk holds, and what waited goes next.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn sync_end(&mut self, host: usize) -> Checked {
+        let (hangs, epoch) = (self.hosts[host].disk_hangs_until, self.hosts[host].epoch);
+        if hangs > self.now {
+            self.at(hangs, Event::SyncEnd(host, epoch));
+            return Ok(());
+        }
+        if std::mem::take(&mut self.hosts[host].sync_fails) {
+            // After a failed sync nobody knows what the disk holds: the process ends.
+            self.crash(host);
+            let at = self.now + self.random.below(2 * SECOND);
+            self.at(at, Event::Undo(crate::nemesis::Undo::Start(host)));
+            return Ok(());
+        }
+        let done = self.hosts[host].disk.end_sync();
+        for (_, writes) in &done {
+            self.observer.synced(&self.hosts[host].disk.log, writes);
+        }
+        self.begin_sync(host);
+        match done.last() {
+            Some((write, _)) => self.input(host, Input::Synced { write: *write }),
+            None => Ok(()),
+        }
+    }
+
+    /// Hands work to the apply stage.
+    pub fn queue_work(&mut self, host: usize, work: Work) {
+        let spread = self.plan.speed.apply_spread;
+        let wait = self.random.below(spread + 1);
+        let now = self.now;
+        let target = &mut self.hosts[host];
+        let Some(process) = &mut target.process else { return };
+        process.work.push_back(work);
+        if !process.work_scheduled {
+            process.work_scheduled = true;
+            let at = (now + wait).max(process.work_stalled_until);
+            let epoch = target.epoch;
+            self.at(at, Event::Work(host, epoch));
+        }
+    }
+
+    /// The apply stage takes the next piece of work.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn work(&mut self, host: usize) -> Checked {
+        let spread = self.plan.speed.apply_spread;
+        let wait = self.random.below(spread + 1);
+        let now = self.now;
+        let epoch = self.hosts[host].epoch;
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        if process.work_stalled_until > now {
+            let at = process.work_stalled_until;
+            self.at(at, Event::Work(host, epoch));
+            return Ok(());
+        }
+        let work = process.work.pop_front();
+        process.work_scheduled = !process.work.is_empty();
+        if process.work_scheduled {
+            self.at(now + wait, Event::Work(host, epoch));
+        }
+        let Some(work) = work else { return Ok(()) };
+        match work {
+            Work::Apply(apply) => self.apply(host, apply),
+            Work::Order(order) => self.order(host, order),
+            Work::Attach(group, word) => {
+                let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+                process.stage.attach(group, word.clone());
+                process.words.insert(group, word);
+                process.publish();
+                Ok(())
+            }
+            Work::Read(reader) => self.read_at_stage(host, reader),
+        }
+    }
+
+    fn apply(&mut self, host: usize, apply: Apply) -> Checked {
+        let group = apply.group;
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        let before = process.stage.state(group).map(|state| (state.applied, state.configuration.version));
+        let done = match process.stage.apply(&apply) {
+            Ok(done) => done,
+            Err(error) => return require(21, false, || format!("host {host} cannot apply: {error}")),
+        };
+        let Some(machine) = process.stage.machine(group) else { return Ok(()) };
+        let (state, fingerprint) = (machine.state().clone(), machine.fingerprint());
+        if before.is_some_and(|(_, version)| version != state.configuration.version) {
+            process.publish();
+        }
+        self.observer.fingerprint(host, group, state.applied, fingerprint)?;
+        self.observer.state(host, &state, self.now)?;
+        self.note([10, host as u64, fingerprint], || format!("host {host} applied {group} through {}", state.applied));
+        let mut outcomes = done.outcomes.into_iter();
+        for (slot, results) in &done.results {
+            if let Some((_, entry)) = apply.entries.iter().find(|(at, _)| at == slot) {
+                self.observer.applied(group, *slot, entry, results)?;
+            }
+        }
+        for (slot, requests) in &apply.waiting {
+            for (request, outcome) in outcomes.by_ref().take(requests.len()) {
+                self.written(host, group, *slot, request, outcome)?;
+            }
+        }
+        done.inputs.into_iter().try_for_each(|input| self.input(host, input))
+    }
+
+    fn order(&mut self, host: usize, order: MachineOrder) -> Checked {
+        let group = order.group();
+        let clock = self.hosts[host].clock.instant(self.now);
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        let done = match process.stage.order(&order, clock) {
+            Ok(done) => done,
+            Err(error) => return require(21, false, || format!("host {host} cannot carry out an order: {error}")),
+        };
+        if done.moved.is_some() {
+            process.publish();
+            match process.stage.machine(group) {
+                Some(machine) => {
+                    let (state, fingerprint) = (machine.state().clone(), machine.fingerprint());
+                    process.flushed.insert(group, state.applied);
+                    self.observer.machine(host, &state, fingerprint, self.now)?;
+                    self.note([11, host as u64, fingerprint], || {
+                        format!("host {host} installed {group} at {}", state.applied)
+                    });
+                }
+                None => {
+                    process.flushed.remove(&group);
+                }
+            }
+        }
+        done.inputs.into_iter().try_for_each(|input| self.input(host, input))
+    }
+
+    /// New replicas' read words go to the apply stage before anything is applied.
+    fn attach_words(&mut self, host: usize) {
+        let Some(process) = &mut self.hosts[host].process else { return };
+        let born = process.node.record().binding.as_ref().map(|binding| binding.group);
+        let possible = self.workload.groups().iter().copied().chain(born);
+        let groups: BTreeSet<GroupId> = possible.filter(|group| process.node.read_word(*group).is_some()).collect();
+        let new: Vec<Work> = groups
+            .difference(&process.attached)
+            .filter_map(|group| Some(Work::Attach(*group, process.node.read_word(*group)?)))
+            .collect();
+        process.attached = groups;
+        new.into_iter().for_each(|work| self.queue_work(host, work));
+    }
+
+    /// A process has read old entries from its log.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn log_read(&mut self, host: usize, read: LogRead) -> Checked {
+        let LogRead { group, to, first, last, bytes } = read;
+        let entries = self.hosts[host].disk.log.read(group, first, last, bytes);
+        self.input(host, Input::LogRead { group, to, first, entries })
+    }
+
+    /// A flush of the data store begins.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub fn flush_begin(&mut self, host: usize) -> Checked {
+        let epoch = self.hosts[host].epoch;
+        let mark = self.hosts[host].disk.store.written();
+        let Some(process) = &self.hosts[host].process else { return Ok(()) };
+        let slots = process.stage.marks();
+        let took = self.random.spread(MILLISECOND, 300 * MILLISECOND);
+        self.at(self.now + took, Event::FlushEnd(host, epoch, mark, slots));
+        Ok(())
+    }
+
+    /// A flush of the data store ends.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn flush_end(&mut self, host: usize, mark: u64, slots: Vec<(GroupId, Slot)>) -> Checked {
+        let epoch = self.hosts[host].epoch;
+        if let Err(error) = self.hosts[host].disk.store.flush_through(mark) {
+            return require(21, false, || format!("host {host} cannot flush: {error}"));
+        }
+        let next = self.now + self.plan.speed.flush_every / 2 + self.random.below(self.plan.speed.flush_every);
+        self.at(next, Event::FlushBegin(host, epoch));
+        for (group, slot) in slots {
+            let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+            if process.stage.machine(group).is_some() {
+                let flushed = process.flushed.entry(group).or_default();
+                *flushed = (*flushed).max(slot);
+                self.input(host, Input::Flushed { group, slot })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// I9, for the newest acknowledged slot of a group.
+    fn recheck_acknowledged(&mut self, group: GroupId) -> Checked {
+        self.acknowledged(group, Slot(0))
+    }
+
+    /// I9: a write at `slot` was acknowledged.
+    ///
+    /// # Errors
+    /// It does not lie on a majority of the members.
+    pub fn acknowledged(&mut self, group: GroupId, slot: Slot) -> Checked {
+        let hosts = &self.hosts;
+        let on_disk = |name: scatter_core::types::ReplicaName, slot: Slot| {
+            hosts.iter().any(|host| {
+                host.disk.log.node.as_ref().is_some_and(|record| record.node == name.node)
+                    && holds(&host.disk.log, name, slot)
+            })
+        };
+        self.observer.acknowledged(group, slot, &on_disk)
+    }
+
+    /// A request of the loop was answered without the machine.
+    fn reply(&mut self, host: usize, request: RequestId, reply: Reply) -> Checked {
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        let Some(asked) = process.requests.remove(&request) else { return Ok(()) };
+        match asked {
+            Asked::Write { worker, attempt } => self.write_refused(host, worker, attempt, reply),
+            Asked::Read { reader } => self.read_answered(host, reader, reply),
+            Asked::Order => {
+                self.note([12, host as u64, 0], || format!("host {host}: order {reply:?}"));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A number for each kind of input, for the trace.
+fn kind_of(input: &Input) -> u64 {
+    match input {
+        Input::Tick => 1,
+        Input::Message { .. } => 2,
+        Input::Synced { .. } => 3,
+        Input::DiskFull { .. } => 4,
+        Input::Propose { .. } => 5,
+        Input::Read { .. } => 6,
+        Input::Applied { .. } => 7,
+        Input::Installed { .. } => 8,
+        Input::Flushed { .. } => 9,
+        Input::Expired { .. } => 10,
+        Input::SnapshotRead { .. } => 11,
+        Input::SnapshotStored { .. } => 12,
+        Input::LogRead { .. } => 13,
+        Input::ChangeMembers { .. } => 14,
+        Input::HandOver { .. } => 15,
+        Input::Answered { .. } => 16,
+        Input::RolledBack { .. } => 17,
+    }
+}

@@ -1,0 +1,378 @@
+//! What must always hold, checked after every step. `docs/invariants.md` tells each in words; the numbers are the same.
+
+use crate::disk::Log;
+use crate::history::Time;
+use crate::plan::SECOND;
+use scatter_core::codec::{Decode, Encode};
+use scatter_core::command::{Command, Outcome};
+use scatter_core::durable::Write;
+use scatter_core::entry::{Entry, EntryKind};
+use scatter_core::group::{Configuration, GroupState, Role};
+use scatter_core::message::{Envelope, Message};
+use scatter_core::time::LogTime;
+use scatter_core::types::{Ballot, GroupId, NodeId, ReplicaName, SessionId, Slot, Version};
+use std::collections::{BTreeMap, BTreeSet};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// An invariant that does not hold.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("invariant I{number}: {text}")]
+pub struct Broken {
+    /// Which, as `docs/invariants.md` counts them.
+    pub number: u32,
+    /// What was seen.
+    pub text: String,
+}
+
+/// What was seen, or nothing.
+pub type Checked = Result<(), Broken>;
+
+/// Fails invariant `number` with a text unless `holds`.
+///
+/// # Errors
+/// If it does not hold.
+pub fn require(number: u32, holds: bool, text: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(Broken { number, text: text() }) }
+}
+
+/// What is known of one slot of one group.
+#[derive(Clone, Debug, Default)]
+struct SlotRecord {
+    /// The digest of the decided entry, once anybody revealed it; never 0 then.
+    decided: u64,
+    /// Its kind tells whether two majorities are needed.
+    fingerprint: u64,
+    /// Who accepted what in which ballot, on disk. Dropped once the slot is revealed.
+    accepted: Vec<(ReplicaName, Ballot, u64)>,
+}
+
+/// What is known of one group.
+#[derive(Debug, Default)]
+struct GroupRecord {
+    slots: Vec<SlotRecord>,
+    /// Each configuration with the slot that decided it, rising.
+    configurations: Vec<(Slot, Configuration)>,
+    /// The last slot whose outcomes were looked at.
+    judged: Slot,
+    /// The highest version given so far.
+    stamp: Version,
+    /// What became of each lane's operations.
+    lanes: BTreeMap<(SessionId, u32, u64), Outcome>,
+    /// When the group's clock was first seen, and what it showed.
+    clock: Option<(Time, LogTime)>,
+    /// The last slot whose write was acknowledged.
+    acknowledged: Slot,
+    /// Names that live no more.
+    tombstoned: BTreeSet<ReplicaName>,
+}
+
+impl GroupRecord {
+    fn slot(&mut self, slot: Slot) -> &mut SlotRecord {
+        let index = slot.0 as usize;
+        if self.slots.len() <= index {
+            self.slots.resize(index + 1, SlotRecord::default());
+        }
+        &mut self.slots[index]
+    }
+
+    /// The configuration that decides `slot`.
+    fn configuration_for(&self, slot: Slot) -> Option<&Configuration> {
+        self.configurations.iter().rev().find(|(at, _)| *at < slot).map(|(_, configuration)| configuration)
+    }
+}
+
+/// Watches all hosts at once, as nobody inside the system can.
+#[derive(Debug, Default)]
+pub struct Observer {
+    groups: BTreeMap<GroupId, GroupRecord>,
+    /// Nodes whose disk was wiped, rolled back or cloned: what they held is not counted on, and not missed.
+    condemned: BTreeSet<NodeId>,
+}
+
+fn digest(entry: &Entry) -> u64 {
+    xxh3_64(&entry.to_bytes()) | 1
+}
+
+impl Observer {
+    fn group(&mut self, group: GroupId) -> &mut GroupRecord {
+        self.groups.entry(group).or_default()
+    }
+
+    /// A node's disk was tampered with.
+    pub fn condemn(&mut self, node: NodeId) {
+        self.condemned.insert(node);
+    }
+
+    /// The configurations a group has had, each with its slot.
+    #[must_use]
+    pub fn configurations(&self, group: GroupId) -> &[(Slot, Configuration)] {
+        self.groups.get(&group).map_or(&[], |record| &record.configurations)
+    }
+
+    /// The newest configuration known decided.
+    #[must_use]
+    pub fn configuration(&self, group: GroupId) -> Option<&Configuration> {
+        self.configurations(group).last().map(|(_, configuration)| configuration)
+    }
+
+    /// A machine came to be, by birth or by snapshot, or was read back after a restart.
+    ///
+    /// # Errors
+    /// I7: its fingerprint differs from another replica's at the same slot.
+    pub fn machine(&mut self, host: usize, state: &GroupState, fingerprint: u64, now: Time) -> Checked {
+        let group = state.group;
+        let record = self.group(group);
+        if record.configurations.is_empty() {
+            record.configurations.push((state.applied, state.configuration.clone()));
+            record.judged = state.applied;
+            record.stamp = state.stamp;
+        }
+        self.fingerprint(host, group, state.applied, fingerprint)?;
+        self.state(host, state, now)
+    }
+
+    /// I7: replicas hold the same at the same slot.
+    ///
+    /// # Errors
+    /// They do not.
+    pub fn fingerprint(&mut self, host: usize, group: GroupId, slot: Slot, fingerprint: u64) -> Checked {
+        let known = &mut self.group(group).slot(slot).fingerprint;
+        if *known == 0 {
+            *known = fingerprint;
+        }
+        require(7, *known == fingerprint, || {
+            format!("host {host} holds something else than others at slot {slot} of group {group}")
+        })
+    }
+
+    /// I15, I16: what a group state says of itself.
+    ///
+    /// # Errors
+    /// One of them does not hold.
+    pub fn state(&mut self, host: usize, state: &GroupState, now: Time) -> Checked {
+        require(16, state.range.is_whole(), || format!("host {host}: group {} owns {:?}", state.group, state.range))?;
+        let record = self.group(state.group);
+        let (since, shown) = *record.clock.get_or_insert((now, state.log_time));
+        let elapsed_micros = (now - since) / 1_000;
+        let most = shown.0 + elapsed_micros * 3 / 2 + 2 * (SECOND / 1_000);
+        require(15, state.log_time.0 <= most, || {
+            format!("the clock of group {} ran {} us in {elapsed_micros} us", state.group, state.log_time.0 - shown.0)
+        })
+    }
+
+    /// The disk of `node` holds these records.
+    pub fn synced(&mut self, log: &Log, writes: &[Write]) {
+        for write in writes {
+            match write {
+                Write::Accept { group, ballot, first, entries } => {
+                    let Some(name) = log.replicas.get(group).map(|replica| replica.replica) else { continue };
+                    let record = self.group(*group);
+                    for (slot, entry) in (first.0..).zip(entries) {
+                        let slot = record.slot(Slot(slot));
+                        if slot.decided == 0 {
+                            slot.accepted.push((name, *ballot, digest(entry)));
+                        }
+                    }
+                }
+                Write::Tombstone { replica, .. } => {
+                    self.group(replica.group).tombstoned.insert(*replica);
+                }
+                Write::Node { .. }
+                | Write::Peer { .. }
+                | Write::Create { .. }
+                | Write::Hard { .. }
+                | Write::Truncate { .. } => {}
+            }
+        }
+    }
+
+    /// A host takes `slot` for decided with this entry.
+    ///
+    /// # Errors
+    /// I1: another entry was decided there. I2: no majority has accepted it in one ballot. I11: configurations do not
+    /// follow each other.
+    pub fn revealed(&mut self, host: usize, group: GroupId, slot: Slot, entry: &Entry) -> Checked {
+        let record = self.group(group);
+        let found = digest(entry);
+        let known = record.slot(slot).decided;
+        if known != 0 {
+            return require(1, known == found, || {
+                format!("host {host} decided {entry:?} at slot {slot} of group {group}, another host something else")
+            });
+        }
+        let accepted = std::mem::take(&mut record.slot(slot).accepted);
+        record.slot(slot).decided = found;
+        let next = if entry.kind == EntryKind::Configuration {
+            Configuration::from_all(entry.body.clone()).ok()
+        } else {
+            None
+        };
+        let sets: Vec<&Configuration> = record.configuration_for(slot).into_iter().chain(&next).collect();
+        let ballots: BTreeSet<Ballot> = accepted.iter().map(|(_, ballot, _)| *ballot).collect();
+        let chosen = ballots.iter().any(|ballot| {
+            sets.iter().all(|set| {
+                let votes = set.voters().filter(|member| {
+                    accepted.iter().any(|(name, in_ballot, what)| {
+                        in_ballot == ballot
+                            && *what == found
+                            && name.node == member.node
+                            && name.incarnation == member.incarnation
+                    })
+                });
+                votes.count() >= set.majority()
+            })
+        });
+        require(2, chosen, || {
+            format!("host {host} takes slot {slot} of group {group} for decided; on disk: {accepted:?}, sets: {sets:?}")
+        })?;
+        if let Some(next) = next {
+            let last = record.configurations.last().map(|(_, last)| last.version).unwrap_or_default();
+            require(11, next.version == last.next(), || format!("configuration {} follows {last}", next.version))?;
+            record.configurations.push((slot, next));
+        }
+        Ok(())
+    }
+
+    /// A host applied `entry` with these outcomes.
+    ///
+    /// # Errors
+    /// I8: versions do not rise. I10: a request was applied twice.
+    pub fn applied(&mut self, group: GroupId, slot: Slot, entry: &Entry, outcomes: &[Outcome]) -> Checked {
+        let record = self.group(group);
+        if slot <= record.judged || entry.kind != EntryKind::Commands {
+            record.judged = record.judged.max(slot);
+            return Ok(());
+        }
+        record.judged = slot;
+        let Ok(commands) = Vec::<bytes::Bytes>::from_all(entry.body.clone()) else { return Ok(()) };
+        for (command, outcome) in commands.into_iter().zip(outcomes) {
+            let Ok(command) = Command::from_all(command) else { continue };
+            if let (Some(lane), true) = (&command.lane, is_recorded(outcome)) {
+                let known =
+                    record.lanes.entry((lane.session, lane.lane, lane.sequence)).or_insert_with(|| outcome.clone());
+                require(10, known == outcome, || {
+                    format!("slot {slot} of group {group}: {command:?} was {known:?} before, now {outcome:?}")
+                })?;
+            }
+            for version in versions(outcome) {
+                // A repeat hears what its operation heard first.
+                let repeat = version <= record.stamp && (command.lane.is_some() || command.idempotency.is_some());
+                require(8, version > record.stamp || repeat, || {
+                    format!("slot {slot} of group {group} gave version {version} after {}", record.stamp)
+                })?;
+                record.stamp = record.stamp.max(version);
+            }
+        }
+        Ok(())
+    }
+
+    /// I9: everything acknowledged lies on a majority of those who are members now. `held` tells whether a node's disk
+    /// holds a slot.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn acknowledged(&mut self, group: GroupId, slot: Slot, held: &dyn Fn(ReplicaName, Slot) -> bool) -> Checked {
+        let record = self.groups.entry(group).or_default();
+        record.acknowledged = record.acknowledged.max(slot);
+        let slot = record.acknowledged;
+        let Some((_, configuration)) = record.configurations.last() else { return Ok(()) };
+        let holders = configuration
+            .voters()
+            .filter(|member| {
+                let name = ReplicaName { group, node: member.node, incarnation: member.incarnation };
+                self.condemned.contains(&member.node) || held(name, slot)
+            })
+            .count();
+        require(9, holders >= configuration.majority(), || {
+            format!("slot {slot} of group {group} was acknowledged and lies on {holders} of {configuration:?}")
+        })
+    }
+
+    /// A host is about to send a message between replicas.
+    ///
+    /// # Errors
+    /// I4: it tells of what the disk does not hold. I13: the sender is tombstoned.
+    pub fn sends(&self, log: &Log, envelope: &Envelope) -> Checked {
+        let name = envelope.from;
+        let dead = log.tombstones.iter().any(|(dead, _)| {
+            dead.group == name.group && dead.node == name.node && dead.incarnation >= name.incarnation
+        });
+        let replica = log.replicas.get(&name.group).filter(|replica| replica.replica == name);
+        let promised = replica.map(|replica| replica.hard.promised).unwrap_or_default();
+        let needs = match &envelope.message {
+            Message::Promise { ballot, .. } | Message::Accepted { ballot, .. } => Some(*ballot),
+            Message::Prepare { ballot, .. } | Message::Accept { ballot, .. } => Some(*ballot),
+            Message::PreVote { .. }
+            | Message::PreVoted { .. }
+            | Message::Refuse { .. }
+            | Message::CatchUp { .. }
+            | Message::Decided { .. }
+            | Message::Truncated { .. }
+            | Message::SnapshotPull { .. }
+            | Message::SnapshotChunk { .. }
+            | Message::HandOver { .. }
+            | Message::AskMembership { .. }
+            | Message::Membership { .. } => None,
+        };
+        let Some(ballot) = needs else { return Ok(()) };
+        require(13, !dead, || format!("{name} votes after its tombstone: {:?}", envelope.message))?;
+        require(4, promised >= ballot, || {
+            format!("{name} speaks in ballot {ballot} while its disk says {promised}: {:?}", envelope.message)
+        })?;
+        if let (Message::Accepted { through, .. }, Some(replica)) = (&envelope.message, replica) {
+            let held = *through <= replica.truncated
+                || replica.entries.contains_key(through) && {
+                    let count = replica.entries.range(..=*through).count() as u64;
+                    replica.truncated.0 + count >= through.0
+                };
+            require(4, held, || format!("{name} acknowledges slot {through}, which its disk does not hold"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the outcome was recorded in the lane.
+fn is_recorded(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Written { .. }
+        | Outcome::Deleted { .. }
+        | Outcome::NotFound
+        | Outcome::BatchWritten { .. }
+        | Outcome::ConditionFailed { .. }
+        | Outcome::IdempotencyMismatch => true,
+        Outcome::Unknown
+        | Outcome::Forgotten { .. }
+        | Outcome::StampAhead { .. }
+        | Outcome::NotOwner
+        | Outcome::Malformed => false,
+    }
+}
+
+fn versions(outcome: &Outcome) -> Vec<Version> {
+    match outcome {
+        Outcome::Written { version, .. } | Outcome::Deleted { version } => vec![*version],
+        Outcome::BatchWritten { versions } => versions.clone(),
+        Outcome::NotFound
+        | Outcome::ConditionFailed { .. }
+        | Outcome::IdempotencyMismatch
+        | Outcome::Unknown
+        | Outcome::Forgotten { .. }
+        | Outcome::StampAhead { .. }
+        | Outcome::NotOwner
+        | Outcome::Malformed => Vec::new(),
+    }
+}
+
+/// Whether `log` of a live replica holds `slot`.
+#[must_use]
+pub fn holds(log: &Log, name: ReplicaName, slot: Slot) -> bool {
+    log.replicas.get(&name.group).is_some_and(|replica| {
+        replica.replica == name && (slot <= replica.truncated || replica.entries.contains_key(&slot))
+    })
+}
+
+/// The nodes of a configuration that vote.
+#[must_use]
+pub fn voters(configuration: &Configuration) -> Vec<NodeId> {
+    configuration.members.iter().filter(|member| member.role == Role::Voter).map(|member| member.node).collect()
+}

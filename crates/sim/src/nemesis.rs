@@ -1,0 +1,593 @@
+//! The nemesis: faults and operators' orders, one after the other, each with its end.
+//!
+//! It keeps to what the protocol promises to survive: a wiped, rolled-back or cloned disk counts as a lost node, and no more
+//! nodes are lost than leave every group a majority; a disk is put back only to before a boot that its peers have seen.
+
+use crate::disk::Disk;
+use crate::history::Time;
+use crate::host::Asked;
+use crate::invariants::{Checked, voters};
+use crate::network::{Cut, Quality};
+use crate::plan::{Fault, MILLISECOND, Plan, SECOND};
+use crate::random::Random;
+use crate::world::{Event, World};
+use scatter_core::birth::Origin;
+use scatter_core::group::Role;
+use scatter_core::input::Input;
+use scatter_core::types::{FeatureLevel, GroupId, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How a fault ends.
+#[derive(Clone, Debug)]
+pub enum Undo {
+    /// Links are whole again.
+    Mend(Vec<(usize, usize)>, Cut),
+    /// A link goes up, or down again, so many times.
+    Flap(usize, usize, u32),
+    /// The network is as usual.
+    Network,
+    /// A process starts.
+    Start(usize),
+    /// A disk is as fast as usual.
+    Disk(usize),
+    /// There is room again.
+    Space(usize),
+    /// A wall clock is set right.
+    Wall(usize),
+    /// Two hosts have their own addresses again.
+    Addresses(usize, usize),
+    /// A host's node is made a member of a group again.
+    Add(GroupId, usize, u32),
+}
+
+/// What makes trouble.
+#[derive(Debug)]
+pub struct Nemesis {
+    random: Random,
+    faults: Vec<Fault>,
+    gap: Time,
+    /// No more faults.
+    pub stopped: bool,
+    /// Nodes that lost their disk, with the host they lived on.
+    pub replaced: Vec<(usize, NodeId)>,
+    /// The newest boot of each node, with its nonce.
+    boots: BTreeMap<NodeId, (u64, u64)>,
+    /// Nodes whose disk was put back.
+    tampered: BTreeSet<NodeId>,
+}
+
+impl Nemesis {
+    /// The nemesis of a plan.
+    #[must_use]
+    pub fn new(plan: &Plan, random: Random) -> Self {
+        Self {
+            random,
+            faults: plan.faults.clone(),
+            gap: plan.fault_gap,
+            stopped: false,
+            replaced: Vec::new(),
+            boots: BTreeMap::new(),
+            tampered: BTreeSet::new(),
+        }
+    }
+
+    /// A process has started.
+    pub fn started(&mut self, node: NodeId, boot: u64, nonce: u64) {
+        let newest = self.boots.entry(node).or_insert((boot, nonce));
+        if boot > newest.0 {
+            *newest = (boot, nonce);
+        }
+    }
+
+    /// The newest boot of a node, with its nonce.
+    #[must_use]
+    pub fn newest_boot(&self, node: NodeId) -> Option<(u64, u64)> {
+        self.boots.get(&node).copied()
+    }
+
+    /// Whether a node's disk was put back.
+    #[must_use]
+    pub fn is_tampered(&self, node: NodeId) -> bool {
+        self.tampered.contains(&node)
+    }
+}
+
+impl World {
+    /// What a host's settings say of the beginning.
+    #[must_use]
+    pub fn origin(&self, host: usize) -> Origin {
+        let founders: Vec<String> = (0..self.plan.founders).map(|founder| format!("host-{founder}:7000")).collect();
+        let founds = self.plan.birth && self.hosts[host].founder;
+        Origin {
+            address: self.hosts[host].address.clone(),
+            founders: if founds { founders.clone() } else { Vec::new() },
+            seeds: founders,
+        }
+    }
+
+    /// The next fault.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn nemesis_acts(&mut self) -> Checked {
+        if self.nemesis.stopped || self.nemesis.faults.is_empty() {
+            return Ok(());
+        }
+        let wait = self.nemesis.random.below(self.nemesis.gap) + self.nemesis.gap / 4;
+        self.at(self.now + wait, Event::Nemesis);
+        if self.nemesis.random.permille(300) {
+            self.repair()?;
+        }
+        let fault = {
+            let nemesis = &mut self.nemesis;
+            *nemesis.random.pick(&nemesis.faults)
+        };
+        self.note([20, fault as u64, 0], || format!("fault: {fault:?}"));
+        self.befall(fault)
+    }
+
+    fn any_host(&mut self) -> usize {
+        let hosts = self.hosts.len();
+        // Leaders are the more interesting victims.
+        let leaders: Vec<usize> = (0..hosts).filter(|host| self.leads_any(*host)).collect();
+        if !leaders.is_empty() && self.nemesis.random.permille(400) {
+            return *self.nemesis.random.pick(&leaders);
+        }
+        self.nemesis.random.index(hosts)
+    }
+
+    fn leads_any(&self, host: usize) -> bool {
+        self.workload.groups().iter().any(|group| self.leads(host, *group))
+    }
+
+    fn leads(&self, host: usize, group: GroupId) -> bool {
+        let now = self.hosts[host].clock.now(self.now);
+        self.hosts[host].process.as_ref().is_some_and(|process| {
+            process.node.status(now).iter().any(|status| status.replica.group == group && status.role == "leader")
+        })
+    }
+
+    fn span(&mut self, least: Time, most: Time) -> Time {
+        self.nemesis.random.spread(least, most)
+    }
+
+    fn lease(&self) -> Time {
+        u64::try_from(self.plan.config.lease.as_nanos()).unwrap_or(SECOND)
+    }
+
+    fn befall(&mut self, fault: Fault) -> Checked {
+        let end = self.now + self.span(50 * MILLISECOND, 6 * SECOND);
+        match fault {
+            Fault::Halves | Fault::Isolate | Fault::OneWay => self.cut(fault, end),
+            Fault::Flap => {
+                let (from, to) = (self.any_host(), self.any_host());
+                let times = self.nemesis.random.between(3, 20) as u32 * 2;
+                self.at(self.now, Event::Undo(Undo::Flap(from, to, times)));
+            }
+            Fault::BadNetwork => {
+                let usual = self.network.usual();
+                self.network.worsen(Quality {
+                    loss_permille: self.nemesis.random.between(50, 500) as u32,
+                    double_permille: self.nemesis.random.below(200) as u32,
+                    reorder_permille: self.nemesis.random.below(800) as u32,
+                    straggle_permille: self.nemesis.random.below(200) as u32,
+                    straggle_most: 2 * SECOND,
+                    ..usual
+                });
+                self.at(end, Event::Undo(Undo::Network));
+            }
+            Fault::Crash => {
+                let host = self.any_host();
+                self.crash_and_start(host);
+            }
+            Fault::CrashMany => {
+                let mut hosts: Vec<usize> = (0..self.hosts.len()).collect();
+                self.nemesis.random.shuffle(&mut hosts);
+                let count = if self.nemesis.random.permille(400) {
+                    hosts.len()
+                } else {
+                    self.nemesis.random.between(2, hosts.len() as u64) as usize
+                };
+                for host in hosts.into_iter().take(count) {
+                    self.crash_and_start(host);
+                }
+            }
+            Fault::Pause | Fault::StallLoop | Fault::StallApply => self.pause(fault),
+            Fault::SlowDisk | Fault::HangDisk | Fault::FailSync | Fault::FullDisk => {
+                return self.disk_fault(fault, end);
+            }
+            Fault::WallJump | Fault::WallYears | Fault::Rate => self.clock_fault(fault, end),
+            Fault::LeaseTerm | Fault::Upgrade => self.resettle(fault),
+            Fault::Rollback => self.roll_back(),
+            Fault::Wipe => self.lose_disk(),
+            Fault::Members => return self.order_members(),
+            Fault::RemoveAndAdd => return self.order_removal(),
+            Fault::HandOver => return self.order_hand_over(),
+            Fault::SwapAddresses => {
+                let (a, b) = (self.any_host(), self.any_host());
+                if a != b {
+                    self.swap_addresses(a, b);
+                    self.at(end, Event::Undo(Undo::Addresses(a, b)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, fault: Fault, end: Time) {
+        let hosts = self.hosts.len();
+        let how = if self.nemesis.random.permille(700) { Cut::Drop } else { Cut::Hold };
+        let mut side = vec![false; hosts];
+        match fault {
+            Fault::Isolate => {
+                let victim = self.any_host();
+                side[victim] = true;
+            }
+            _ => side.iter_mut().for_each(|side| *side = self.nemesis.random.permille(500)),
+        }
+        let both = fault != Fault::OneWay;
+        let mut links = Vec::new();
+        for from in 0..hosts {
+            for to in 0..hosts {
+                if side[from] != side[to] && (both || side[from]) {
+                    links.push((from, to));
+                }
+            }
+        }
+        // Clients mostly still reach everybody, the stale leader above all.
+        if self.nemesis.random.permille(250) {
+            for host in (0..hosts).filter(|host| side[*host]) {
+                for client in hosts..hosts + self.workload.sessions() {
+                    links.extend([(client, host), (host, client)]);
+                }
+            }
+        }
+        for (from, to) in &links {
+            self.network.cut(*from, *to, how);
+        }
+        self.at(end, Event::Undo(Undo::Mend(links, how)));
+    }
+
+    fn crash_and_start(&mut self, host: usize) {
+        self.crash(host);
+        if self.hosts[host].copy.is_none() && self.nemesis.random.permille(300) {
+            self.hosts[host].copy = Some(self.hosts[host].disk.copy());
+        }
+        let down = if self.nemesis.random.permille(300) { 0 } else { self.span(MILLISECOND, 4 * SECOND) };
+        self.at(self.now + down, Event::Undo(Undo::Start(host)));
+    }
+
+    fn pause(&mut self, fault: Fault) {
+        let host = self.any_host();
+        let lease = self.lease();
+        let until = self.now + self.span(lease / 8, lease * 8);
+        match fault {
+            Fault::Pause => self.hosts[host].paused_until = until,
+            _ => {
+                if let Some(process) = &mut self.hosts[host].process {
+                    if fault == Fault::StallLoop {
+                        process.loop_stalled_until = until;
+                    } else {
+                        process.work_stalled_until = until;
+                    }
+                }
+            }
+        }
+    }
+
+    fn disk_fault(&mut self, fault: Fault, end: Time) -> Checked {
+        let host = self.any_host();
+        match fault {
+            Fault::SlowDisk => {
+                self.hosts[host].disk_slowness = self.nemesis.random.between(5, 100);
+                self.at(end, Event::Undo(Undo::Disk(host)));
+            }
+            Fault::HangDisk => self.hosts[host].disk_hangs_until = end,
+            Fault::FailSync => self.hosts[host].sync_fails = true,
+            _ => {
+                self.hosts[host].disk_full = true;
+                self.at(end, Event::Undo(Undo::Space(host)));
+                return self.input(host, Input::DiskFull { full: true });
+            }
+        }
+        Ok(())
+    }
+
+    fn clock_fault(&mut self, fault: Fault, end: Time) {
+        let host = self.any_host();
+        let now = self.now;
+        match fault {
+            Fault::WallJump => {
+                let micros = self.nemesis.random.below(7_200_000_000) as i64 - 3_600_000_000;
+                self.hosts[host].clock.set_wall_offset(micros);
+            }
+            Fault::WallYears => {
+                self.hosts[host].clock.set_wall_offset(75 * 365 * 86_400 * 1_000_000);
+                self.at(end, Event::Undo(Undo::Wall(host)));
+            }
+            _ => {
+                let rate = self.draw_rate();
+                self.hosts[host].clock.set_rate(now, rate);
+                self.rearm(host);
+            }
+        }
+    }
+
+    /// The clock of a host runs differently: its deadlines come at other times.
+    fn rearm(&mut self, host: usize) {
+        let epoch = self.hosts[host].epoch;
+        let now = self.now;
+        if let Some(process) = &mut self.hosts[host].process {
+            process.timer = Some(now);
+            self.at(now, Event::Timer(host, epoch));
+        }
+    }
+
+    /// A process starts again with other settings.
+    fn resettle(&mut self, fault: Fault) {
+        let host = self.any_host();
+        let lease = self.lease();
+        let config = &mut self.hosts[host].config;
+        if fault == Fault::LeaseTerm {
+            let term = self.nemesis.random.between(lease / 3, lease * 4);
+            config.lease = Duration::from_nanos(term);
+            config.election_min = Duration::from_nanos(term + term / 20);
+            config.election_max = Duration::from_nanos(term + term / 2);
+        } else {
+            config.feature_level = FeatureLevel(if config.feature_level.0 == 1 { 2 } else { 1 });
+        }
+        self.crash(host);
+        let down = self.span(MILLISECOND, SECOND);
+        self.at(self.now + down, Event::Undo(Undo::Start(host)));
+    }
+
+    /// Whether every group survives the loss of one more node, this one.
+    fn may_lose(&self, node: NodeId) -> bool {
+        let lost = |other: &NodeId| *other == node || self.nemesis.replaced.iter().any(|(_, gone)| gone == other);
+        self.workload.groups().iter().all(|group| {
+            let Some(configuration) = self.observer.configuration(*group) else { return false };
+            let voters = voters(configuration);
+            let gone = voters.iter().filter(|node| lost(node)).count();
+            gone == 0 || gone <= (voters.len() - 1) / 2
+        }) && !self.workload.groups().is_empty()
+    }
+
+    /// A disk is put back to what it was before boots that everybody has seen.
+    fn roll_back(&mut self) {
+        let Some(host) = (0..self.hosts.len()).find(|host| self.may_roll_back(*host)) else { return };
+        let Some(node) = self.hosts[host].node_id() else { return };
+        self.crash(host);
+        let Some(copy) = self.hosts[host].copy.take() else { return };
+        self.hosts[host].disk = Disk::restore(&copy);
+        self.observer.condemn(node);
+        self.nemesis.tampered.insert(node);
+        self.nemesis.replaced.push((host, node));
+        self.note([21, host as u64, node.0], || format!("the disk of host {host}, node {node}, is put back"));
+        let down = self.span(MILLISECOND, SECOND);
+        self.at(self.now + down, Event::Undo(Undo::Start(host)));
+    }
+
+    fn may_roll_back(&self, host: usize) -> bool {
+        let Some(node) = self.hosts[host].node_id() else { return false };
+        let Some((boot, nonce)) = self.nemesis.newest_boot(node) else { return false };
+        let older = self.hosts[host]
+            .copy
+            .as_ref()
+            .and_then(|copy| copy.node())
+            .is_some_and(|record| record.node == node && record.boot < boot);
+        let seen = self.hosts.iter().enumerate().all(|(other, target)| {
+            let known = target.disk.log.peers.get(&node);
+            other == host || known.is_some_and(|known| known.boot == boot && known.nonce == nonce)
+        });
+        older && seen && self.may_lose(node)
+    }
+
+    /// A disk is lost for good; an empty one takes its place.
+    fn lose_disk(&mut self) {
+        let host = self.any_host();
+        let Some(node) = self.hosts[host].node_id() else { return };
+        if self.hosts[host].disk.log.node.is_some() && self.may_lose(node) {
+            self.wipe(host);
+            let down = self.span(MILLISECOND, 2 * SECOND);
+            self.at(self.now + down, Event::Undo(Undo::Start(host)));
+        }
+    }
+
+    /// The operator replaces nodes that are lost.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn repair(&mut self) -> Checked {
+        for group in self.workload.groups().to_vec() {
+            let Some(configuration) = self.observer.configuration(group).cloned() else { continue };
+            let members: Vec<NodeId> = configuration.members.iter().map(|member| member.node).collect();
+            let lost: Vec<(usize, NodeId)> =
+                self.nemesis.replaced.iter().copied().filter(|(_, node)| members.contains(node)).collect();
+            let Some((host, gone)) = lost.first().copied() else { continue };
+            let add = self.candidate(host).filter(|(node, _)| !members.contains(node));
+            let left = members.iter().any(|node| lost.iter().all(|(_, gone)| gone != node));
+            if add.is_some() || left {
+                self.change_members(group, add.into_iter().collect(), vec![gone])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether no lost node is a member any more.
+    #[must_use]
+    pub fn is_repaired(&self) -> bool {
+        self.workload.groups().iter().all(|group| {
+            self.observer.configuration(*group).is_some_and(|configuration| {
+                configuration
+                    .members
+                    .iter()
+                    .all(|member| self.nemesis.replaced.iter().all(|(_, node)| *node != member.node))
+            })
+        })
+    }
+
+    /// The node of a host, if it may join groups.
+    fn candidate(&self, host: usize) -> Option<(NodeId, String)> {
+        let target = &self.hosts[host];
+        let process = target.process.as_ref().filter(|_| target.speaks())?;
+        process.node.cluster()?;
+        let lost = self.nemesis.replaced.iter().any(|(_, node)| *node == process.node.id());
+        (!lost).then(|| (process.node.id(), target.address.clone()))
+    }
+
+    fn any_group(&mut self) -> Option<GroupId> {
+        let groups = self.workload.groups().to_vec();
+        if groups.is_empty() { None } else { Some(*self.nemesis.random.pick(&groups)) }
+    }
+
+    /// Asks the leader for other members.
+    fn change_members(&mut self, group: GroupId, add: Vec<(NodeId, String)>, remove: Vec<NodeId>) -> Checked {
+        let Some(host) = (0..self.hosts.len()).rfind(|host| self.leads(*host, group)) else { return Ok(()) };
+        let Some(request) = self.ask(host, Asked::Order) else { return Ok(()) };
+        self.note([22, host as u64, group.0], || format!("order to {group}: add {add:?}, remove {remove:?}"));
+        self.input(host, Input::ChangeMembers { request, group, add, remove })
+    }
+
+    fn order_members(&mut self) -> Checked {
+        let Some(group) = self.any_group() else { return Ok(()) };
+        let Some(configuration) = self.observer.configuration(group).cloned() else { return Ok(()) };
+        let now_voting = voters(&configuration);
+        let mut able: Vec<(NodeId, String)> = (0..self.hosts.len()).filter_map(|host| self.candidate(host)).collect();
+        self.nemesis.random.shuffle(&mut able);
+        let size = self.nemesis.random.between(1, able.len().clamp(1, 5) as u64) as usize;
+        able.truncate(size);
+        let add: Vec<(NodeId, String)> = able.iter().filter(|(node, _)| !now_voting.contains(node)).cloned().collect();
+        let remove: Vec<NodeId> = configuration
+            .members
+            .iter()
+            .map(|member| member.node)
+            .filter(|node| able.iter().all(|(kept, _)| kept != node))
+            .collect();
+        if able.is_empty() || (add.is_empty() && remove.is_empty()) {
+            return Ok(());
+        }
+        self.change_members(group, add, remove)
+    }
+
+    fn order_removal(&mut self) -> Checked {
+        let Some(group) = self.any_group() else { return Ok(()) };
+        let Some(configuration) = self.observer.configuration(group).cloned() else { return Ok(()) };
+        let all = voters(&configuration);
+        if all.len() < 2 {
+            return Ok(());
+        }
+        let victim = *self.nemesis.random.pick(&all);
+        let Some(host) = self.directory.get(&victim).copied() else { return Ok(()) };
+        let soon = self.now + self.span(20 * MILLISECOND, 2 * SECOND);
+        self.at(soon, Event::Undo(Undo::Add(group, host, 5)));
+        self.change_members(group, Vec::new(), vec![victim])
+    }
+
+    fn order_hand_over(&mut self) -> Checked {
+        let Some(group) = self.any_group() else { return Ok(()) };
+        let Some(configuration) = self.observer.configuration(group).cloned() else { return Ok(()) };
+        let all = voters(&configuration);
+        let to = *self.nemesis.random.pick(&all);
+        let Some(host) = (0..self.hosts.len()).rfind(|host| self.leads(*host, group)) else { return Ok(()) };
+        let Some(request) = self.ask(host, Asked::Order) else { return Ok(()) };
+        self.input(host, Input::HandOver { request, group, to })
+    }
+
+    fn swap_addresses(&mut self, a: usize, b: usize) {
+        self.crash(a);
+        self.crash(b);
+        let first = self.hosts[a].address.clone();
+        let second = std::mem::replace(&mut self.hosts[b].address, first.clone());
+        self.hosts[a].address.clone_from(&second);
+        self.addresses.insert(first, b);
+        self.addresses.insert(second, a);
+        self.at(self.now + MILLISECOND, Event::Undo(Undo::Start(a)));
+        self.at(self.now + MILLISECOND, Event::Undo(Undo::Start(b)));
+    }
+
+    /// A fault ends.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn undo(&mut self, undo: Undo) -> Checked {
+        self.note([23, 0, 0], || format!("undone: {undo:?}"));
+        match undo {
+            Undo::Mend(links, how) => {
+                if !self.nemesis.stopped {
+                    links.iter().for_each(|(from, to)| self.network.mend(*from, *to, how));
+                }
+                self.release_held();
+            }
+            Undo::Flap(from, to, times) => {
+                let down = times % 2 == 0;
+                if down && times > 0 && !self.nemesis.stopped {
+                    self.network.cut(from, to, Cut::Drop);
+                } else if !down {
+                    self.network.mend(from, to, Cut::Drop);
+                }
+                if times > 0 {
+                    let next = self.now + self.span(MILLISECOND, 400 * MILLISECOND);
+                    self.at(next, Event::Undo(Undo::Flap(from, to, times - 1)));
+                }
+            }
+            Undo::Network => self.network.recover(),
+            Undo::Start(host) => return self.start(host),
+            Undo::Disk(host) => self.hosts[host].disk_slowness = 1,
+            Undo::Space(host) => {
+                self.hosts[host].disk_full = false;
+                return self.input(host, Input::DiskFull { full: false });
+            }
+            Undo::Wall(host) => self.hosts[host].clock.set_wall_offset(0),
+            Undo::Addresses(a, b) => {
+                // Unless healing, or another swap, has done so already.
+                if self.hosts[a].address != format!("host-{a}:7000") {
+                    self.swap_addresses(a, b);
+                }
+            }
+            Undo::Add(group, host, times) => {
+                if times > 0 && !self.nemesis.stopped {
+                    let next = self.now + self.span(20 * MILLISECOND, SECOND);
+                    self.at(next, Event::Undo(Undo::Add(group, host, times - 1)));
+                }
+                let Some((node, address)) = self.candidate(host) else { return Ok(()) };
+                let votes = self.observer.configuration(group).is_some_and(|configuration| {
+                    configuration.member(node).is_some_and(|member| member.role == Role::Voter)
+                });
+                if !votes {
+                    return self.change_members(group, vec![(node, address)], Vec::new());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All faults end: everything works, everybody runs, and nothing more will happen to anybody.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn heal(&mut self) -> Checked {
+        self.note([24, 0, 0], || "everything heals".to_owned());
+        self.nemesis.stopped = true;
+        self.network.heal();
+        self.release_held();
+        for host in 0..self.hosts.len() {
+            self.hosts[host].disk_slowness = 1;
+            self.hosts[host].disk_hangs_until = 0;
+            self.hosts[host].sync_fails = false;
+            self.hosts[host].paused_until = self.hosts[host].paused_until.min(self.now);
+            self.hosts[host].disk_full = false;
+            let home = format!("host-{host}:7000");
+            if self.hosts[host].address != home {
+                self.crash(host);
+                self.hosts[host].address.clone_from(&home);
+            }
+            self.addresses.insert(home, host);
+            self.input(host, Input::DiskFull { full: false })?;
+        }
+        for host in 0..self.hosts.len() {
+            self.start(host)?;
+        }
+        Ok(())
+    }
+}

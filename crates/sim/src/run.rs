@@ -1,0 +1,226 @@
+//! One seed from beginning to end: faults and load, healing, progress, convergence, and the judgement of the history.
+
+use crate::history::Time;
+use crate::invariants::{Broken, Checked, require};
+use crate::linearizability;
+use crate::plan::{MILLISECOND, Plan, Profile, SECOND};
+use crate::world::{Event, World};
+use scatter_core::group::kv;
+use scatter_core::store::Store;
+use scatter_core::types::{GroupId, Slot};
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// How long after healing everybody may take to make progress.
+const PROGRESS_BOUND: Time = 40 * SECOND;
+/// How long replicas may take to become equal after that.
+const CONVERGENCE_BOUND: Time = 30 * SECOND;
+
+/// What a run was like.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// Its weather.
+    pub profile: Profile,
+    /// How many events happened.
+    pub events: u64,
+    /// Virtual time it took.
+    pub time: Time,
+    /// Client operations.
+    pub operations: usize,
+    /// Of these, answered.
+    pub answered: usize,
+    /// Tells runs apart.
+    pub digest: u64,
+    /// What went wrong, if anything.
+    pub failure: Option<String>,
+    /// The number of the invariant that did not hold.
+    pub invariant: Option<u32>,
+    /// The whole story, if it was asked for.
+    pub text: String,
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Keeps the text of panics for the report instead of printing it. Call once per process.
+pub fn catch_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let trace = std::backtrace::Backtrace::force_capture().to_string();
+        let ours = trace.lines().filter(|line| line.contains("/crates/core/")).take(8);
+        let text = ours.fold(info.to_string(), |text, line| format!("{text}\n{line}"));
+        PANIC.with_borrow_mut(|panic| *panic = Some(text));
+    }));
+}
+
+/// Runs one seed.
+#[must_use]
+pub fn run(seed: u64, profile: Option<Profile>, text: bool) -> Report {
+    let plan = Plan::draw(seed, profile);
+    let profile = plan.profile;
+    let mut world = World::new(plan, text);
+    let result = catch_unwind(AssertUnwindSafe(|| live(&mut world))).unwrap_or_else(|_| {
+        let text = PANIC.with_borrow_mut(Option::take).unwrap_or_else(|| "a panic".to_owned());
+        Err(Broken { number: 22, text })
+    });
+    let history = &world.workload.history;
+    Report {
+        seed,
+        profile,
+        events: world.trace.events(),
+        time: world.now,
+        operations: history.len(),
+        answered: history.iter().filter(|operation| operation.response().is_some()).count(),
+        digest: world.trace.digest(),
+        failure: result.as_ref().err().map(ToString::to_string),
+        invariant: result.as_ref().err().map(|broken| broken.number),
+        text: world.trace.text().to_owned(),
+    }
+}
+
+fn live(world: &mut World) -> Checked {
+    begin(world)?;
+    world.run_until(world.plan.duration)?;
+    world.heal()?;
+    progress(world)?;
+    quiesce(world)?;
+    converge(world)?;
+    judge(world)
+}
+
+fn begin(world: &mut World) -> Checked {
+    if !world.plan.birth {
+        world.found();
+    }
+    for host in 0..world.hosts.len() {
+        if world.plan.birth && world.random.permille(400) {
+            let late = world.random.below(3 * SECOND);
+            world.at(late, Event::Undo(crate::nemesis::Undo::Start(host)));
+        } else {
+            world.start(host)?;
+        }
+    }
+    for worker in 0..world.workload.workers() {
+        let at = world.random.below(300 * MILLISECOND);
+        world.at(at, Event::Worker(worker, 0));
+    }
+    let first = world.random.below(SECOND);
+    world.at(first, Event::Nemesis);
+    Ok(())
+}
+
+/// I20: after healing every session gets a write done in every group, and lost members are replaced.
+fn progress(world: &mut World) -> Checked {
+    world.workload.reset_progress();
+    let end = world.now + PROGRESS_BOUND;
+    while world.now < end {
+        world.run_until(world.now + 500 * MILLISECOND)?;
+        let groups = !world.workload.groups().is_empty();
+        if groups && world.workload.has_progressed() && world.is_repaired() {
+            return Ok(());
+        }
+        world.repair()?;
+    }
+    let status = describe(world);
+    Err(world.stuck(format!("no progress {PROGRESS_BOUND} ns after healing\n{status}")))
+}
+
+/// Clients stop.
+fn quiesce(world: &mut World) -> Checked {
+    world.workload.stopped = true;
+    let end = world.now + 2 * world.plan.patience + 5 * SECOND;
+    while world.now < end && !world.workload.is_idle() {
+        world.run_until(world.now + 100 * MILLISECOND)?;
+    }
+    Ok(())
+}
+
+/// I20: all members come to hold the same.
+fn converge(world: &mut World) -> Checked {
+    let end = world.now + CONVERGENCE_BOUND;
+    while world.now < end {
+        world.run_until(world.now + 500 * MILLISECOND)?;
+        if world.workload.groups().iter().all(|group| equal_slot(world, *group).is_some()) {
+            return Ok(());
+        }
+    }
+    let status = describe(world);
+    Err(world.stuck(format!("replicas do not become equal\n{status}")))
+}
+
+/// The slot that all members of a group have applied, if it is the same.
+fn equal_slot(world: &World, group: GroupId) -> Option<Slot> {
+    let configuration = world.observer.configuration(group)?;
+    let mut slots = configuration.members.iter().map(|member| {
+        let host = &world.hosts[*world.directory.get(&member.node)?];
+        let process = host.process.as_ref().filter(|process| process.node.id() == member.node)?;
+        process.stage.machine(group).map(|machine| machine.state().applied)
+    });
+    let first = slots.next()??;
+    slots.all(|slot| slot == Some(first)).then_some(first)
+}
+
+fn describe(world: &World) -> String {
+    let mut text = String::new();
+    for (index, host) in world.hosts.iter().enumerate() {
+        let Some(process) = &host.process else {
+            text.push_str(&format!("host {index}: down\n"));
+            continue;
+        };
+        text.push_str(&format!(
+            "host {index} at {}: node {} cluster {:?} problem {:?} deadline {:?} now {:?} inbox {} work {}\n",
+            host.address,
+            process.node.id(),
+            process.node.cluster(),
+            process.node.birth_problem(),
+            process.node.deadline(),
+            host.clock.instant(world.now),
+            process.inbox.len(),
+            process.work.len(),
+        ));
+        for status in process.node.status(host.clock.now(world.now)) {
+            text.push_str(&format!("    {status:?}\n"));
+        }
+    }
+    for group in world.workload.groups() {
+        text.push_str(&format!("group {group}: {:?}\n", world.observer.configuration(*group)));
+    }
+    text
+}
+
+/// What the clients heard must be what one store would have said.
+fn judge(world: &mut World) -> Checked {
+    let groups = world.workload.groups().to_vec();
+    for group in groups {
+        let Some(configuration) = world.observer.configuration(group).cloned() else { continue };
+        let mut known = None;
+        for member in &configuration.members {
+            let Some(host) = world.directory.get(&member.node).copied() else { continue };
+            let Some(process) = &world.hosts[host].process else { continue };
+            let Some(machine) = process.stage.machine(group) else { continue };
+            let print = match machine.full_fingerprint() {
+                Ok(print) => print,
+                Err(error) => return require(21, false, || format!("host {host}: {error}")),
+            };
+            let first = *known.get_or_insert(print);
+            require(7, first == print, || format!("host {host} ends with other data than others of group {group}"))?;
+            if first == print && known.is_some() {
+                let view = world.hosts[host].disk.store.view();
+                let tablets = machine.tablets().clone();
+                let keys: Vec<_> = world.workload.all_keys().filter(|(_, of)| *of == group).collect();
+                for (key, _) in keys {
+                    let found = kv::read(&view, &tablets, &crate::workload::key_of(key));
+                    let Ok(found) = found else { continue };
+                    let now = world.now;
+                    world.workload.final_read(key, found, now);
+                }
+            }
+        }
+    }
+    let history = &world.workload.history;
+    let linear =
+        linearizability::check(history).and_then(|()| linearizability::check_stale(history, &world.workload.stale));
+    require(19, linear.is_ok(), || linear.err().map(|error| error.to_string()).unwrap_or_default())
+}

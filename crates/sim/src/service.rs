@@ -1,0 +1,266 @@
+//! What a node does for clients: proposes their writes, reads for them on threads of their own.
+
+use crate::host::{Asked, Reader, Stage, Work};
+use crate::invariants::{Broken, Checked, require};
+use crate::plan::{MICROSECOND, SECOND};
+use crate::transport::Packet;
+use crate::workload::{Act, Answer, ClientRequest};
+use crate::world::{Event, World};
+use scatter_core::command::{Found, Outcome};
+use scatter_core::effects::{Refused, Reply};
+use scatter_core::group::kv;
+use scatter_core::input::Input;
+use scatter_core::store::{Store, StoreError};
+use scatter_core::types::{GroupId, RequestId, Slot};
+
+impl World {
+    /// A worker's timer has come.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub fn worker(&mut self, worker: usize, token: u64) -> Checked {
+        if !self.learn_groups() {
+            self.at(self.now + SECOND / 10, Event::Worker(worker, token));
+            return Ok(());
+        }
+        let acts = self.workload.wake(worker, token, self.now);
+        self.act(worker, acts);
+        Ok(())
+    }
+
+    /// Clients find out which groups there are once one was born.
+    fn learn_groups(&mut self) -> bool {
+        if self.workload.groups().is_empty() {
+            let born = self.hosts.iter().filter_map(|host| host.process.as_ref());
+            let mut groups: Vec<GroupId> =
+                born.flat_map(|process| process.stage.marks().into_iter().map(|(group, _)| group)).collect();
+            groups.sort_unstable();
+            groups.dedup();
+            self.workload.set_groups(groups);
+        }
+        !self.workload.groups().is_empty()
+    }
+
+    fn act(&mut self, worker: usize, acts: Vec<Act>) {
+        for act in acts {
+            match act {
+                Act::Wake(at, token) => self.at(at, Event::Worker(worker, token)),
+                Act::Send { session, host, attempt, request } => {
+                    let place = self.hosts.len() + session;
+                    self.send(place, host, Packet::Request { worker, attempt, request }, false);
+                }
+            }
+        }
+    }
+
+    /// An answer reaches a client.
+    ///
+    /// # Errors
+    /// I10: the answer is none that a sound cluster gives.
+    pub fn client_reply(&mut self, worker: usize, attempt: u64, answer: Answer) -> Checked {
+        let leader = match &answer {
+            Answer::Refused(Refused::NotLeader { leader: Some((node, _)) }) => self.directory.get(node).copied(),
+            _ => None,
+        };
+        self.note([13, worker as u64, attempt], || format!("worker {worker} hears {answer:?}"));
+        let acts = self.workload.answer(worker, attempt, answer, leader, self.now);
+        self.act(worker, acts);
+        let complaint = self.workload.complaint.take();
+        require(10, complaint.is_none(), || complaint.unwrap_or_default())
+    }
+
+    fn tell(&mut self, host: usize, worker: usize, attempt: u64, answer: Answer) {
+        let place = self.hosts.len() + self.workload.session_of(worker);
+        self.send(host, place, Packet::Reply { worker, attempt, answer }, false);
+    }
+
+    /// A client's request reaches a node.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn client_request(&mut self, host: usize, worker: usize, attempt: u64, request: ClientRequest) -> Checked {
+        match request {
+            ClientRequest::Write { group, command } => {
+                let Some(request) = self.ask(host, Asked::Write { worker, attempt }) else { return Ok(()) };
+                self.input(host, Input::Propose { request, group, command })
+            }
+            ClientRequest::Read { group, key, stale } => {
+                let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+                let number = process.next_reader;
+                process.next_reader += 1;
+                let reader = Reader { worker, attempt, group, key, stage: Stage::Fresh { stale } };
+                process.readers.insert(number, reader);
+                self.reader(host, number)
+            }
+        }
+    }
+
+    /// Numbers a request to the loop.
+    pub fn ask(&mut self, host: usize, asked: Asked) -> Option<RequestId> {
+        let process = self.hosts[host].process.as_mut()?;
+        let request = RequestId(process.next_request);
+        process.next_request += 1;
+        process.requests.insert(request, asked);
+        Some(request)
+    }
+
+    /// A write was applied, and its client hears the outcome.
+    ///
+    /// # Errors
+    /// I9: it does not lie on a majority.
+    pub fn written(
+        &mut self,
+        host: usize,
+        group: GroupId,
+        slot: Slot,
+        request: RequestId,
+        outcome: Outcome,
+    ) -> Checked {
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        let Some(Asked::Write { worker, attempt }) = process.requests.remove(&request) else { return Ok(()) };
+        self.acknowledged(group, slot)?;
+        self.tell(host, worker, attempt, Answer::Outcome(outcome));
+        Ok(())
+    }
+
+    /// The loop did not take a write, or lost it.
+    ///
+    /// # Errors
+    /// I9: a write was answered though it was never applied.
+    pub fn write_refused(&mut self, host: usize, worker: usize, attempt: u64, reply: Reply) -> Checked {
+        let answer = match reply {
+            Reply::Refused(refused) => Answer::Refused(refused),
+            Reply::Lost => Answer::Lost,
+            Reply::Done | Reply::ReadNow { .. } => {
+                return require(9, false, || format!("host {host} answered a write that was not applied"));
+            }
+        };
+        self.tell(host, worker, attempt, answer);
+        Ok(())
+    }
+
+    /// A reader that asked the loop hears its answer.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn read_answered(&mut self, host: usize, reader: u64, reply: Reply) -> Checked {
+        match reply {
+            Reply::ReadNow { .. } => {
+                self.queue_work(host, Work::Read(reader));
+                Ok(())
+            }
+            Reply::Refused(refused) => self.read_refused(host, reader, refused),
+            Reply::Lost | Reply::Done => {
+                self.read_refused(host, reader, Refused::GivenUp("an answer that reads do not get".to_owned()))
+            }
+        }
+    }
+
+    fn read_refused(&mut self, host: usize, reader: u64, refused: Refused) -> Checked {
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        if let Some(reader) = process.readers.remove(&reader) {
+            self.tell(host, reader.worker, reader.attempt, Answer::Refused(refused));
+        }
+        Ok(())
+    }
+
+    /// A reader goes on, step by step, until it sleeps or is done.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub fn reader(&mut self, host: usize, number: u64) -> Checked {
+        loop {
+            match self.reader_step(host, number)? {
+                Progress::Gone => return Ok(()),
+                Progress::On => {}
+            }
+            if self.random.permille(self.plan.reader_pause_permille) {
+                let at = self.now + self.random.spread(5 * MICROSECOND, SECOND);
+                let epoch = self.hosts[host].epoch;
+                self.at(at, Event::Reader(host, epoch, number));
+                return Ok(());
+            }
+        }
+    }
+
+    fn reader_step(&mut self, host: usize, number: u64) -> Result<Progress, Broken> {
+        let target = &mut self.hosts[host];
+        let clock = target.clock.instant(self.now);
+        let store = &target.disk.store;
+        let Some(process) = &mut target.process else { return Ok(Progress::Gone) };
+        let Some(reader) = process.readers.get_mut(&number) else { return Ok(Progress::Gone) };
+        let group = reader.group;
+        let next = match std::mem::replace(&mut reader.stage, Stage::Asked) {
+            Stage::Asked => return Ok(Progress::Gone),
+            Stage::Fresh { stale } => match process.served.get(&group).cloned() {
+                Some(served) => Some(Stage::Found { served, stale }),
+                None => {
+                    self.read_refused(host, number, Refused::NoReplica)?;
+                    return Ok(Progress::Gone);
+                }
+            },
+            Stage::Found { served, stale } => {
+                let glance = served.word.glance();
+                Some(if stale { Stage::Settled(served, glance) } else { Stage::Glanced(served, glance) })
+            }
+            Stage::Glanced(served, glance) => glance.holds(clock).then_some(Stage::Clocked(served, glance)),
+            Stage::Clocked(served, glance) => served.word.settled().then_some(Stage::Settled(served, glance)),
+            Stage::Settled(served, glance) => Some(Stage::Pinned(served, glance, store.view())),
+            Stage::Pinned(served, glance, view) => {
+                let found = kv::read(&view, &served.tablets, &reader.key);
+                if served.word.confirms(glance) {
+                    return self.read_done(host, number, found);
+                }
+                None
+            }
+        };
+        if let Some(stage) = next {
+            reader.stage = stage;
+            return Ok(Progress::On);
+        }
+        // The word did not let it through: the loop decides.
+        let Some(request) = self.ask(host, Asked::Read { reader: number }) else { return Ok(Progress::Gone) };
+        self.input(host, Input::Read { request, group })?;
+        Ok(Progress::Gone)
+    }
+
+    /// The loop let a reader go on, and its turn at the apply stage has come.
+    ///
+    /// # Errors
+    /// I21: the store does not read.
+    pub fn read_at_stage(&mut self, host: usize, number: u64) -> Checked {
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        let Some(reader) = process.readers.get(&number) else { return Ok(()) };
+        if process.stage.machine(reader.group).is_none() {
+            return self.read_refused(host, number, Refused::NoReplica);
+        }
+        let found = process.stage.read(reader.group, &reader.key);
+        self.read_done(host, number, found).map(|_| ())
+    }
+
+    fn read_done(
+        &mut self,
+        host: usize,
+        number: u64,
+        found: Result<Option<Found>, StoreError>,
+    ) -> Result<Progress, Broken> {
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                require(21, false, || format!("host {host} cannot read: {error}"))?;
+                None
+            }
+        };
+        let Some(process) = &mut self.hosts[host].process else { return Ok(Progress::Gone) };
+        if let Some(reader) = process.readers.remove(&number) {
+            self.tell(host, reader.worker, reader.attempt, Answer::Found(found));
+        }
+        Ok(Progress::Gone)
+    }
+}
+
+/// Whether a reader has another step to do at once.
+enum Progress {
+    On,
+    Gone,
+}
