@@ -50,6 +50,11 @@ impl RingView {
         self.groups.get(&group)
     }
 
+    /// Every group heard of, whether its claim stands or not.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<Descriptor>> {
+        self.groups.values()
+    }
+
     /// The groups whose claims stand, in ring order.
     #[must_use]
     pub fn routes(&self) -> &[Arc<Descriptor>] {
@@ -74,7 +79,10 @@ impl RingView {
             merged.range_version = heard.range_version;
             merged.range = heard.range.clone();
         }
-        if heard.ballot > known.ballot || (heard.ballot == known.ballot && known.leader.is_none()) {
+        // Under one ballot only its own node can lead, so that name is better than any other.
+        let own = |descriptor: &Descriptor| descriptor.leader == Some(descriptor.ballot.node);
+        let better = heard.leader.is_some() && (known.leader.is_none() || (own(heard) && !own(known)));
+        if heard.ballot > known.ballot || (heard.ballot == known.ballot && better) {
             merged.ballot = heard.ballot;
             merged.leader = heard.leader;
         }
@@ -137,6 +145,22 @@ impl RingCache {
             }
         });
         true
+    }
+
+    /// Takes a node's own word that it leads a group which nobody else is known to lead, under whatever ballot: a higher
+    /// one that somebody promised need not have come to anything.
+    pub fn leader_says(&self, group: GroupId, node: NodeId) {
+        let leaderless = |view: &RingView| view.group(group).is_some_and(|known| known.leader.is_none());
+        if !leaderless(&self.view.load()) {
+            return;
+        }
+        self.change(|view| {
+            if leaderless(view)
+                && let Some(known) = view.groups.get_mut(&group)
+            {
+                Arc::make_mut(known).leader = Some(node);
+            }
+        });
     }
 
     /// Forgets that `node` leads `group` under `ballot`: it said so itself, or hosts the group no more.
@@ -298,6 +322,28 @@ mod tests {
         cache.distrust_leader(GroupId(1), NodeId(1), ballot(4));
         assert_eq!(cache.view().group(GroupId(1)).and_then(|known| known.leader), None);
         assert!(cache.learn(&[heard]), "who names the leader under the same ballot is believed again");
+    }
+
+    #[test]
+    fn a_promise_that_came_to_nothing_does_not_hide_the_leader() {
+        let cache = RingCache::default();
+        let leader = |cache: &RingCache| cache.view().group(GroupId(1)).and_then(|known| known.leader);
+        cache.learn(&[descriptor(1, (0, 0), 1)]);
+        // A follower promised node 2 a higher ballot, and node 2 did not win.
+        let mut promised = descriptor(1, (0, 0), 1);
+        promised.ballot = Ballot { node: NodeId(2), ..ballot(7) };
+        promised.leader = None;
+        cache.learn(std::slice::from_ref(&promised));
+        assert_eq!(leader(&cache), None);
+        assert!(!cache.learn(&[descriptor(1, (0, 0), 1)]), "hearsay under the lower ballot is not believed");
+        cache.leader_says(GroupId(1), NodeId(1));
+        assert_eq!(leader(&cache), Some(NodeId(1)));
+        assert!(!cache.learn(std::slice::from_ref(&promised)), "the same promise is no news");
+        // It wins after all.
+        cache.learn(&[Descriptor { leader: Some(NodeId(2)), ..promised }]);
+        assert_eq!(leader(&cache), Some(NodeId(2)));
+        cache.leader_says(GroupId(1), NodeId(1));
+        assert_eq!(leader(&cache), Some(NodeId(2)), "who is deposed and does not know it is not believed");
     }
 
     #[tokio::test]

@@ -3,18 +3,18 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($(#[doc = $doc:literal] $name:ident,)*) => {
         /// Counts since the client began.
         #[derive(Default, Debug)]
         pub struct ClientMetrics {
-            $($(#[$doc])* pub(crate) $name: Counter,)*
+            $(#[doc = $doc] pub(crate) $name: Counter,)*
         }
 
         impl ClientMetrics {
-            /// Each count with its name and what it means.
+            /// Each count: its name, what it means, its value. The same ones in the same order on every call.
             #[must_use]
-            pub fn values(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name.get()),)*]
+            pub fn values(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), $doc, self.$name.get()),)*]
             }
         }
     };
@@ -58,5 +58,13 @@ impl Counter {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl ClientMetrics {
+    /// The count of this name.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<u64> {
+        self.values().into_iter().find_map(|(known, _, value)| (known == name).then_some(value))
     }
 }

@@ -98,6 +98,15 @@ impl Shared {
         self.begin_search(Topic::Ring, None);
     }
 
+    /// A node did not answer: who it leads needs another leader, or will be told again that it leads.
+    fn doubt(self: &Arc<Self>, node: NodeId) {
+        let view = Arc::clone(&self.cache.view());
+        for route in view.routes().iter().filter(|route| route.leader == Some(node)) {
+            self.cache.distrust_leader(route.group, node, route.ballot);
+            self.search_leader(route.group, Some(Suspect { node, ballot: route.ballot }));
+        }
+    }
+
     fn begin_search(self: &Arc<Self>, topic: Topic, suspect: Option<Suspect>) {
         let Some(searching) = self.searches.begin(topic) else { return };
         self.metrics.searches.add();
@@ -223,7 +232,11 @@ pub(crate) async fn keep_fresh(client: Weak<Shared>, every: Duration) {
             } else {
                 let nodes = sample(&shared.nodes.known());
                 let asks = nodes.into_iter().map(|node| ask(Arc::clone(&shared), Whom::Node(node)));
-                futures::future::join_all(asks).await;
+                for (whom, answer) in futures::future::join_all(asks).await {
+                    if let (Whom::Node(node), None) = (whom, answer) {
+                        shared.doubt(node);
+                    }
+                }
             }
         }
         tokio::time::sleep(every.mul_f64(rand::random_range(0.75..1.25))).await;

@@ -9,7 +9,9 @@ use crate::nodes::{Nodes, Unreached};
 use crate::search::Searches;
 use scatter_core::group::Descriptor;
 use scatter_core::types::{GroupId, NodeId, SessionId, Version};
-use scatter_wire::{ClientBody, Connection, ConnectionMetrics, ConnectionOptions, Description, Epoch, ReplyBody};
+use scatter_wire::{
+    ClientBody, Connection, ConnectionMetrics, ConnectionOptions, Description, Epoch, ReplicaRole, ReplyBody,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +75,11 @@ impl Shared {
             self.nodes.heard(other.node, &other.peer_address);
         }
         self.learn(&description.descriptors);
+        for replica in &description.node.replicas {
+            if replica.role == ReplicaRole::Leader {
+                self.cache.leader_says(replica.group, description.node.node);
+            }
+        }
     }
 
     /// Takes in the small hints that every good reply carries. Newer versions than the cache's are asked after.

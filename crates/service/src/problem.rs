@@ -54,6 +54,8 @@ macro_rules! kinds {
 kinds! {
     /// The request does not mean anything: a bad key, parameter, header or body.
     Malformed = "malformed", BAD_REQUEST, "The request is malformed", false;
+    /// The request is not taken from where it comes.
+    Forbidden = "forbidden", FORBIDDEN, "The request is not allowed", false;
     /// There is nothing at this path.
     UnknownPath = "unknown-path", NOT_FOUND, "There is nothing at this path", false;
     /// The key has no value.

@@ -1,5 +1,7 @@
 //! A cluster of pretenders on real sockets: one group, one shared state, nodes that die, stop, refuse and lie on demand.
 
+#![allow(dead_code, reason = "each of the tests that share this uses a part of it")]
+
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use scatter_core::codec::Decode as _;
@@ -73,6 +75,8 @@ pub(crate) struct Cluster {
     pub(crate) group: Mutex<Group>,
     nodes: Mutex<Vec<Running>>,
     members: Mutex<Vec<Member>>,
+    /// Nodes that others tell of and that are no members.
+    strangers: Mutex<Vec<(NodeId, String)>>,
 }
 
 impl Cluster {
@@ -84,6 +88,7 @@ impl Cluster {
             group: Mutex::new(group),
             nodes: Mutex::default(),
             members: Mutex::default(),
+            strangers: Mutex::default(),
         });
         for id in 1..=count {
             let address = cluster.run_node(NodeId(id), &format!("{}:0", cluster.host)).await;
@@ -161,6 +166,11 @@ impl Cluster {
     pub(crate) fn readdress(&self, id: u64, address: &str) {
         let mut members = self.members.lock();
         members.iter_mut().find(|member| member.node == NodeId(id)).expect("a member").address = address.to_owned();
+    }
+
+    /// Has the members tell of a node that is none of them.
+    pub(crate) fn introduce(&self, id: u64, address: &str) {
+        self.strangers.lock().push((NodeId(id), address.to_owned()));
     }
 
     pub(crate) fn descriptor(&self) -> Descriptor {
@@ -378,10 +388,12 @@ impl Cluster {
                 }],
             },
             nodes: members
-                .filter(|member| member.node != id)
-                .map(|member| NodeInfo {
-                    node: member.node,
-                    peer_address: member.address.clone(),
+                .map(|member| (member.node, member.address.clone()))
+                .chain(self.strangers.lock().iter().cloned())
+                .filter(|(node, _)| *node != id)
+                .map(|(node, peer_address)| NodeInfo {
+                    node,
+                    peer_address,
                     http_address: String::new(),
                     zone: String::new(),
                     state: NodeState::Alive,

@@ -1,0 +1,64 @@
+//! The program's paths in its OpenAPI document.
+
+use serde_json::{Value, json};
+
+/// Every path beside those that all programs have.
+pub(crate) fn paths() -> Value {
+    let id = json!({
+        "name": "id", "in": "path", "required": true, "description": "The group, in hexadecimal.",
+        "schema": { "type": "string", "pattern": "^[0-9A-Fa-f]{1,16}$" },
+    });
+    let dry_run = json!({
+        "name": "dry_run", "in": "query", "description": "Only says what would be done.",
+        "schema": { "type": "boolean", "default": false },
+    });
+    let key = json!({
+        "name": "key", "in": "query", "required": true, "description": "The key, percent-encoded.",
+        "schema": { "type": "string" },
+    });
+    let order = |summary: &str, schema: Value| {
+        json!({ "post": {
+            "summary": summary,
+            "parameters": [id, dry_run],
+            "requestBody": { "content": { "application/json": { "schema": schema } } },
+            "responses": {
+                "200": reply("Done, or with `dry_run` what would be done."), "400": problem(), "403": problem(),
+                "404": problem(), "409": problem(), "503": problem(), "504": problem(),
+            },
+        } })
+    };
+    let question = |summary: &str, parameters: Value, more: &[&str]| {
+        let mut responses = json!({ "200": reply(summary), "400": problem() });
+        for status in more {
+            responses[status] = problem();
+        }
+        json!({ "get": { "summary": summary, "parameters": parameters, "responses": responses } })
+    };
+    let nodes = json!({ "type": "array", "items": { "type": "string", "description": "A node's id." } });
+    json!({
+        "/": { "get": {
+            "summary": "The web page.",
+            "responses": { "200": { "description": "The page.", "content": { "text/html": {} } } },
+        } },
+        "/v1/ring": question("All groups in ring order, and what is wrong.", json!([]), &[]),
+        "/v1/nodes": question("All nodes that are known.", json!([]), &[]),
+        "/v1/lookup": question("Where a key lies.", json!([key]), &[]),
+        "/v1/groups/{id}": question("One group with its replicas.", json!([id]), &["404"]),
+        "/v1/groups/{id}/members": order("Adds and removes members.", json!({
+            "type": "object", "additionalProperties": false, "properties": { "add": nodes, "remove": nodes },
+        })),
+        "/v1/groups/{id}/transfer-leader": order("Hands leadership over.", json!({
+            "type": "object", "additionalProperties": false,
+            "properties": { "to": { "type": ["string", "null"], "description": "A voter's id; none lets the leader choose." } },
+        })),
+    })
+}
+
+fn reply(description: &str) -> Value {
+    json!({ "description": description, "content": { "application/json": { "schema": { "type": "object" } } } })
+}
+
+fn problem() -> Value {
+    let schema = json!({ "$ref": "#/components/schemas/Problem" });
+    json!({ "description": "What is wrong.", "content": { "application/problem+json": { "schema": schema } } })
+}

@@ -1,0 +1,240 @@
+//! The admin program over pretended nodes.
+
+#[path = "../../client/tests/fake/mod.rs"]
+mod fake;
+
+use fake::Cluster;
+use reqwest::{Client, StatusCode};
+use scatter_admin::{AdminProgramSettings, PROGRAM};
+use scatter_core::types::NodeId;
+use scatter_service::configuration::{Loaded, load};
+use scatter_service::{Process, Shutdown};
+use scatter_wire::{AdminRequest, NewMember};
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::sync::Arc;
+
+const GROUP: &str = "0000000000000abc";
+
+struct Admin {
+    cluster: Arc<Cluster>,
+    http: Client,
+    base: String,
+}
+
+impl Admin {
+    async fn start() -> Self {
+        let cluster = Cluster::start(3).await;
+        let listen = format!("{}:8081", cluster.host);
+        let seed = cluster.address(1);
+        let arguments =
+            ["scatter-admin", "--listen", &listen, "--seeds", &seed, "--cluster", "fake", "--set", "admin.keep_ms=0"];
+        let loaded = load::<AdminProgramSettings>(&PROGRAM, arguments.map(OsString::from), []);
+        let Ok(Loaded::Run(settings)) = loaded else { panic!("good arguments") };
+        let process = Process { program: PROGRAM, shutdown: Shutdown::new() };
+        tokio::spawn(async move { scatter_admin::run(*settings, process).await.expect("it runs") });
+        let http = Client::builder().no_proxy().build().expect("a client");
+        let admin = Self { cluster, http, base: format!("http://{listen}") };
+        while admin.http.get(format!("{}/livez", admin.base)).send().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        admin
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, Value) {
+        let response = self.http.get(format!("{}{path}", self.base)).send().await.expect("a reply");
+        (response.status(), response.json().await.expect("JSON"))
+    }
+
+    async fn post(&self, path: &str, body: &'static str) -> (StatusCode, Value) {
+        let request = self.http.post(format!("{}{path}", self.base)).body(body);
+        let response = request.send().await.expect("a reply");
+        (response.status(), response.json().await.expect("JSON"))
+    }
+}
+
+fn id(number: u64) -> String {
+    format!("{number:016x}")
+}
+
+#[tokio::test]
+async fn shows_ring_group_nodes_and_look_ups() {
+    let admin = Admin::start().await;
+    let (status, ring) = admin.get("/v1/ring").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(ring["cluster"], "fake");
+    assert_eq!(ring["problems"], json!([]));
+    let group = &ring["groups"][0];
+    assert_eq!((&group["id"], &group["leader"]), (&json!(GROUP), &json!(id(1))));
+    assert_eq!(group["epoch"], json!({ "configuration": 1, "range": 1 }));
+    assert_eq!(group["range"], json!({ "start": "", "end": "" }));
+    assert_eq!((&group["keys"], &group["bytes"]), (&json!(3), &json!(33)));
+    assert_eq!(group["members"][1]["role"], "follower");
+
+    let (_, detail) = admin.get("/v1/groups/abc").await;
+    assert_eq!(detail["id"], GROUP);
+    assert_eq!(detail["replicas"].as_array().map(Vec::len), Some(3));
+    let (_, nodes) = admin.get("/v1/nodes").await;
+    assert_eq!(nodes["nodes"].as_array().map(Vec::len), Some(3));
+    assert_eq!(nodes["nodes"][0]["state"], "alive");
+    let (_, found) = admin.get("/v1/lookup?key=users%2F42").await;
+    assert_eq!((&found["partition"], &found["group"]), (&json!("users"), &json!(GROUP)));
+}
+
+#[tokio::test]
+async fn tells_what_is_wrong() {
+    let admin = Admin::start().await;
+    admin.cluster.kill(1).await;
+    admin.cluster.depose();
+    let (_, ring) = admin.get("/v1/ring").await;
+    let kinds: Vec<_> = ring["problems"].as_array().expect("a list").iter().map(|problem| &problem["kind"]).collect();
+    for kind in ["under_replicated", "no_leader", "unreachable"] {
+        assert!(kinds.contains(&&json!(kind)), "{kind} is missing in {ring}");
+    }
+    assert_eq!(ring["groups"][0]["leader"], Value::Null);
+}
+
+#[tokio::test]
+async fn changes_members_by_hand() {
+    let admin = Admin::start().await;
+    let address = admin.cluster.run_node(NodeId(4), &format!("{}:0", admin.cluster.host)).await;
+    let path = format!("/v1/groups/{GROUP}/members");
+    // Node 4 is not known to anybody yet.
+    assert_eq!(admin.post(&path, r#"{"add":["4"]}"#).await.0, StatusCode::NOT_FOUND);
+    admin.cluster.introduce(4, &address);
+    let (status, plan) = admin.post(&format!("{path}?dry_run=true"), r#"{"add":["4"],"remove":["2"]}"#).await;
+    assert_eq!(status, StatusCode::OK, "{plan}");
+    assert_eq!(plan["members"], json!([id(1), id(3), id(4)]));
+    assert!(admin.cluster.group.lock().orders.is_empty(), "a dry run orders nothing");
+    let (status, done) = admin.post(&path, r#"{"add":["4"],"remove":["2"]}"#).await;
+    assert_eq!((status, &done["result"]), (StatusCode::OK, &json!({ "done": true })));
+    let ordered = admin.cluster.group.lock().orders.clone();
+    let [AdminRequest::ChangeMembers { add, remove, dry_run: false, .. }] = &ordered[..] else {
+        panic!("one order, not {ordered:?}")
+    };
+    assert_eq!(add, &[NewMember { node: NodeId(4), address }]);
+    assert_eq!(remove, &[NodeId(2)]);
+}
+
+#[tokio::test]
+async fn transfers_leadership() {
+    let admin = Admin::start().await;
+    let path = format!("/v1/groups/{GROUP}/transfer-leader");
+    assert_eq!(admin.post(&format!("{path}?dry_run=true"), "").await.0, StatusCode::OK);
+    assert!(admin.cluster.group.lock().orders.is_empty());
+    assert_eq!(admin.post(&path, r#"{"to":"3"}"#).await.0, StatusCode::OK);
+    assert_eq!(admin.post(&path, "").await.0, StatusCode::OK);
+    let ordered = admin.cluster.group.lock().orders.clone();
+    let to: Vec<_> = ordered
+        .iter()
+        .map(|order| match order {
+            AdminRequest::TransferLeader { to, .. } => *to,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(to, [Some(NodeId(3)), None]);
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused() {
+    let admin = Admin::start().await;
+    let members = format!("/v1/groups/{GROUP}/members");
+    for (path, body, expected) in [
+        (members.clone(), "{}", 400),
+        (members.clone(), "[1]", 400),
+        (members.clone(), "not json", 400),
+        (members.clone(), r#"{"add":["x"]}"#, 400),
+        (members.clone(), r#"{"adds":["1"]}"#, 400),
+        (members.clone(), r#"{"add":["1"]}"#, 409),
+        (members.clone(), r#"{"remove":["9"]}"#, 409),
+        (members.clone(), r#"{"remove":["1","2","3"]}"#, 409),
+        (members.clone(), r#"{"add":["9"],"remove":["9"]}"#, 400),
+        (format!("{members}?dry_run=maybe"), r#"{"remove":["1"]}"#, 400),
+        (format!("{members}?dry=true"), r#"{"remove":["1"]}"#, 400),
+        ("/v1/groups/zz/members".into(), r#"{"remove":["1"]}"#, 400),
+        ("/v1/groups/77/members".into(), r#"{"remove":["1"]}"#, 404),
+        ("/v1/groups/77/transfer-leader".into(), "", 404),
+        (format!("/v1/groups/{GROUP}/transfer-leader"), r#"{"to":"9"}"#, 409),
+    ] {
+        let (status, problem) = admin.post(&path, body).await;
+        assert_eq!(status.as_u16(), expected, "{path} {body}: {problem}");
+        assert!(problem["type"].as_str().is_some_and(|kind| kind.starts_with("urn:scatter:problem:")), "{problem}");
+    }
+    for (path, expected) in [
+        ("/v1/lookup", 400),
+        ("/v1/lookup?key=", 400),
+        ("/v1/lookup?key=%zz", 400),
+        ("/v1/lookup?key=a&key=b", 400),
+        ("/v1/ring?x=1", 400),
+        ("/v1/groups/+1", 400),
+        ("/v1/groups/00000000000000001", 400),
+        ("/v1/groups/77", 404),
+        ("/v1/nothing", 404),
+    ] {
+        assert_eq!(admin.get(path).await.0.as_u16(), expected, "{path}");
+    }
+    assert!(admin.cluster.group.lock().orders.is_empty());
+}
+
+#[tokio::test]
+async fn orders_from_other_sites_pages_are_refused() {
+    let admin = Admin::start().await;
+    let request = admin.http.post(format!("{}/v1/groups/{GROUP}/transfer-leader", admin.base));
+    let response = request.header("Sec-Fetch-Site", "cross-site").send().await.expect("a reply");
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    assert!(admin.cluster.group.lock().orders.is_empty());
+}
+
+#[tokio::test]
+async fn the_page_is_one_document_under_a_strict_policy() {
+    let admin = Admin::start().await;
+    let mut nonces = Vec::new();
+    for _ in 0..2 {
+        let response = admin.http.get(&admin.base).send().await.expect("a reply");
+        assert_eq!(response.status(), StatusCode::OK);
+        let header = |name: &str| response.headers()[name].to_str().expect("text").to_owned();
+        assert_eq!(header("content-type"), "text/html; charset=utf-8");
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        assert_eq!(header("x-frame-options"), "DENY");
+        let policy = header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        let nonce =
+            policy.split("'nonce-").nth(1).and_then(|rest| rest.split('\'').next()).expect("a nonce").to_owned();
+        let page = response.text().await.expect("text");
+        assert_eq!(page.matches(&format!("nonce=\"{nonce}\"")).count(), 2);
+        assert!(!page.contains("@NONCE@"));
+        for outside in ["src=\"http", "href=\"http", "@import", "url("] {
+            assert!(!page.contains(outside), "the page reaches outside: {outside}");
+        }
+        nonces.push(nonce);
+    }
+    assert_ne!(nonces[0], nonces[1]);
+    let json = admin.http.get(format!("{}/v1/ring", admin.base)).send().await.expect("a reply");
+    assert_eq!(json.headers()["x-content-type-options"], "nosniff");
+    assert_eq!(json.headers()["cache-control"], "no-store");
+}
+
+#[tokio::test]
+async fn the_document_has_every_path_that_is_served() {
+    let admin = Admin::start().await;
+    let (_, document) = admin.get("/openapi.json").await;
+    let paths = document["paths"].as_object().expect("paths");
+    for path in [
+        "/",
+        "/v1/ring",
+        "/v1/nodes",
+        "/v1/lookup",
+        "/v1/groups/{id}",
+        "/v1/groups/{id}/members",
+        "/v1/groups/{id}/transfer-leader",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/version",
+    ] {
+        assert!(paths.contains_key(path), "{path} is missing");
+        let real = path.replace("{id}", GROUP);
+        let status = admin.http.get(format!("{}{real}", admin.base)).send().await.expect("a reply").status();
+        assert_ne!(status, StatusCode::NOT_FOUND, "{path} is documented and not served");
+    }
+}
