@@ -1,0 +1,87 @@
+# Entry points. `make help` lists them. Each works as the first command on a fresh clone.
+#   CARGO_TARGET_DIR   where cargo builds, if set
+#   SCATTER_CACHE      where RocksDB's one build is kept (default ~/.cache/scatter)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+# cargo with RocksDB, for whatever includes the node; plain cargo does for core and simulator.
+CARGO := scripts/cargo.sh
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+SEEDS ?= 200
+SEED ?=
+ARGS ?=
+
+.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix sim planted loom bench clean
+
+# verify's steps go one after the other: each uses every core.
+.NOTPARALLEL:
+
+help: ## Lists the targets
+	@echo "Scatter: targets"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+	    || sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/  \1  \2/p' $(MAKEFILE_LIST)
+
+deps: ## Installs what the build needs, if it is missing
+	@scripts/deps.sh
+
+deps-lint:
+	@scripts/deps.sh lint
+
+run: deps ## Builds and runs a local cluster: three nodes, a gateway, the admin page
+	@$(CARGO) build -p scatter-node -p scatter-gateway -p scatter-admin
+	@exec scripts/run.sh
+
+test: deps ## Runs every test; ARGS goes to the test runner
+	@$(CARGO) test --workspace --doc --quiet
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	    exec $(CARGO) nextest run --workspace $(ARGS); \
+	else \
+	    exec $(CARGO) test --workspace --lib --bins --tests --no-fail-fast $(ARGS); \
+	fi
+
+verify: fmt-check clippy doc deny test ## Format, lints, docs, licences, tests, a simulator run
+	@$(MAKE) sim SEEDS=$(SEEDS)
+	@echo "verify: everything passed"
+
+fmt-check: deps-lint
+	cargo fmt --all --check
+
+fmt: deps-lint ## Formats the code
+	cargo fmt --all
+
+clippy: deps-lint
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p scatter-sim -p scatter-core --all-targets --features scatter-sim/planted -- -D warnings
+
+doc: deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+deny:
+	@if cargo deny --version >/dev/null 2>&1; then \
+	    cargo deny check bans licenses sources; \
+	else \
+	    echo "deny: cargo-deny is not installed; licences and sources of dependencies were not checked"; \
+	fi
+
+fix: deps-lint ## Formats, and applies clippy's suggestions
+	cargo fmt --all
+	$(CARGO) clippy --fix --allow-dirty --allow-staged --workspace --all-targets
+	cargo fmt --all
+
+sim: deps ## Simulates SEEDS=200 fault schedules, or replays SEED=n with its trace
+	@exec cargo run -q -p scatter-sim -- run $(if $(SEED),--seed $(SEED) --trace,--seeds $(SEEDS)) $(ARGS)
+
+planted: deps ## Shows that the simulator catches every planted bug
+	@exec cargo run -q --target-dir "$(TARGET)/planted" -p scatter-sim --features planted -- planted $(ARGS)
+
+loom: deps ## Checks the read word under every interleaving of threads
+	RUSTFLAGS="--cfg loom" cargo test --target-dir "$(TARGET)/loom" -p scatter-core --lib loom $(ARGS)
+
+bench: deps ## Measures Scatter against etcd and rewrites docs/benchmarks.md
+	@exec scripts/bench.sh $(ARGS)
+
+clean: ## Removes what was built; data/ stays
+	cargo clean
