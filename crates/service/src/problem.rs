@@ -179,9 +179,9 @@ impl Problem {
         self
     }
 
-    /// The reply.
+    /// The reply's body: JSON.
     #[must_use]
-    pub fn response(&self) -> Response<Body> {
+    pub fn document(&self) -> Vec<u8> {
         let document = Document {
             r#type: self.kind.uri(),
             title: self.kind.title(),
@@ -191,8 +191,13 @@ impl Problem {
             outcome: self.outcome,
         };
         // Strings, a number and booleans always serialize.
-        let body = serde_json::to_vec(&document).unwrap_or_default();
-        let mut response = Response::new(Body::from(body));
+        serde_json::to_vec(&document).unwrap_or_default()
+    }
+
+    /// The reply.
+    #[must_use]
+    pub fn response(&self) -> Response<Body> {
+        let mut response = Response::new(Body::from(self.document()));
         *response.status_mut() = self.kind.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));

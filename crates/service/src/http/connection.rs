@@ -171,23 +171,44 @@ enum Turn {
     Over,
 }
 
+/// Counts a parked connection for as long as it is one, however it ends.
+struct Parked(prometheus::IntGauge);
+
+impl Parked {
+    fn new(shared: &Shared) -> Self {
+        let gauge = shared.metrics.parked.clone();
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Serves one connection until it ends.
 pub(super) async fn run<H: Handler>(stream: TcpStream, watch: Arc<Watch>, shared: Arc<Shared>, handler: Arc<H>) {
     let mut io = Watched { stream, before: Bytes::new(), watch, shared, blocked: false, ended: false };
+    let mut parked = None;
     loop {
-        // Before the first byte of a request, hyper and its buffers need not exist.
-        if io.before.is_empty() && io.stream.readable().await.is_err() {
+        // Before the first byte of a request, hyper and its buffers need not exist. (Readiness alone is no sign of a
+        // byte: tokio takes a new socket for ready until a read says otherwise.)
+        if io.before.is_empty() && !matches!(io.stream.peek(&mut [0]).await, Ok(1)) {
             return;
         }
+        drop(parked.take());
         let (turn, returned) = Box::pin(turn(io, Arc::clone(&handler))).await;
         io = returned;
         match turn {
-            Turn::Parked => {}
+            Turn::Parked => parked = Some(Parked::new(&io.shared)),
             Turn::Over => break,
         }
     }
     if !io.ended {
-        linger(io).await;
+        // Boxed, so that its buffer is no part of every idle connection.
+        Box::pin(linger(io)).await;
     }
 }
 

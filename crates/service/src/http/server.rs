@@ -4,6 +4,7 @@ use super::connection::{self, Phase, Watch};
 use super::{Handler, HttpSettings};
 use crate::Address;
 use crate::metrics::Counters;
+use crate::problem::{self, Kind, Problem, WriteOutcome};
 use crate::process::Shutdown;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -94,6 +95,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 #[derive(Clone)]
 pub struct ServerMetrics {
     connections: prometheus::IntGauge,
+    pub(super) parked: prometheus::IntGauge,
     ended: Counters,
 }
 
@@ -118,6 +120,10 @@ impl ServerMetrics {
         let series: Vec<_> = Ended::NAMES.iter().map(|name| vec![*name]).collect();
         let metrics = Self {
             connections: prometheus::IntGauge::new("scatter_http_connections", "Open HTTP connections.")?,
+            parked: prometheus::IntGauge::new(
+                "scatter_http_connections_parked",
+                "Idle HTTP connections that gave their buffers back after some time.",
+            )?,
             ended: Counters::new(
                 "scatter_http_connections_ended_total",
                 "HTTP connections that the server ended, by reason.",
@@ -126,6 +132,7 @@ impl ServerMetrics {
             )?,
         };
         registry.register(Box::new(metrics.connections.clone()))?;
+        registry.register(Box::new(metrics.parked.clone()))?;
         registry.register(Box::new(metrics.ended.clone()))?;
         Ok(metrics)
     }
@@ -138,7 +145,7 @@ pub(super) struct Shared {
     tick: AtomicU64,
     draining: AtomicBool,
     connections: Mutex<Connections>,
-    metrics: ServerMetrics,
+    pub(super) metrics: ServerMetrics,
 }
 
 #[derive(Default)]
@@ -285,15 +292,22 @@ async fn accept<H: Handler>(listener: &TcpListener, shared: &Arc<Shared>, handle
 }
 
 /// What a connection hears for which there is no room.
-const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
-content-type: application/problem+json\r\ncontent-length: 182\r\n\r\n\
-{\"type\":\"urn:scatter:problem:overloaded\",\"title\":\"The server is overloaded\",\"status\":503,\
-\"detail\":\"all connections are busy (`http.maximum_connections`)\",\"retryable\":true,\"outcome\":\"not_applied\"}";
+fn no_room() -> Vec<u8> {
+    let detail = "all connections are busy (`http.maximum_connections`)";
+    let body = Problem::new(Kind::Overloaded, detail).with_outcome(WriteOutcome::NotApplied).document();
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-type: {}\r\n\
+         content-length: {}\r\n\r\n",
+        problem::MEDIA_TYPE,
+        body.len()
+    );
+    [head.into_bytes(), body].concat()
+}
 
 fn admit<H: Handler>(stream: TcpStream, shared: &Arc<Shared>, handler: &Arc<H>) {
     if shared.open() >= shared.settings.maximum_connections && !shared.make_room() {
         // As much as the fresh socket's buffer takes, which is all of it.
-        let _ = stream.try_write(NO_ROOM);
+        let _ = stream.try_write(&no_room());
         shared.metrics.ended.raise(Ended::NoRoom as usize);
         return;
     }
