@@ -21,8 +21,8 @@ const OTHER_FILES: u64 = 200;
 /// Long enough for anything that should happen, on any machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// More than a connection may cost, whether it never spoke or fell silent. What is measured is far less in an optimised
-/// build, but the allocator gives pages back as it likes.
+/// More than a connection may cost before its first request. What one that has spoken costs is only printed: its buffers
+/// are given back to the allocator, which gives pages back as it likes.
 const MOST_BYTES: u64 = 4096;
 
 /// Resident bytes of this process. The clients' ends are bare sockets, which cost it nothing.
