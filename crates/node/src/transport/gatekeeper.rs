@@ -8,7 +8,8 @@ pub trait Gatekeeper {
     /// What this node says about itself at this moment.
     fn identity(&self) -> Identity;
 
-    /// Whether a node that connects may. What is to be remembered of it (its boot counter) is remembered here.
+    /// Whether a node that connects may; that it means this node was checked before. What is to be remembered of it (its
+    /// boot counter) is remembered here.
     fn check(&self, hello: &PeerHello) -> Result<(), Refused>;
 
     /// Whether the node that answered is the one that was asked for (`None`: whoever is there) and may be talked to.
@@ -18,8 +19,7 @@ pub trait Gatekeeper {
     fn refused(&self, address: &str, refused: &Refused);
 }
 
-/// The part of a check that needs no memory: same cluster, and each side talks to whom it believes it does. `asked` is whom
-/// the other side was taken for, or took this one for.
+/// Refuses a node of another cluster, by name or by id.
 ///
 /// A node without a cluster may talk to one that has a cluster of the same name: that is how it joins.
 pub fn check_introduction(ours: &Identity, theirs: &Identity) -> Result<(), Refused> {
@@ -36,7 +36,7 @@ pub fn check_introduction(ours: &Identity, theirs: &Identity) -> Result<(), Refu
     }
 }
 
-/// Refuses a connection that was meant for another node.
+/// Refuses a connection that was meant for another node than the one `here`. `None` asks for whoever is here.
 pub fn check_target(asked: Option<NodeId>, here: NodeId) -> Result<(), Refused> {
     match asked {
         Some(asked) if asked != here => {

@@ -135,7 +135,9 @@ async fn peer(
     if let Some(older) = readers.borrow_mut().insert(key, Rc::clone(&superseded)) {
         older.notify_one();
     }
-    inner.set_address(hello.from.node, hello.from.peer_address.clone());
+    if !hello.from.peer_address.is_empty() {
+        inner.set_address(hello.from.node, hello.from.peer_address.clone());
+    }
     // It can reach this node, so this node may well reach it.
     inner.hurry(hello.from.node);
     let result = tokio::select! {
