@@ -3,6 +3,14 @@
 //! RocksDB's own write-ahead log is off: the consensus log is synced before anything is applied, and what the store lost in
 //! a crash is applied again from there. With one column family a flush keeps a prefix of the batches, which is the
 //! contract of [`scatter_core::store`].
+//!
+//! # Why writes are held back here and not by RocksDB
+//!
+//! RocksDB stops a writer inside its write queue when flushes or compactions lag too far. If they lag because the disk is
+//! full, its recovery wants to flush through that same queue, behind the stopped writer, and neither ever moves again
+//! (RocksDB 11.8, log off). So its own stops are set out of reach, and [`RocksStore`] holds writes back at the same limits
+//! before they enter the queue. For the same reason it does not repeat a flush that failed until RocksDB has recovered by
+//! itself, which it tries every few seconds and only when no other flush is under way.
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -15,15 +23,25 @@ use rocksdb::{
 use scatter_core::store::{Batch, Read, Store, StoreError, Visit};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 const LEVELS: usize = 7;
+/// Memtables in memory, the one in use included, beyond which writes are held back.
+const MOST_MEMTABLES: usize = 3;
+/// Files of the first level beyond which writes are slowed by RocksDB, and held back here.
+const SLOW_FIRST_LEVEL_FILES: i32 = 20;
+const MOST_FIRST_LEVEL_FILES: u64 = 36;
+/// Out of reach of the limits above.
+const NEVER: i32 = 1000;
+/// How often a writer that is held back looks again.
+const HOLD_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Sizes and limits of the store. None of the memory is taken before it is used.
 #[derive(Clone, Debug)]
 pub struct RocksSettings {
     /// The most bytes of decompressed blocks, indexes and filters kept in memory.
     pub cache_bytes: usize,
-    /// Bytes of one memtable: what is written before it is flushed. Up to three exist while flushes lag behind.
+    /// Bytes of one memtable: what is written before it is flushed. Up to three fill while flushes lag behind.
     pub memtable_bytes: usize,
     /// The most table files kept open.
     pub most_open_files: i32,
@@ -50,8 +68,19 @@ struct Inner {
     cache: Cache,
     write_options: WriteOptions,
     read_options: ReadOptions,
-    /// One flush at a time: a second caller would only wait inside RocksDB.
-    flushing: Mutex<()>,
+    /// How the last flush failed, if it did. Held while flushing: a second caller would only wait inside RocksDB.
+    failed_flush: Mutex<Option<StoreError>>,
+    gate: Mutex<Gate>,
+    memtable_bytes: usize,
+}
+
+/// Holds writes back while flushes and compactions lag.
+#[derive(Default)]
+struct Gate {
+    /// Bytes written since the last look at RocksDB's figures.
+    unseen_bytes: usize,
+    /// Failed flushes and compactions when writes last went through.
+    errors: u64,
 }
 
 impl RocksStore {
@@ -65,8 +94,16 @@ impl RocksStore {
         let db = DB::open(&options, path).map_err(|error| open_error(path, error))?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
-        let inner =
-            Inner { db, options, cache, write_options, read_options: ReadOptions::default(), flushing: Mutex::new(()) };
+        let inner = Inner {
+            db,
+            options,
+            cache,
+            write_options,
+            read_options: ReadOptions::default(),
+            failed_flush: Mutex::new(None),
+            gate: Mutex::new(Gate::default()),
+            memtable_bytes: settings.memtable_bytes,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -92,7 +129,7 @@ impl RocksStore {
         let level = |level| self.inner.db.property_int_value(property::num_files_at_level(level)).ok().flatten();
         RocksStatistics {
             files_per_level: std::array::from_fn(|number| level(number).unwrap_or(0)),
-            file_bytes: self.integer("rocksdb.total-sst-files-size"),
+            file_bytes: self.integer("rocksdb.live-sst-files-size"),
             live_data_bytes: self.integer("rocksdb.estimate-live-data-size"),
             keys: self.integer("rocksdb.estimate-num-keys"),
             memtable_bytes: self.integer("rocksdb.size-all-mem-tables"),
@@ -115,6 +152,31 @@ impl RocksStore {
             delayed_write_rate: self.integer("rocksdb.actual-delayed-write-rate"),
             is_write_stopped: self.integer("rocksdb.is-write-stopped") != 0,
             background_errors: self.integer("rocksdb.background-errors"),
+        }
+    }
+
+    /// Waits until there is room for `bytes` more, or says why there will be none.
+    fn pass_gate(&self, bytes: usize) -> Result<(), StoreError> {
+        let mut gate = self.inner.gate.lock();
+        gate.unseen_bytes += bytes;
+        if gate.unseen_bytes < self.inner.memtable_bytes / 8 {
+            return Ok(());
+        }
+        loop {
+            let errors = self.integer("rocksdb.background-errors");
+            let lagging = self.integer("rocksdb.size-all-mem-tables")
+                >= (MOST_MEMTABLES * self.inner.memtable_bytes) as u64
+                || self.integer("rocksdb.num-files-at-level0") >= MOST_FIRST_LEVEL_FILES;
+            if !lagging {
+                *gate = Gate { unseen_bytes: 0, errors };
+                return Ok(());
+            }
+            if errors > gate.errors {
+                // Only a flush tells what the error was.
+                self.flush()?;
+                gate.errors = errors;
+            }
+            std::thread::sleep(HOLD_INTERVAL);
         }
     }
 
@@ -171,6 +233,7 @@ impl Store for RocksStore {
     type View = RocksView;
 
     fn write(&self, batch: RocksBatch) -> Result<(), StoreError> {
+        self.pass_gate(batch.0.size_in_bytes())?;
         self.inner.db.write_opt(batch.0, &self.inner.write_options).map_err(store_error)
     }
 
@@ -179,8 +242,15 @@ impl Store for RocksStore {
     }
 
     fn flush(&self) -> Result<(), StoreError> {
-        let _one = self.inner.flushing.lock();
-        self.inner.db.flush().map_err(store_error)
+        let mut failed = self.inner.failed_flush.lock();
+        if let Some(error) = &*failed
+            && self.integer("rocksdb.num-immutable-mem-table") > 0
+        {
+            return Err(error.clone());
+        }
+        let result = self.inner.db.flush().map_err(store_error);
+        *failed = result.as_ref().err().cloned();
+        result
     }
 }
 
@@ -268,7 +338,11 @@ fn options(settings: &RocksSettings, cache: &Cache) -> Options {
     options.create_if_missing(true);
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(settings.memtable_bytes);
-    options.set_max_write_buffer_number(3);
+    options.set_max_write_buffer_number(NEVER);
+    options.set_level_zero_slowdown_writes_trigger(SLOW_FIRST_LEVEL_FILES);
+    options.set_level_zero_stop_writes_trigger(NEVER);
+    options.set_soft_pending_compaction_bytes_limit(0);
+    options.set_hard_pending_compaction_bytes_limit(0);
     // One thread applies: the lock-free insert would cost it and help nobody.
     options.set_allow_concurrent_memtable_write(false);
     options.set_enable_write_thread_adaptive_yield(false);
@@ -333,3 +407,6 @@ fn store_error(error: rocksdb::Error) -> StoreError {
         _ => StoreError::Failed(text),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -325,3 +325,195 @@ fn weight(writes: &[Write]) -> usize {
     };
     writes.iter().map(of).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scatter_core::durable::PeerRecord;
+    use scatter_core::types::NodeId;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    /// What the thread did to the log.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Call {
+        Append(u64),
+        Reserved(u64),
+        Sync,
+        Settle,
+    }
+
+    /// A log that tells each call and whose syncs wait for an answer.
+    struct Scripted {
+        calls: Sender<Call>,
+        syncs: Receiver<Result<(), LogError>>,
+        has_room: Arc<Mutex<bool>>,
+    }
+
+    impl Log for Scripted {
+        fn append(&mut self, writes: &[Write]) -> Result<(), LogError> {
+            if !*self.has_room.lock() {
+                return Err(LogError::NoSpace);
+            }
+            self.calls.send(Call::Append(mark_of(writes))).unwrap();
+            Ok(())
+        }
+
+        fn append_reserved(&mut self, writes: &[Write]) -> Result<(), LogError> {
+            self.calls.send(Call::Reserved(mark_of(writes))).unwrap();
+            Ok(())
+        }
+
+        fn sync(&mut self) -> Result<(), LogError> {
+            self.calls.send(Call::Sync).unwrap();
+            self.syncs.recv().unwrap_or(Ok(()))
+        }
+
+        fn settle(&mut self) -> Result<(), LogError> {
+            self.calls.send(Call::Settle).unwrap();
+            Ok(())
+        }
+    }
+
+    struct Scene {
+        /// Dropped first: a sync that still waits then succeeds, and the handle can join the thread.
+        sync: Sender<Result<(), LogError>>,
+        handle: LogHandle,
+        calls: Receiver<Call>,
+        events: Receiver<LogEvent>,
+        has_room: Arc<Mutex<bool>>,
+    }
+
+    fn scene(settings: LogThreadSettings) -> Scene {
+        let (calls_in, calls) = channel();
+        let (sync, syncs) = channel();
+        let (events_in, events) = channel();
+        let has_room = Arc::new(Mutex::new(true));
+        let log = Scripted { calls: calls_in, syncs, has_room: has_room.clone() };
+        let handle = LogHandle::start(log, settings, (), move |event| drop(events_in.send(event))).unwrap();
+        Scene { sync, handle, calls, events, has_room }
+    }
+
+    /// Long enough that no test meets it.
+    fn patient() -> LogThreadSettings {
+        LogThreadSettings { settle_after: Duration::from_secs(3600), ..LogThreadSettings::default() }
+    }
+
+    fn batch(number: u64) -> Vec<Write> {
+        vec![Write::Peer { record: PeerRecord { node: NodeId(number), boot: 0, nonce: 0 } }]
+    }
+
+    fn mark_of(writes: &[Write]) -> u64 {
+        match writes {
+            [Write::Peer { record }] => record.node.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    impl Scene {
+        fn submit(&self, number: u64, may_use_reserve: bool) -> Result<(), SubmitError> {
+            self.handle.submit(WriteId(number), batch(number), may_use_reserve)
+        }
+
+        fn expect(&self, calls: &[Call]) {
+            for call in calls {
+                assert_eq!(&self.calls.recv().unwrap(), call);
+            }
+        }
+
+        fn synced(&self) -> u64 {
+            match self.events.recv().unwrap() {
+                LogEvent::Synced(id) => id.0,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_gathers_during_a_sync_shares_the_next() {
+        let scene = scene(patient());
+        scene.submit(1, false).unwrap();
+        scene.expect(&[Call::Append(1), Call::Sync]);
+        for number in 2..5 {
+            scene.submit(number, false).unwrap();
+        }
+        scene.sync.send(Ok(())).unwrap();
+        assert_eq!(scene.synced(), 1);
+        scene.expect(&[Call::Append(2), Call::Append(3), Call::Append(4), Call::Sync]);
+        scene.sync.send(Ok(())).unwrap();
+        assert_eq!(scene.synced(), 4);
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_batch_back_and_takes_it_later() {
+        let scene = scene(LogThreadSettings { most_batches: 2, ..patient() });
+        scene.submit(1, false).unwrap();
+        scene.expect(&[Call::Append(1), Call::Sync]);
+        scene.submit(2, false).unwrap();
+        scene.submit(3, false).unwrap();
+        match scene.submit(4, false) {
+            Err(SubmitError::Full(writes)) => assert_eq!(mark_of(&writes), 4),
+            other => panic!("{other:?}"),
+        }
+        scene.sync.send(Ok(())).unwrap();
+        assert_eq!(scene.synced(), 1);
+        scene.expect(&[Call::Append(2), Call::Append(3), Call::Sync]);
+        scene.submit(4, false).unwrap();
+    }
+
+    #[test]
+    fn a_failed_sync_is_the_last_event() {
+        let scene = scene(patient());
+        scene.submit(1, false).unwrap();
+        scene.sync.send(Err(LogError::Failed("broken".to_owned()))).unwrap();
+        assert!(matches!(scene.events.recv(), Ok(LogEvent::Failed(LogError::Failed(_)))));
+        assert!(scene.events.recv().is_err(), "the thread has gone");
+        assert!(matches!(scene.submit(2, false), Err(SubmitError::Stopped)));
+    }
+
+    #[test]
+    fn a_batch_without_room_waits_in_order_until_there_is_some() {
+        let scene = scene(LogThreadSettings { retry_after: Duration::from_millis(1), ..patient() });
+        *scene.has_room.lock() = false;
+        scene.submit(1, false).unwrap();
+        assert!(matches!(scene.events.recv(), Ok(LogEvent::Space(Space::Full))));
+        assert_eq!(scene.handle.space(), Space::Full);
+        // One with a right to the reserve takes what stands before it along.
+        scene.submit(2, true).unwrap();
+        scene.expect(&[Call::Reserved(1), Call::Reserved(2), Call::Sync]);
+        scene.sync.send(Ok(())).unwrap();
+        assert_eq!(scene.synced(), 2);
+        assert!(matches!(scene.events.recv(), Ok(LogEvent::Space(Space::Enough))));
+        scene.submit(3, false).unwrap();
+        assert!(matches!(scene.events.recv(), Ok(LogEvent::Space(Space::Full))));
+        *scene.has_room.lock() = true;
+        scene.expect(&[Call::Append(3), Call::Sync]);
+        scene.sync.send(Ok(())).unwrap();
+        assert_eq!(scene.synced(), 3);
+        assert!(matches!(scene.events.recv(), Ok(LogEvent::Space(Space::Enough))));
+    }
+
+    #[test]
+    fn a_quiet_log_is_settled_once() {
+        let scene = scene(LogThreadSettings { settle_after: Duration::from_millis(1), ..patient() });
+        scene.submit(1, false).unwrap();
+        scene.sync.send(Ok(())).unwrap();
+        scene.expect(&[Call::Append(1), Call::Sync, Call::Settle]);
+        scene.submit(2, false).unwrap();
+        scene.sync.send(Ok(())).unwrap();
+        scene.expect(&[Call::Append(2), Call::Sync, Call::Settle]);
+    }
+
+    #[test]
+    fn stopping_syncs_what_waits() {
+        let scene = scene(patient());
+        scene.submit(1, false).unwrap();
+        scene.expect(&[Call::Append(1), Call::Sync]);
+        scene.submit(2, false).unwrap();
+        scene.sync.send(Ok(())).unwrap();
+        scene.sync.send(Ok(())).unwrap();
+        scene.handle.stop();
+        let seen: Vec<Call> = scene.calls.iter().collect();
+        assert_eq!(seen, [Call::Append(2), Call::Sync, Call::Settle]);
+        assert!(matches!(scene.events.iter().last(), Some(LogEvent::Synced(WriteId(2)))));
+    }
+}
