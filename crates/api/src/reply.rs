@@ -2,7 +2,6 @@
 
 use crate::backend::{Consistency, Epoch, Failure, ReadReply, Reason, WriteReply};
 use crate::request::Headers;
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use scatter_core::command::{Found, Outcome};
@@ -197,10 +196,15 @@ fn last_modified(modified: LogTime) -> HeaderValue {
     text(format_args!("{}", httpdate::HttpDate::from(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))))
 }
 
+/// The longest text of [`text`], in bytes: twice what the longest, a date, has.
+const TEXT_BYTES: usize = 64;
+
 /// A short header value of ASCII.
 fn text(arguments: std::fmt::Arguments<'_>) -> HeaderValue {
-    let mut buffer = Vec::with_capacity(32);
-    // Writing to a vector cannot fail, and digits, letters and quotes are always good in a header.
-    let _ = buffer.write_fmt(arguments);
-    HeaderValue::from_maybe_shared(Bytes::from(buffer)).unwrap_or(HeaderValue::from_static(""))
+    let mut buffer = [0; TEXT_BYTES];
+    let mut rest = &mut buffer[..];
+    // Digits, letters and quotes that fit are always good in a header.
+    let _ = rest.write_fmt(arguments);
+    let length = TEXT_BYTES - rest.len();
+    HeaderValue::from_bytes(&buffer[..length]).unwrap_or(HeaderValue::from_static(""))
 }
