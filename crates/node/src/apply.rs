@@ -1,0 +1,242 @@
+//! The apply thread: decided entries into the data store, answers to those who wait, snapshots out and in.
+//!
+//! Work arrives in the order the core decided it and is done in that order. A full or failing store is tried again until
+//! it works: what is decided cannot be refused.
+
+use crate::events::{Event, Inbox, Waiter};
+use crate::serving::{Figures, Served, Serving};
+use crate::storage::rocks::RocksStore;
+use scatter_core::command::Outcome;
+use scatter_core::effects::{Apply, MachineOrder};
+use scatter_core::group::read_word::ReadWord;
+use scatter_core::ring::Key;
+use scatter_core::stage::{Done, Stage};
+use scatter_core::store::{Store, StoreError};
+use scatter_core::types::{GroupId, Slot};
+use scatter_core::Input;
+use scatter_wire::{ReadPath, Refusal, ReplyBody};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long the thread waits before it tries a failing store again.
+const STORE_PAUSE: Duration = Duration::from_millis(100);
+
+/// One piece of work.
+pub enum Job {
+    /// Decided entries, with those who wait for them, in the order of `apply.waiting`.
+    Apply(Apply, Vec<Waiter>),
+    /// An order of the core.
+    Order(MachineOrder),
+    /// A read that may go on.
+    Read(GroupId, Key, Waiter),
+    /// A replica's read word.
+    Attach(GroupId, Arc<ReadWord>),
+    /// What has been applied by each group, for a flush that begins after the answer.
+    Marks(Sender<Vec<(GroupId, Slot)>>),
+}
+
+/// Hands work to the thread.
+#[derive(Clone)]
+pub struct ApplyHandle {
+    jobs: Sender<Job>,
+}
+
+impl ApplyHandle {
+    /// Adds a piece of work. The core bounds how much is decided and not applied.
+    pub fn push(&self, job: Job) {
+        // The thread ends only with the process.
+        let _ = self.jobs.send(job);
+    }
+}
+
+/// Starts the thread.
+pub fn start(
+    stage: Stage<RocksStore>,
+    serving: Arc<Serving>,
+    inbox: Arc<Inbox>,
+) -> std::io::Result<(ApplyHandle, JoinHandle<()>)> {
+    let (jobs, work) = channel();
+    let mut worker =
+        Worker { stage, serving, inbox, words: BTreeMap::new(), figures: BTreeMap::new(), failing: false };
+    worker.publish();
+    let thread = std::thread::Builder::new().name("apply".to_owned()).spawn(move || worker.run(&work))?;
+    Ok((ApplyHandle { jobs }, thread))
+}
+
+struct Worker {
+    stage: Stage<RocksStore>,
+    serving: Arc<Serving>,
+    inbox: Arc<Inbox>,
+    words: BTreeMap<GroupId, Arc<ReadWord>>,
+    figures: BTreeMap<GroupId, Arc<Figures>>,
+    failing: bool,
+}
+
+impl Worker {
+    fn run(mut self, work: &Receiver<Job>) {
+        while let Ok(job) = work.recv() {
+            match job {
+                Job::Apply(apply, waiters) => self.apply(&apply, waiters),
+                Job::Order(order) => {
+                    let done = self.until_done(|stage| stage.order(&order, crate::clock::instant()));
+                    self.finish(done);
+                }
+                Job::Read(group, key, waiter) => self.read(group, &key, waiter),
+                Job::Attach(group, word) => {
+                    self.stage.attach(group, word.clone());
+                    self.words.insert(group, word);
+                    self.publish();
+                }
+                Job::Marks(answer) => drop(answer.send(self.stage.marks())),
+            }
+        }
+    }
+
+    /// Repeats until the store takes it.
+    fn until_done(
+        &mut self,
+        mut attempt: impl FnMut(&mut Stage<RocksStore>) -> Result<Done, StoreError>,
+    ) -> Done {
+        loop {
+            match attempt(&mut self.stage) {
+                Ok(done) => {
+                    if std::mem::take(&mut self.failing) {
+                        tracing::info!("the data store takes writes again");
+                        self.inbox.push(Event::StoreFull(false));
+                    }
+                    return done;
+                }
+                Err(StoreError::Damaged(what)) => {
+                    self.inbox.push(Event::Fatal(format!("the data store is damaged: {what}")));
+                    // Nothing applied from here on could be trusted.
+                    loop {
+                        std::thread::park();
+                    }
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.failing, true) {
+                        tracing::error!(%error, "the data store does not take writes; trying again until it does");
+                        self.inbox.push(Event::StoreFull(true));
+                    }
+                    std::thread::park_timeout(STORE_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, apply: &Apply, waiters: Vec<Waiter>) {
+        let group = apply.group;
+        let before = self.stage.state(group).map(|state| state.configuration.version);
+        let done = self.until_done(|stage| stage.apply(apply));
+        let Some(state) = self.stage.state(group) else { return };
+        let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
+        let (keys, bytes, stamp) = (state.keys, state.bytes, state.stamp);
+        for ((_, outcome), waiter) in done.outcomes.into_iter().zip(waiters) {
+            let body = match outcome {
+                Outcome::NotOwner => refused(Refusal::NotOwner),
+                Outcome::Malformed => refused(Refusal::Malformed { text: "the command does not decode".to_owned() }),
+                outcome => ReplyBody::Outcome { outcome, group, epoch, stamp },
+            };
+            waiter.answer(body);
+        }
+        if let Some(figures) = self.figures.get(&group) {
+            figures.keys.store(keys, Ordering::Relaxed);
+            figures.bytes.store(bytes, Ordering::Relaxed);
+            figures.stamp.store(stamp.0, Ordering::Relaxed);
+            let commands: usize = apply.waiting.iter().map(|(_, requests)| requests.len()).sum();
+            figures.commands.fetch_add(commands as u64, Ordering::Relaxed);
+        }
+        self.inbox.extend(done.inputs.into_iter().map(Event::Input));
+        if before != Some(epoch.configuration) {
+            self.publish();
+        }
+    }
+
+    fn finish(&mut self, done: Done) {
+        if done.moved.is_some() {
+            self.publish();
+        }
+        let inputs: Vec<Input> = done.inputs;
+        self.inbox.extend(inputs.into_iter().map(Event::Input));
+    }
+
+    fn read(&mut self, group: GroupId, key: &Key, waiter: Waiter) {
+        let owned = self.stage.state(group).filter(|state| state.range.contains(&key.position()));
+        let Some(state) = owned else { return waiter.answer(refused(Refusal::NotOwner)) };
+        let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
+        let stamp = state.stamp;
+        match self.stage.read(group, key) {
+            Ok(found) => waiter.answer(ReplyBody::Value {
+                found,
+                group,
+                epoch,
+                path: ReadPath::Quorum,
+                staleness_ms: 0,
+                stamp,
+            }),
+            Err(error) => waiter.answer(refused(Refusal::Unavailable { text: error.to_string() })),
+        }
+    }
+
+    /// Shows readers what lives here.
+    fn publish(&mut self) {
+        let groups: Vec<GroupId> = self.stage.marks().into_iter().map(|(group, _)| group).collect();
+        let mut table = Vec::new();
+        for group in groups {
+            let (Some(state), Some(tablets)) = (self.stage.state(group), self.stage.tablets(group)) else { continue };
+            let figures = self.figures.entry(group).or_default().clone();
+            figures.keys.store(state.keys, Ordering::Relaxed);
+            figures.bytes.store(state.bytes, Ordering::Relaxed);
+            figures.stamp.store(state.stamp.0, Ordering::Relaxed);
+            table.push(Arc::new(Served {
+                group,
+                range: state.range.clone(),
+                range_version: state.range_version,
+                configuration: state.configuration.clone(),
+                tablets: tablets.clone(),
+                word: self.words.get(&group).cloned().unwrap_or_default(),
+                figures,
+            }));
+        }
+        table.sort_by(|a, b| a.range.start.cmp(&b.range.start));
+        self.serving.groups.store(Arc::new(table));
+    }
+}
+
+fn refused(refusal: Refusal) -> ReplyBody {
+    ReplyBody::refused(refusal)
+}
+
+/// Starts the thread that makes applied data durable now and then, so that the log can be cut behind it.
+pub fn start_flusher(
+    store: RocksStore,
+    apply: ApplyHandle,
+    inbox: Arc<Inbox>,
+    interval: Duration,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("flush".to_owned()).spawn(move || {
+        let mut last: Vec<(GroupId, Slot)> = Vec::new();
+        loop {
+            std::thread::park_timeout(interval);
+            let (answer, marks) = channel();
+            apply.push(Job::Marks(answer));
+            let Ok(marks) = marks.recv() else { return };
+            if marks == last {
+                continue;
+            }
+            match store.flush() {
+                Ok(()) => {
+                    let inputs = marks.iter().map(|(group, slot)| Input::Flushed { group: *group, slot: *slot });
+                    inbox.extend(inputs.map(Event::Input));
+                    last = marks;
+                }
+                Err(error) => tracing::warn!(%error, "the data store could not be flushed; trying again"),
+            }
+        }
+    })
+}
+

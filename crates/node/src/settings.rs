@@ -1,0 +1,204 @@
+//! The node's settings. The sample file says what each key means.
+
+use scatter_api::ApiSettings;
+use scatter_core::{Config, ReadMode};
+use scatter_service::http::HttpSettings;
+use scatter_service::{Address, LogSettings, Settings, Unacceptable};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// All settings of `scatter-node`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the sample explains each key")]
+pub struct NodeSettings {
+    pub node: NodeSection,
+    pub peer: PeerSection,
+    pub http: HttpSettings,
+    pub cluster: ClusterSection,
+    pub consensus: ConsensusSection,
+    pub storage: StorageSection,
+    pub api: ApiSettings,
+    pub log: LogSettings,
+}
+
+/// The `[node]` section.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the sample explains each key")]
+pub struct NodeSection {
+    pub data_dir: PathBuf,
+    pub zone: String,
+}
+
+/// The `[peer]` section.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the sample explains each key")]
+pub struct PeerSection {
+    pub listen: Address,
+    #[serde(deserialize_with = "Address::optional")]
+    pub advertise: Option<Address>,
+}
+
+/// The `[cluster]` section.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the sample explains each key")]
+pub struct ClusterSection {
+    pub name: String,
+    pub founders: Vec<Address>,
+    pub seeds: Vec<Address>,
+}
+
+/// The `[consensus]` section.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the sample explains each key")]
+pub struct ConsensusSection {
+    pub read_mode: ReadModeSetting,
+    pub lease_ms: u64,
+    pub heartbeat_ms: u64,
+    pub election_min_ms: u64,
+    pub election_max_ms: u64,
+    pub disk_stall_ms: u64,
+    pub clock_drift_ppm: u64,
+    pub pipeline_entries: u64,
+    pub entry_bytes: usize,
+    pub queue_commands: usize,
+    pub queue_bytes: usize,
+    pub log_memory_bytes: usize,
+    pub log_retain_slots: u64,
+}
+
+/// `consensus.read_mode`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadModeSetting {
+    /// Reads under a lease.
+    Lease,
+    /// Reads after a heartbeat round.
+    Quorum,
+}
+
+/// The `[storage]` section.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the sample explains each key")]
+pub struct StorageSection {
+    pub cache_bytes: usize,
+    pub memtable_bytes: usize,
+    pub maximum_open_files: i32,
+    pub background_jobs: i32,
+    pub segment_bytes: u64,
+    pub flush_interval_ms: u64,
+    pub snapshot_chunk_bytes: usize,
+}
+
+impl Settings for NodeSettings {
+    const SAMPLE: &'static str = include_str!("../scatter-node.sample.toml");
+
+    fn log(&self) -> &LogSettings {
+        &self.log
+    }
+
+    fn drain(&self) -> Duration {
+        Duration::from_millis(self.http.drain_ms)
+    }
+
+    fn check(&self) -> Result<(), Unacceptable> {
+        self.http.check()?;
+        self.api.check()?;
+        let consensus = &self.consensus;
+        let within = Unacceptable::unless_within;
+        within("consensus.lease_ms", consensus.lease_ms, 20..=10_000)?;
+        within("consensus.heartbeat_ms", consensus.heartbeat_ms, 1..=consensus.lease_ms / 2)?;
+        within("consensus.election_min_ms", consensus.election_min_ms, consensus.lease_ms..=60_000)?;
+        within("consensus.election_max_ms", consensus.election_max_ms, consensus.election_min_ms..=120_000)?;
+        within("consensus.disk_stall_ms", consensus.disk_stall_ms, 10..=60_000)?;
+        within("consensus.clock_drift_ppm", consensus.clock_drift_ppm, 0..=500_000)?;
+        within("consensus.pipeline_entries", consensus.pipeline_entries, 1..=1024)?;
+        within("consensus.entry_bytes", consensus.entry_bytes as u64, 4096..=8 << 20)?;
+        within("consensus.queue_commands", consensus.queue_commands as u64, 1..=1 << 20)?;
+        within("consensus.queue_bytes", consensus.queue_bytes as u64, 1 << 20..=1 << 34)?;
+        within("storage.segment_bytes", self.storage.segment_bytes, 1 << 20..=1 << 30)?;
+        within("storage.flush_interval_ms", self.storage.flush_interval_ms, 100..=3_600_000)?;
+        within("storage.snapshot_chunk_bytes", self.storage.snapshot_chunk_bytes as u64, 4096..=8 << 20)?;
+        if self.cluster.name.is_empty() || self.cluster.name.len() > 64 {
+            return Err(Unacceptable { key: "cluster.name", problem: "allowed is 1 to 64 bytes".to_owned() });
+        }
+        if self.cluster.founders.is_empty() && self.cluster.seeds.is_empty() {
+            let problem = "a node needs founders, to found a cluster, or seeds, to find one".to_owned();
+            return Err(Unacceptable { key: "cluster.seeds", problem });
+        }
+        Ok(())
+    }
+}
+
+impl NodeSettings {
+    /// The peer address others are told.
+    #[must_use]
+    pub fn peer_address(&self) -> String {
+        self.peer.advertise.as_ref().unwrap_or(&self.peer.listen).to_string()
+    }
+
+    /// The HTTP address others are told.
+    #[must_use]
+    pub fn http_address(&self) -> String {
+        self.http.advertise.as_ref().unwrap_or(&self.http.listen).to_string()
+    }
+
+    /// The core's settings.
+    #[must_use]
+    pub fn core(&self) -> Config {
+        let consensus = &self.consensus;
+        Config {
+            lease: Duration::from_millis(consensus.lease_ms),
+            drift_ppm: consensus.clock_drift_ppm,
+            read_mode: match consensus.read_mode {
+                ReadModeSetting::Lease => ReadMode::Lease,
+                ReadModeSetting::Quorum => ReadMode::Quorum,
+            },
+            heartbeat: Duration::from_millis(consensus.heartbeat_ms),
+            election_min: Duration::from_millis(consensus.election_min_ms),
+            election_max: Duration::from_millis(consensus.election_max_ms),
+            disk_stall: Duration::from_millis(consensus.disk_stall_ms),
+            pipeline_entries: consensus.pipeline_entries,
+            entry_bytes: consensus.entry_bytes,
+            queue_commands: consensus.queue_commands,
+            queue_bytes: consensus.queue_bytes,
+            log_memory_bytes: consensus.log_memory_bytes,
+            log_retain_slots: consensus.log_retain_slots,
+            snapshot_chunk_bytes: self.storage.snapshot_chunk_bytes,
+            ..Config::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_is_complete_and_good() {
+        scatter_service::configuration::check_sample::<NodeSettings>().expect("a good sample");
+    }
+
+    #[test]
+    fn the_sample_says_the_cores_defaults() {
+        let settings: NodeSettings = {
+            let mut table: toml::Table = toml::from_str(NodeSettings::SAMPLE).expect("TOML");
+            let common: toml::Table = toml::from_str(scatter_service::COMMON_SAMPLE).expect("TOML");
+            for (section, keys) in common {
+                let own = table.entry(section).or_insert_with(|| toml::Table::new().into());
+                for (key, value) in keys.as_table().expect("a section").clone() {
+                    own.as_table_mut().expect("a section").entry(key).or_insert(value);
+                }
+            }
+            table.try_into().expect("settings")
+        };
+        let (sample, default) = (settings.core(), Config::default());
+        assert_eq!(format!("{sample:?}"), format!("{default:?}"));
+    }
+}
