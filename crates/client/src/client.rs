@@ -51,6 +51,11 @@ impl Client {
         Ok(Self { shared })
     }
 
+    /// Reaches one node without a socket from now on: the node that the client is part of.
+    pub fn register_local(&self, node: std::sync::Arc<dyn scatter_wire::LocalNode>) {
+        self.shared.nodes.register(&scatter_wire::Connection::local(node));
+    }
+
     /// Waits until the ring is known.
     pub async fn ready(&self, limit: Duration) -> Result<(), StartError> {
         let mut news = self.shared.cache.changes();

@@ -158,7 +158,8 @@ impl Nodes {
         }
     }
 
-    fn register(&self, link: &Connection) {
+    /// Keeps a connection for the node that answered, unless an open one is kept already.
+    pub(crate) fn register(&self, link: &Connection) {
         let node = link.identity().node;
         let current = self.links.load();
         if current.get(&node).is_some_and(|known| !known.is_closed()) {

@@ -225,6 +225,33 @@ impl Node {
         self.replicas.get(&group).map(|replica| replica.word.clone())
     }
 
+    /// Who leads a group, as far as its replica here knows, and the highest ballot it has promised.
+    #[must_use]
+    pub fn leadership(&self, group: GroupId) -> Option<(Option<NodeId>, Ballot)> {
+        let replica = self.replicas.get(&group)?;
+        let leader = match &replica.role {
+            Role::Leader(_) => Some(replica.name.node),
+            Role::Follower(follower) => follower.leader.map(|name| name.node),
+            Role::Candidate(_) | Role::Retired(_) => None,
+        };
+        Some((leader, replica.promised))
+    }
+
+    /// The groups with a replica here.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.replicas.keys().copied()
+    }
+
+    /// Who could lead a group instead of this node: the voter that has most of the log. `None` unless this node leads it.
+    #[must_use]
+    pub fn successor(&self, group: GroupId) -> Option<NodeId> {
+        let replica = self.replicas.get(&group)?;
+        let Role::Leader(leader) = &replica.role else { return None };
+        let configuration = replica.configuration.as_ref()?;
+        let voters = leader.peers.values().filter(|peer| configuration.is_voter(peer.name));
+        voters.max_by_key(|peer| (peer.through, peer.answered_at)).map(|peer| peer.name.node)
+    }
+
     /// How the replicas stand, by group.
     #[must_use]
     pub fn status(&self, now: Now) -> Vec<ReplicaStatus> {
@@ -241,11 +268,7 @@ impl Node {
             Role::Follower(_) if learner => "learner",
             Role::Follower(_) => "follower",
         };
-        let leader = match &replica.role {
-            Role::Leader(_) => Some(replica.name.node),
-            Role::Follower(follower) => follower.leader.map(|name| name.node),
-            Role::Candidate(_) | Role::Retired(_) => None,
-        };
+        let leader = self.leadership(replica.name.group).and_then(|(leader, _)| leader);
         let leads = matches!(replica.role, Role::Leader(_));
         ReplicaStatus {
             replica: replica.name,

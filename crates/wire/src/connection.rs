@@ -163,10 +163,31 @@ impl CallError {
     }
 }
 
+/// A node in the same process: requests to it go through no socket.
+pub trait LocalNode: std::fmt::Debug + Send + Sync + 'static {
+    /// What it says of itself.
+    fn identity(&self) -> &Identity;
+
+    /// Takes a request. The reply may be sent from any thread; dropping `reply` says that nobody knows what became of it.
+    fn serve(&self, body: ClientBody, budget_ms: u32, reply: LocalReply);
+}
+
+/// Takes a local node's reply.
+pub type LocalReply = oneshot::Sender<Result<ReplyBody, CallError>>;
+
 /// A connection to one node. Clones share it; it closes when the last one is dropped.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    handle: Arc<Handle>,
+    place: Place,
+}
+
+/// Where the node is.
+#[derive(Clone, Debug)]
+enum Place {
+    /// At the other end of a socket.
+    Remote(Arc<Handle>),
+    /// In this process.
+    Local(Arc<dyn LocalNode>),
 }
 
 /// Closes the connection when the last [`Connection`] goes.
@@ -250,33 +271,56 @@ impl Connection {
             options,
         });
         tokio::spawn(run(Arc::clone(&shared), reader, buffer));
-        Ok(Self { handle: Arc::new(Handle { shared, identity: welcomed.identity }) })
+        Ok(Self { place: Place::Remote(Arc::new(Handle { shared, identity: welcomed.identity })) })
+    }
+
+    /// The connection to a node in the same process. It never closes.
+    #[must_use]
+    pub fn local(node: Arc<dyn LocalNode>) -> Self {
+        Self { place: Place::Local(node) }
     }
 
     /// Who answered when the connection was made.
     #[must_use]
     pub fn identity(&self) -> &Identity {
-        &self.handle.identity
+        match &self.place {
+            Place::Remote(handle) => &handle.identity,
+            Place::Local(node) => node.identity(),
+        }
     }
 
     /// Whether the connection has ended: every call is refused.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.handle.shared.state.lock().closed.is_some()
+        match &self.place {
+            Place::Remote(handle) => handle.shared.state.lock().closed.is_some(),
+            Place::Local(_) => false,
+        }
     }
 
-    /// How many requests wait for a reply.
+    /// How many requests wait for a reply; of a local node nobody counts them here.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.handle.shared.state.lock().waiters.len()
+        match &self.place {
+            Place::Remote(handle) => handle.shared.state.lock().waiters.len(),
+            Place::Local(_) => 0,
+        }
     }
 
     /// Sends a request. `budget_ms` tells the node how long the caller waits; this side does not watch it: a caller that
     /// gives up drops the [`Call`], and the reply is ignored.
     pub fn call(&self, body: ClientBody, budget_ms: u32, hops: u8) -> Result<Call, CallError> {
-        let shared = &self.handle.shared;
-        let (ticket, receiver) = shared.start(body, budget_ms, hops)?;
-        Ok(Call { shared: Arc::clone(shared), ticket, receiver })
+        match &self.place {
+            Place::Remote(handle) => {
+                let (ticket, receiver) = handle.shared.start(body, budget_ms, hops)?;
+                Ok(Call { remote: Some((Arc::clone(&handle.shared), ticket)), receiver })
+            }
+            Place::Local(node) => {
+                let (reply, receiver) = oneshot::channel();
+                node.serve(body, budget_ms, reply);
+                Ok(Call { remote: None, receiver })
+            }
+        }
     }
 
     /// [`Connection::call`], awaited.
@@ -288,8 +332,8 @@ impl Connection {
 /// A request under way. Resolves to the reply; dropping it forgets the request.
 #[derive(Debug)]
 pub struct Call {
-    shared: Arc<Shared>,
-    ticket: Ticket,
+    /// Where the reply is waited for, if it comes over a socket.
+    remote: Option<(Arc<Shared>, Ticket)>,
     receiver: oneshot::Receiver<Result<ReplyBody, CallError>>,
 }
 
@@ -306,8 +350,10 @@ impl Future for Call {
 impl Drop for Call {
     fn drop(&mut self) {
         // After a reply there is nothing to remove, and the lock is spared.
-        if !self.receiver.is_terminated() {
-            self.shared.state.lock().waiters.remove(self.ticket);
+        if let Some((shared, ticket)) = &self.remote
+            && !self.receiver.is_terminated()
+        {
+            shared.state.lock().waiters.remove(*ticket);
         }
     }
 }

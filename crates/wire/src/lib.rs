@@ -32,7 +32,9 @@ pub mod reply;
 pub mod request;
 pub mod socket;
 
-pub use connection::{CallError, ConnectError, Connection, ConnectionMetrics, ConnectionOptions};
+pub use connection::{
+    CallError, ConnectError, Connection, ConnectionMetrics, ConnectionOptions, LocalNode, LocalReply,
+};
 pub use frame::{DEFAULT_FRAME_LIMIT, Frame, FrameBatch, FrameBuffer, FrameError, Versions};
 pub use hello::{Answer, Channel, Hello, Identity, PeerHello, Refused, RefusedReason};
 pub use pool::Pool;

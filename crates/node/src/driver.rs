@@ -1,0 +1,527 @@
+//! The driver: steps the core with whatever comes in and carries out what it wants done.
+//!
+//! ```text
+//!   peers ──frames──▶ ┌────────┐ ──batches──▶ log thread ──Synced──┐
+//!   HTTP, clients ──▶ │ driver │ ──entries──▶ apply thread ─Applied┤──▶ inbox ──▶ driver
+//!   inbox, timer ───▶ └────────┘ ──frames───▶ peers                │
+//! ```
+//!
+//! It lives on one thread together with the transport. Frames of a peer are stepped as they are read; everything else comes
+//! through the inbox. Each burst ends in one flush of the core, so what came together shares entries, messages and the
+//! sync. The loop waits for nothing but its inbox, its timer and its sockets.
+
+use crate::apply::{ApplyHandle, Job};
+use crate::events::{Event, Inbox, Waiter};
+use crate::serving::{Leadership, NodeView, Serving};
+use crate::storage::log::{LogReader, Space};
+use crate::storage::sync::{LogEvent, LogHandle, SubmitError};
+use crate::transport::Transport;
+use bytes::Bytes;
+use scatter_core::codec::Decode;
+use scatter_core::durable::Write;
+use scatter_core::effects::{Outgoing, Refused, Reply};
+use scatter_core::entry::EntryKind;
+use scatter_core::message::{Hello, HelloError, PeerMessage};
+use scatter_core::ring::Key;
+use scatter_core::time::Instant;
+use scatter_core::types::{GroupId, NodeId, RequestId, WriteId};
+use scatter_core::{Effects, Input, Node};
+use scatter_wire::{Channel, Frame, Identity, Refusal, ReplyBody};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How often the view for status pages is made anew.
+const VIEW_EVERY: Duration = Duration::from_millis(250);
+
+/// How long a draining node waits for others to take over what it leads.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Who waits for the core's answer to a request.
+enum Pending {
+    Write(Waiter, GroupId),
+    Read(Waiter, GroupId, Key),
+    Order(Waiter),
+}
+
+/// What the driver is made of.
+pub struct Parts {
+    /// The protocol.
+    pub node: Node,
+    /// What recovery wants done first.
+    pub effects: Effects,
+    /// The log's thread.
+    pub log: LogHandle,
+    /// Reads old entries back.
+    pub log_reader: LogReader,
+    /// The apply thread.
+    pub apply: ApplyHandle,
+    /// What threads beside the loop see.
+    pub serving: Arc<Serving>,
+    /// What comes from other threads.
+    pub inbox: Arc<Inbox>,
+    /// What this node says of itself.
+    pub identity: Identity,
+}
+
+/// Why the driver ended.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Ended {
+    /// It was told to drain.
+    #[error("drained")]
+    Drained,
+    /// The node must not go on.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// The driver's state. Borrowed by the loop, the transport's sink and its gatekeeper in turn, all on one thread.
+pub struct Driver {
+    node: Node,
+    effects: Effects,
+    transport: Option<Transport>,
+    log: LogHandle,
+    log_reader: LogReader,
+    /// Batches that the log's queue had no room for, in order.
+    backlog: VecDeque<(WriteId, Vec<Write>)>,
+    apply: ApplyHandle,
+    serving: Arc<Serving>,
+    inbox: Arc<Inbox>,
+    identity: Identity,
+    pending: HashMap<RequestId, Pending>,
+    next_request: u64,
+    attached: BTreeSet<GroupId>,
+    known: BTreeMap<NodeId, Identity>,
+    leadership: BTreeMap<GroupId, Leadership>,
+    leader_changes: u64,
+    log_full: bool,
+    store_full: bool,
+    draining: bool,
+    ended: Option<Ended>,
+    /// Set once the id is given up: the process ends when this batch is on disk.
+    last_write: Option<WriteId>,
+    /// When the loop will wake by itself.
+    armed: Option<Instant>,
+    rearm: Rc<Notify>,
+}
+
+/// A handle shared on the driver's thread.
+pub type Shared = Rc<RefCell<Driver>>;
+
+impl Driver {
+    /// The driver, before its transport is there.
+    #[must_use]
+    pub fn new(parts: Parts) -> Shared {
+        let mut driver = Self {
+            node: parts.node,
+            effects: Effects::default(),
+            transport: None,
+            log: parts.log,
+            log_reader: parts.log_reader,
+            backlog: VecDeque::new(),
+            apply: parts.apply,
+            serving: parts.serving,
+            inbox: parts.inbox,
+            identity: parts.identity,
+            pending: HashMap::new(),
+            next_request: 0,
+            attached: BTreeSet::new(),
+            known: BTreeMap::new(),
+            leadership: BTreeMap::new(),
+            leader_changes: 0,
+            log_full: false,
+            store_full: false,
+            draining: false,
+            ended: None,
+            last_write: None,
+            armed: None,
+            rearm: Rc::default(),
+        };
+        driver.effects = parts.effects;
+        Rc::new(RefCell::new(driver))
+    }
+
+    /// Gives it its transport and carries out what recovery left.
+    pub fn attach_transport(&mut self, transport: Transport) {
+        self.transport = Some(transport);
+        self.carry_out();
+    }
+
+    /// What this node says of itself at the moment.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        Identity { cluster: self.node.cluster(), ..self.identity.clone() }
+    }
+
+    /// Asks the core about another node's introduction, and remembers what it said of itself.
+    pub fn check_hello(&mut self, theirs: &Identity, to: Option<NodeId>) -> Result<(), HelloError> {
+        let hello = Hello { cluster: theirs.cluster, from: theirs.node, to, boot: theirs.boot, nonce: theirs.nonce };
+        self.node.check_hello(&hello, &mut self.effects)?;
+        if !self.effects.writes.is_empty() {
+            self.rearm.notify_one();
+        }
+        self.known.insert(theirs.node, theirs.clone());
+        Ok(())
+    }
+
+    /// A peer says this node's disk was rolled back or cloned.
+    pub fn refused_as_rolled_back(&mut self, by: NodeId) {
+        self.step(Input::RolledBack { by });
+        self.rearm.notify_one();
+    }
+
+    /// A frame of a peer.
+    pub fn on_frame(&mut self, from: NodeId, frame: Bytes) {
+        match PeerMessage::from_all(frame) {
+            Ok(message) => self.step(Input::Message { from, message }),
+            Err(error) => tracing::warn!(%from, %error, "a peer's message does not decode"),
+        }
+    }
+
+    /// All frames of one read were handed in.
+    pub fn on_batch_end(&mut self) {
+        self.carry_out();
+        let deadline = self.node.deadline();
+        if deadline.is_some_and(|at| self.armed.is_none_or(|armed| at < armed)) {
+            self.rearm.notify_one();
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        self.node.step(crate::clock::now(), input, &mut self.effects);
+    }
+
+    /// Ends a burst: lets the core form entries and messages, and carries everything out.
+    fn carry_out(&mut self) {
+        let now = crate::clock::now();
+        self.node.flush(now, &mut self.effects);
+        if self.effects.is_empty() {
+            return;
+        }
+        let effects = std::mem::take(&mut self.effects);
+        if let Some(write) = effects.write {
+            if effects.give_up {
+                self.last_write = Some(write);
+            }
+            self.backlog.push_back((write, effects.writes));
+            self.submit();
+        }
+        self.attach_words();
+        self.send(effects.messages);
+        self.note_leadership();
+        for apply in effects.applies {
+            let requests = apply.waiting.iter().flat_map(|(_, requests)| requests);
+            let waiters = requests.filter_map(|request| self.waiter(*request)).collect();
+            self.apply.push(Job::Apply(apply, waiters));
+        }
+        for order in effects.orders {
+            self.apply.push(Job::Order(order));
+        }
+        for (request, reply) in effects.replies {
+            self.reply(request, reply);
+        }
+        for read in effects.log_reads {
+            self.read_log(read);
+        }
+        for address in effects.dials {
+            self.dial(address);
+        }
+    }
+
+    fn waiter(&mut self, request: RequestId) -> Option<Waiter> {
+        match self.pending.remove(&request) {
+            Some(Pending::Write(waiter, _)) => Some(waiter),
+            Some(Pending::Read(waiter, _, _) | Pending::Order(waiter)) => {
+                waiter.answer(ReplyBody::refused(Refusal::Unknown));
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Hands waiting batches to the log, in order, as far as it has room.
+    fn submit(&mut self) {
+        while let Some((write, writes)) = self.backlog.pop_front() {
+            let may_use_reserve = !writes.iter().any(|write| match write {
+                Write::Accept { entries, .. } => entries.iter().any(|entry| entry.kind == EntryKind::Commands),
+                Write::Node { .. }
+                | Write::Peer { .. }
+                | Write::Create { .. }
+                | Write::Hard { .. }
+                | Write::Truncate { .. }
+                | Write::Tombstone { .. } => false,
+            });
+            match self.log.submit(write, writes, may_use_reserve) {
+                Ok(()) => {}
+                Err(SubmitError::Full(writes)) => {
+                    self.backlog.push_front((write, writes));
+                    return;
+                }
+                Err(SubmitError::Stopped) => return,
+            }
+        }
+    }
+
+    fn send(&mut self, messages: Vec<Outgoing>) {
+        let Some(transport) = &self.transport else { return };
+        if messages.is_empty() {
+            return;
+        }
+        for out in messages {
+            if let Some(address) = out.address
+                && transport.address(out.to).is_none()
+            {
+                transport.set_address(out.to, address);
+            }
+            let channel = if out.bulk { Channel::Bulk } else { Channel::Control };
+            transport.queue(out.to, channel, &Frame::encode(&out.message));
+        }
+        transport.flush();
+    }
+
+    /// New replicas' read words go to the apply thread before anything is applied.
+    fn attach_words(&mut self) {
+        let groups: BTreeSet<GroupId> = self.node.groups().collect();
+        for group in groups.difference(&self.attached) {
+            if let Some(word) = self.node.read_word(*group) {
+                self.apply.push(Job::Attach(*group, word));
+            }
+        }
+        self.attached = groups;
+    }
+
+    /// Tells readers who leads, as soon as that changes.
+    fn note_leadership(&mut self) {
+        let mut changed = false;
+        let groups: Vec<GroupId> = self.node.groups().collect();
+        for group in groups {
+            let Some((leader, ballot)) = self.node.leadership(group) else { continue };
+            let found = Leadership { leader, ballot };
+            let known = self.leadership.get(&group);
+            if known == Some(&found) {
+                continue;
+            }
+            if known.is_none_or(|known| known.leader != leader) && leader.is_some() {
+                self.leader_changes += 1;
+                tracing::info!(%group, leader = ?leader.map(|node| node.to_string()), %ballot, "leader");
+            }
+            self.leadership.insert(group, found);
+            changed = true;
+        }
+        if changed {
+            self.serving.leadership.store(Arc::new(self.leadership.clone()));
+        }
+    }
+
+    fn request(&mut self, pending: Pending) -> RequestId {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        self.pending.insert(request, pending);
+        request
+    }
+
+    fn reply(&mut self, request: RequestId, reply: Reply) {
+        let Some(pending) = self.pending.remove(&request) else { return };
+        match (reply, pending) {
+            (Reply::ReadNow { group }, Pending::Read(waiter, _, key)) => self.apply.push(Job::Read(group, key, waiter)),
+            (Reply::Done, Pending::Order(waiter)) => {
+                waiter.answer(ReplyBody::Administered { json: r#"{"done":true}"#.to_owned() });
+            }
+            (Reply::Lost, Pending::Write(waiter, _) | Pending::Read(waiter, _, _) | Pending::Order(waiter)) => {
+                waiter.answer(ReplyBody::refused(Refusal::Unknown));
+            }
+            (Reply::Refused(refused), Pending::Write(waiter, group) | Pending::Read(waiter, group, _)) => {
+                let body = self.refusal(Some(group), refused);
+                waiter.answer(body);
+            }
+            (Reply::Refused(refused), Pending::Order(waiter)) => {
+                let body = self.refusal(None, refused);
+                waiter.answer(body);
+            }
+            (
+                Reply::Done | Reply::ReadNow { .. },
+                Pending::Write(waiter, _) | Pending::Read(waiter, _, _) | Pending::Order(waiter),
+            ) => waiter.answer(ReplyBody::refused(Refusal::Unknown)),
+        }
+    }
+
+    fn refusal(&self, group: Option<GroupId>, refused: Refused) -> ReplyBody {
+        let refusal = match refused {
+            Refused::NoReplica => Refusal::NotOwner,
+            Refused::NotLeader { leader: Some(_) } => Refusal::NotLeader,
+            Refused::NotLeader { leader: None } => Refusal::NoLeader,
+            Refused::Overloaded => Refusal::Overloaded,
+            Refused::DiskFull => Refusal::DiskFull,
+            Refused::Invalid(text) => Refusal::Conflict { text },
+            Refused::GivenUp(text) => Refusal::Unavailable { text },
+        };
+        let served = group.and_then(|group| self.serving.group(group));
+        let descriptors = served.as_ref().map(|served| vec![self.serving.descriptor(served)]).unwrap_or_default();
+        let stamp = served.map(|served| served.stamp()).unwrap_or_default();
+        ReplyBody::Refused { refusal, retry_after_ms: 0, descriptors, stamp }
+    }
+
+    fn read_log(&self, read: scatter_core::effects::LogRead) {
+        let (reader, inbox) = (self.log_reader.clone(), self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let entries = match reader.read(read.group, read.first, read.bytes) {
+                Ok(found) => found
+                    .into_iter()
+                    .zip(read.first.0..)
+                    .take_while(|((slot, _, _), expected)| slot.0 == *expected && *slot <= read.last)
+                    .map(|((_, _, entry), _)| entry)
+                    .collect(),
+                Err(error) => {
+                    tracing::warn!(%error, "old entries could not be read back");
+                    Vec::new()
+                }
+            };
+            inbox.push(Event::Input(Input::LogRead { group: read.group, to: read.to, first: read.first, entries }));
+        });
+    }
+
+    fn dial(&self, address: String) {
+        let Some(transport) = self.transport.clone() else { return };
+        let inbox = self.inbox.clone();
+        tokio::task::spawn_local(async move {
+            if let Ok(identity) = transport.probe(&address).await {
+                transport.set_address(identity.node, address.clone());
+                let (node, cluster) = (identity.node, identity.cluster);
+                inbox.push(Event::Input(Input::Answered { address, node, cluster }));
+            }
+        });
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Input(input) => self.step(input),
+            Event::Log(event) => self.on_log(event),
+            Event::Propose { group, command, waiter } => {
+                if self.draining {
+                    return waiter.answer(ReplyBody::refused(Refusal::Draining));
+                }
+                let request = self.request(Pending::Write(waiter, group));
+                self.step(Input::Propose { request, group, command });
+            }
+            Event::Read { group, key, waiter } => {
+                let request = self.request(Pending::Read(waiter, group, key));
+                self.step(Input::Read { request, group });
+            }
+            Event::ChangeMembers { group, add, remove, waiter } => {
+                let request = self.request(Pending::Order(waiter));
+                let add = add.into_iter().map(|member| (member.node, member.address)).collect();
+                self.step(Input::ChangeMembers { request, group, add, remove });
+            }
+            Event::HandOver { group, to, waiter } => {
+                let to = to.or_else(|| self.node.successor(group)).unwrap_or(self.node.id());
+                let request = self.request(Pending::Order(waiter));
+                self.step(Input::HandOver { request, group, to });
+            }
+            Event::StoreFull(full) => {
+                self.store_full = full;
+                self.step(Input::DiskFull { full: self.log_full || self.store_full });
+            }
+            Event::Drain => self.drain(),
+            Event::Fatal(why) => self.ended = Some(Ended::Fatal(why)),
+        }
+    }
+
+    fn on_log(&mut self, event: LogEvent) {
+        match event {
+            LogEvent::Synced(write) => {
+                self.step(Input::Synced { write });
+                if self.last_write.is_some_and(|last| last <= write) {
+                    let why = "this node's disk was rolled back or cloned: it gave up its id";
+                    self.ended = Some(Ended::Fatal(why.to_owned()));
+                }
+                self.submit();
+            }
+            LogEvent::Space(space) => {
+                let full = space < Space::Enough;
+                if full != self.log_full {
+                    tracing::warn!(full, "the log's disk");
+                }
+                self.log_full = full;
+                self.step(Input::DiskFull { full: self.log_full || self.store_full });
+            }
+            LogEvent::Failed(error) => self.ended = Some(Ended::Fatal(format!("the log failed: {error}"))),
+        }
+    }
+
+    /// Lets others lead what this node leads.
+    fn drain(&mut self) {
+        self.draining = true;
+        let led: Vec<(GroupId, NodeId)> =
+            self.node.groups().filter_map(|group| Some((group, self.node.successor(group)?))).collect();
+        for (group, to) in led {
+            self.next_request += 1;
+            self.step(Input::HandOver { request: RequestId(self.next_request), group, to });
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.node.groups().any(|group| self.node.successor(group).is_some())
+    }
+
+    fn publish_view(&self) {
+        let view = NodeView {
+            cluster: self.node.cluster(),
+            replicas: self.node.status(crate::clock::now()),
+            known: self.known.clone(),
+            problem: self.node.birth_problem().map(str::to_owned),
+            waiting: self.pending.len(),
+            disk_full: self.log_full || self.store_full,
+            leader_changes: self.leader_changes,
+        };
+        self.serving.view.store(Arc::new(view));
+    }
+}
+
+/// Runs the loop until the node is drained or must not go on.
+pub async fn run(shared: Shared) -> Ended {
+    let (inbox, rearm) = {
+        let driver = shared.borrow();
+        (driver.inbox.clone(), driver.rearm.clone())
+    };
+    let mut events = Vec::new();
+    let mut view_at = tokio::time::Instant::now();
+    let mut drained_by: Option<tokio::time::Instant> = None;
+    loop {
+        events = inbox.take(events);
+        let wait = {
+            let mut driver = shared.borrow_mut();
+            for event in events.drain(..) {
+                driver.on_event(event);
+            }
+            let now = crate::clock::instant();
+            if driver.node.deadline().is_some_and(|at| at <= now) {
+                driver.step(Input::Tick);
+            }
+            driver.carry_out();
+            if let Some(ended) = driver.ended.take() {
+                return ended;
+            }
+            if driver.draining {
+                let by = *drained_by.get_or_insert_with(|| tokio::time::Instant::now() + HAND_OVER_PATIENCE);
+                if !driver.leads() && driver.pending.is_empty() || tokio::time::Instant::now() >= by {
+                    return Ended::Drained;
+                }
+            }
+            if tokio::time::Instant::now() >= view_at {
+                driver.publish_view();
+                view_at = tokio::time::Instant::now() + VIEW_EVERY;
+            }
+            driver.armed = driver.node.deadline();
+            driver.armed.map_or(VIEW_EVERY, |at| at.since(crate::clock::instant()))
+        };
+        let until = view_at.min(tokio::time::Instant::now() + wait);
+        tokio::select! {
+            () = inbox.filled() => {}
+            () = rearm.notified() => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+    }
+}
