@@ -6,9 +6,9 @@ use parking_lot::Mutex;
 use scatter_core::Input;
 use scatter_core::ring::Key;
 use scatter_core::types::{GroupId, NodeId};
-use scatter_wire::{NewMember, ReplyBody};
+use scatter_wire::{LocalReply, NewMember, ReplyBody};
 use std::sync::Arc;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 /// Who waits for an answer.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub enum Waiter {
     /// A client on a connection.
     Client(Responder),
     /// A task in this process.
-    Task(oneshot::Sender<ReplyBody>),
+    Task(LocalReply),
 }
 
 impl Waiter {
@@ -24,7 +24,7 @@ impl Waiter {
     pub fn answer(self, body: ReplyBody) {
         match self {
             Self::Client(responder) => responder.send(body),
-            Self::Task(sender) => drop(sender.send(body)),
+            Self::Task(sender) => drop(sender.send(Ok(body))),
         }
     }
 }

@@ -1,4 +1,20 @@
 //! One Scatter node: the shell around `scatter-core`.
+//!
+//! * [`driver`]: the loop that steps the core; [`transport`]: peers and clients on its thread.
+//! * [`storage`]: the consensus log and the data store; [`apply`]: the thread that applies what is decided.
+//! * [`serving`]: what other threads see; [`service`]: requests of clients; [`backend`]: requests over HTTP.
 
+pub mod apply;
+pub mod backend;
+pub mod boot;
+pub mod clock;
+pub mod driver;
+pub mod events;
+pub mod gate;
+pub mod metrics;
+pub mod service;
+pub mod serving;
+pub mod settings;
+pub mod status;
 pub mod storage;
 pub mod transport;

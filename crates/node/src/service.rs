@@ -1,0 +1,224 @@
+//! What clients ask of this node, over a connection or from the same process.
+//!
+//! A read that the read word allows is answered where it arrives; everything else goes to the driver. Nothing is
+//! forwarded: whoever asks is told where to go.
+
+use crate::events::{Event, Inbox, Waiter};
+use crate::serving::{Served, Serving};
+use crate::transport::{ClientService, Incoming};
+use bytes::Bytes;
+use scatter_core::codec::Decode;
+use scatter_core::command::{Command, Found};
+use scatter_core::ring::Key;
+use scatter_core::store::StoreError;
+use scatter_wire::{
+    AdminRequest, ClientBody, Consistency, Description, Identity, LocalNode, LocalReply, NodeInfo, NodeState,
+    ReadPath, Refusal, ReplicaInfo, ReplicaRole, ReplyBody,
+};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The node as clients see it. Usable on any thread.
+#[derive(Clone)]
+pub struct NodeService {
+    serving: Arc<Serving>,
+    inbox: Arc<Inbox>,
+    identity: Arc<Identity>,
+}
+
+impl std::fmt::Debug for NodeService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeService").field("node", &self.identity.node).finish_non_exhaustive()
+    }
+}
+
+impl NodeService {
+    /// The service of the node that says `identity` of itself.
+    #[must_use]
+    pub fn new(serving: Arc<Serving>, inbox: Arc<Inbox>, identity: Identity) -> Self {
+        Self { serving, inbox, identity: Arc::new(identity) }
+    }
+
+    /// What other threads see of the node.
+    #[must_use]
+    pub fn serving(&self) -> &Arc<Serving> {
+        &self.serving
+    }
+
+    /// A linearizable read, if it can be answered at once.
+    pub fn try_read(&self, key: &Key) -> Option<(Arc<Served>, Option<Found>)> {
+        let served = self.serving.find(key)?;
+        match self.serving.read(&served, key) {
+            Ok(Some(found)) => Some((served, found)),
+            // What failed here fails again on the long way, which says why.
+            Ok(None) | Err(_) => None,
+        }
+    }
+
+    /// A read of whatever is applied here, if this node has a replica.
+    pub fn try_read_stale(&self, key: &Key) -> Option<(Arc<Served>, Option<Found>)> {
+        let served = self.serving.find(key)?;
+        match self.serving.read_stale(&served, key) {
+            Ok(Some(found)) => Some((served, found)),
+            Ok(None) | Err(_) => None,
+        }
+    }
+
+    /// Answers, now or later.
+    pub fn take(&self, body: ClientBody, waiter: Waiter) {
+        match body {
+            ClientBody::Read { key, consistency } => self.read(key, consistency, waiter),
+            ClientBody::Write { command } => self.write(command, waiter),
+            ClientBody::Describe => waiter.answer(ReplyBody::Description { description: self.describe() }),
+            ClientBody::Administer { request } => self.administer(request, waiter),
+        }
+    }
+
+    fn read(&self, key: Key, consistency: Consistency, waiter: Waiter) {
+        let Some(served) = self.serving.find(&key) else { return waiter.answer(self.not_owner()) };
+        let stale = consistency == Consistency::Any;
+        let result = if stale { self.serving.read_stale(&served, &key) } else { self.serving.read(&served, &key) };
+        match result {
+            Ok(Some(found)) => waiter.answer(ReplyBody::Value {
+                found,
+                group: served.group,
+                epoch: served.epoch(),
+                path: if stale { ReadPath::Stale } else { ReadPath::Lease },
+                staleness_ms: 0,
+                stamp: served.stamp(),
+            }),
+            Ok(None) => self.inbox.push(Event::Read { group: served.group, key, waiter }),
+            Err(error) => waiter.answer(failed(&error)),
+        }
+    }
+
+    fn write(&self, bytes: Bytes, waiter: Waiter) {
+        let command = match Command::from_all(bytes.clone()) {
+            Ok(command) => command,
+            Err(error) => {
+                return waiter.answer(ReplyBody::refused(Refusal::Malformed { text: error.to_string() }));
+            }
+        };
+        let keys = command.operation.keys();
+        let Some(served) = keys.first().and_then(|key| self.serving.find(key)) else {
+            return waiter.answer(self.not_owner());
+        };
+        if keys.iter().any(|key| !served.range.contains(&key.position())) {
+            let text = "the keys of a batch belong to one group".to_owned();
+            return waiter.answer(ReplyBody::refused(Refusal::Malformed { text }));
+        }
+        self.inbox.push(Event::Propose { group: served.group, command: bytes, waiter });
+    }
+
+    fn administer(&self, request: AdminRequest, waiter: Waiter) {
+        match request {
+            AdminRequest::Status => {
+                let json = crate::status::status(&self.serving, &self.identity).to_string();
+                waiter.answer(ReplyBody::Administered { json });
+            }
+            AdminRequest::ChangeMembers { group, add, remove, dry_run: false } => {
+                self.inbox.push(Event::ChangeMembers { group, add, remove, waiter });
+            }
+            AdminRequest::TransferLeader { group, to, dry_run: false } => {
+                self.inbox.push(Event::HandOver { group, to, waiter });
+            }
+            AdminRequest::ChangeMembers { group, add, remove, dry_run: true } => {
+                let answer = crate::status::plan_members(&self.serving, group, &add, &remove);
+                waiter.answer(planned(answer));
+            }
+            AdminRequest::TransferLeader { group, to, dry_run: true } => {
+                waiter.answer(planned(crate::status::plan_transfer(&self.serving, group, to)));
+            }
+        }
+    }
+
+    fn not_owner(&self) -> ReplyBody {
+        ReplyBody::Refused {
+            refusal: Refusal::NotOwner,
+            retry_after_ms: 0,
+            descriptors: self.serving.descriptors(),
+            stamp: Default::default(),
+        }
+    }
+
+    fn describe(&self) -> Description {
+        let view = self.serving.view.load();
+        let replicas = view.replicas.iter().map(|status| self.replica(status)).collect();
+        let joining = view.cluster.is_none();
+        let own = NodeInfo {
+            node: self.identity.node,
+            peer_address: self.identity.peer_address.clone(),
+            http_address: self.identity.http_address.clone(),
+            zone: self.identity.zone.clone(),
+            state: if joining { NodeState::Joining } else { NodeState::Alive },
+            replicas,
+        };
+        let nodes = view.known.values().map(|known| NodeInfo {
+            node: known.node,
+            peer_address: known.peer_address.clone(),
+            http_address: known.http_address.clone(),
+            zone: known.zone.clone(),
+            state: NodeState::Alive,
+            replicas: Vec::new(),
+        });
+        Description {
+            cluster_name: self.identity.cluster_name.clone(),
+            cluster: view.cluster,
+            node: own,
+            descriptors: self.serving.descriptors(),
+            nodes: nodes.collect(),
+        }
+    }
+
+    fn replica(&self, status: &scatter_core::node::ReplicaStatus) -> ReplicaInfo {
+        let served = self.serving.group(status.replica.group);
+        let figure = |read: fn(&crate::serving::Figures) -> u64| {
+            served.as_ref().map_or(0, |served| read(&served.figures))
+        };
+        ReplicaInfo {
+            group: status.replica.group,
+            incarnation: status.replica.incarnation,
+            role: match status.role {
+                "leader" => ReplicaRole::Leader,
+                "learner" | "joining" => ReplicaRole::Learner,
+                _ => ReplicaRole::Follower,
+            },
+            ballot: status.ballot,
+            decided: status.decided,
+            applied: status.applied,
+            keys: figure(|figures| figures.keys.load(Ordering::Relaxed)),
+            bytes: figure(|figures| figures.bytes.load(Ordering::Relaxed)),
+            operations_per_second: figure(|figures| figures.per_second.load(Ordering::Relaxed)),
+            pending: None,
+        }
+    }
+}
+
+fn planned(answer: Result<serde_json::Value, String>) -> ReplyBody {
+    match answer {
+        Ok(plan) => ReplyBody::Administered { json: plan.to_string() },
+        Err(text) => ReplyBody::refused(Refusal::Conflict { text }),
+    }
+}
+
+fn failed(error: &StoreError) -> ReplyBody {
+    ReplyBody::refused(Refusal::Unavailable { text: error.to_string() })
+}
+
+impl ClientService for NodeService {
+    fn serve(&self, batch: Vec<Incoming>) {
+        for Incoming { request, responder } in batch {
+            self.take(request.body, Waiter::Client(responder));
+        }
+    }
+}
+
+impl LocalNode for NodeService {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn serve(&self, body: ClientBody, _budget_ms: u32, reply: LocalReply) {
+        self.take(body, Waiter::Task(reply));
+    }
+}

@@ -1,0 +1,122 @@
+//! What the node tells of itself over HTTP, and what an operator's order would do.
+
+use crate::serving::Serving;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use scatter_core::group::{Configuration, Role};
+use scatter_core::types::{GroupId, NodeId};
+use scatter_wire::{Identity, NewMember};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// `/v1/status` as JSON.
+#[must_use]
+pub fn status(serving: &Serving, identity: &Identity) -> Value {
+    let view = serving.view.load();
+    let replicas: Vec<Value> = view
+        .replicas
+        .iter()
+        .map(|status| {
+            let served = serving.group(status.replica.group);
+            let figures = served.as_ref().map(|served| &served.figures);
+            json!({
+                "group": status.replica.group.to_string(),
+                "incarnation": status.replica.incarnation.0,
+                "role": status.role,
+                "leader": status.leader.map(|node| node.to_string()),
+                "ballot": status.ballot.to_string(),
+                "decided": status.decided.0,
+                "applied": status.applied.0,
+                "flushed": status.flushed.0,
+                "lease_ms": u64::try_from(status.lease.as_millis()).unwrap_or(u64::MAX),
+                "configuration": status.configuration.as_ref().map(members),
+                "keys": figures.map(|figures| figures.keys.load(Ordering::Relaxed)),
+                "bytes": figures.map(|figures| figures.bytes.load(Ordering::Relaxed)),
+            })
+        })
+        .collect();
+    json!({
+        "cluster": { "name": identity.cluster_name, "id": view.cluster.map(|id| id.to_string()) },
+        "node": {
+            "id": identity.node.to_string(),
+            "peer": identity.peer_address,
+            "http": identity.http_address,
+            "zone": identity.zone,
+            "boot": identity.boot,
+        },
+        "replicas": replicas,
+        "disk_full": view.disk_full,
+        "problem": view.problem,
+    })
+}
+
+fn members(configuration: &Configuration) -> Value {
+    let members: Vec<Value> = configuration
+        .members
+        .iter()
+        .map(|member| {
+            json!({
+                "node": member.node.to_string(),
+                "role": if member.role == Role::Voter { "voter" } else { "learner" },
+                "peer": member.address,
+            })
+        })
+        .collect();
+    json!({ "version": configuration.version.0, "members": members })
+}
+
+/// The node's own routes beside the data API.
+pub fn router(serving: Arc<Serving>, identity: Identity) -> axum::Router {
+    let state = (serving, Arc::new(identity));
+    axum::Router::new().route("/v1/status", get(show)).with_state(state)
+}
+
+async fn show(State((serving, identity)): State<(Arc<Serving>, Arc<Identity>)>) -> impl IntoResponse {
+    let body = status(&serving, &identity).to_string();
+    ([(axum::http::header::CONTENT_TYPE, "application/json")], body)
+}
+
+/// What a change of members would lead to, without doing it.
+pub fn plan_members(
+    serving: &Serving,
+    group: GroupId,
+    add: &[NewMember],
+    remove: &[NodeId],
+) -> Result<Value, String> {
+    let served = serving.group(group).ok_or("no replica of the group is here")?;
+    let configuration = &served.configuration;
+    for member in add {
+        if configuration.member(member.node).is_some_and(|known| known.role == Role::Voter) {
+            return Err(format!("node {} is a voter already", member.node));
+        }
+    }
+    for node in remove {
+        if configuration.member(*node).is_none() {
+            return Err(format!("node {node} is no member"));
+        }
+    }
+    let mut voters: Vec<NodeId> = configuration.voters().map(|member| member.node).collect();
+    voters.retain(|node| !remove.contains(node));
+    voters.extend(add.iter().map(|member| member.node));
+    voters.sort_unstable();
+    voters.dedup();
+    if voters.is_empty() {
+        return Err("the order leaves no voter".to_owned());
+    }
+    let named: Vec<String> = voters.iter().map(ToString::to_string).collect();
+    Ok(json!({ "dry_run": true, "group": group.to_string(), "voters": named, "majority": voters.len() / 2 + 1 }))
+}
+
+/// Whether leadership could go to a node, without doing it.
+pub fn plan_transfer(serving: &Serving, group: GroupId, to: Option<NodeId>) -> Result<Value, String> {
+    let served = serving.group(group).ok_or("no replica of the group is here")?;
+    if let Some(node) = to
+        && !served.configuration.voters().any(|member| member.node == node)
+    {
+        return Err(format!("node {node} is no voter of the group"));
+    }
+    let leader = serving.descriptor(&served).leader.map(|node| node.to_string());
+    Ok(json!({ "dry_run": true, "group": group.to_string(), "leader": leader, "to": to.map(|node| node.to_string()) }))
+}
