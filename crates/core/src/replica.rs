@@ -163,6 +163,7 @@ impl Replica {
             replica.reset_cursor(cx);
             let decided = recovered.hard.decided;
             replica.advance_decided(decided, cx);
+            replica.resume_stream(cx);
         }
         replica
     }

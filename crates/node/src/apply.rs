@@ -6,6 +6,7 @@
 use crate::events::{Event, Inbox, Waiter};
 use crate::serving::{Figures, Served, Serving};
 use crate::storage::rocks::RocksStore;
+use scatter_core::Input;
 use scatter_core::command::Outcome;
 use scatter_core::effects::{Apply, MachineOrder};
 use scatter_core::group::read_word::ReadWord;
@@ -13,7 +14,6 @@ use scatter_core::ring::Key;
 use scatter_core::stage::{Done, Stage};
 use scatter_core::store::{Store, StoreError};
 use scatter_core::types::{GroupId, Slot};
-use scatter_core::Input;
 use scatter_wire::{ReadPath, Refusal, ReplyBody};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,8 +60,7 @@ pub fn start(
     inbox: Arc<Inbox>,
 ) -> std::io::Result<(ApplyHandle, JoinHandle<()>)> {
     let (jobs, work) = channel();
-    let mut worker =
-        Worker { stage, serving, inbox, words: BTreeMap::new(), figures: BTreeMap::new(), failing: false };
+    let mut worker = Worker { stage, serving, inbox, words: BTreeMap::new(), figures: BTreeMap::new(), failing: false };
     worker.publish();
     let thread = std::thread::Builder::new().name("apply".to_owned()).spawn(move || worker.run(&work))?;
     Ok((ApplyHandle { jobs }, thread))
@@ -97,10 +96,7 @@ impl Worker {
     }
 
     /// Repeats until the store takes it.
-    fn until_done(
-        &mut self,
-        mut attempt: impl FnMut(&mut Stage<RocksStore>) -> Result<Done, StoreError>,
-    ) -> Done {
+    fn until_done(&mut self, mut attempt: impl FnMut(&mut Stage<RocksStore>) -> Result<Done, StoreError>) -> Done {
         loop {
             match attempt(&mut self.stage) {
                 Ok(done) => {
@@ -170,14 +166,9 @@ impl Worker {
         let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
         let stamp = state.stamp;
         match self.stage.read(group, key) {
-            Ok(found) => waiter.answer(ReplyBody::Value {
-                found,
-                group,
-                epoch,
-                path: ReadPath::Quorum,
-                staleness_ms: 0,
-                stamp,
-            }),
+            Ok(found) => {
+                waiter.answer(ReplyBody::Value { found, group, epoch, path: ReadPath::Quorum, staleness_ms: 0, stamp })
+            }
             Err(error) => waiter.answer(refused(Refusal::Unavailable { text: error.to_string() })),
         }
     }
@@ -239,4 +230,3 @@ pub fn start_flusher(
         }
     })
 }
-

@@ -129,9 +129,12 @@ fn readiness(serving: Arc<Serving>) -> Readiness {
             return Err(view.problem.clone().unwrap_or_else(|| "the node belongs to no cluster yet".to_owned()));
         }
         let leadership = serving.leadership.load();
-        match serving.groups.load().iter().find(|group| {
-            leadership.get(&group.group).is_none_or(|leadership| leadership.leader.is_none())
-        }) {
+        match serving
+            .groups
+            .load()
+            .iter()
+            .find(|group| leadership.get(&group.group).is_none_or(|leadership| leadership.leader.is_none()))
+        {
             Some(group) => Err(format!("no leader is known of group {}", group.group)),
             None => Ok(()),
         }

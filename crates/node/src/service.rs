@@ -12,8 +12,8 @@ use scatter_core::command::{Command, Found};
 use scatter_core::ring::Key;
 use scatter_core::store::StoreError;
 use scatter_wire::{
-    AdminRequest, ClientBody, Consistency, Description, Identity, LocalNode, LocalReply, NodeInfo, NodeState,
-    ReadPath, Refusal, ReplicaInfo, ReplicaRole, ReplyBody,
+    AdminRequest, ClientBody, Consistency, Description, Identity, LocalNode, LocalReply, NodeInfo, NodeState, ReadPath,
+    Refusal, ReplicaInfo, ReplicaRole, ReplyBody,
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -172,9 +172,8 @@ impl NodeService {
 
     fn replica(&self, status: &scatter_core::node::ReplicaStatus) -> ReplicaInfo {
         let served = self.serving.group(status.replica.group);
-        let figure = |read: fn(&crate::serving::Figures) -> u64| {
-            served.as_ref().map_or(0, |served| read(&served.figures))
-        };
+        let figure =
+            |read: fn(&crate::serving::Figures) -> u64| served.as_ref().map_or(0, |served| read(&served.figures));
         ReplicaInfo {
             group: status.replica.group,
             incarnation: status.replica.incarnation,

@@ -111,12 +111,7 @@ impl Serving {
     /// Nothing yet.
     #[must_use]
     pub fn new(store: RocksStore) -> Self {
-        Self {
-            store,
-            groups: ArcSwap::default(),
-            leadership: ArcSwap::default(),
-            view: ArcSwap::default(),
-        }
+        Self { store, groups: ArcSwap::default(), leadership: ArcSwap::default(), view: ArcSwap::default() }
     }
 
     /// The group here that owns a key.

@@ -79,12 +79,7 @@ async fn show(State((serving, identity)): State<(Arc<Serving>, Arc<Identity>)>) 
 }
 
 /// What a change of members would lead to, without doing it.
-pub fn plan_members(
-    serving: &Serving,
-    group: GroupId,
-    add: &[NewMember],
-    remove: &[NodeId],
-) -> Result<Value, String> {
+pub fn plan_members(serving: &Serving, group: GroupId, add: &[NewMember], remove: &[NodeId]) -> Result<Value, String> {
     let served = serving.group(group).ok_or("no replica of the group is here")?;
     let configuration = &served.configuration;
     for member in add {

@@ -81,6 +81,15 @@ impl Replica {
         self.unsynced.push_back((cx.write, Unsynced::Stream(self.promised, self.decided)));
     }
 
+    /// After a restart: what the log holds of the promised ballot right above what is decided belongs to the stream still,
+    /// and its leader may know that it does.
+    pub(crate) fn resume_stream(&mut self, cx: &mut Context<'_>) {
+        while self.log.get(self.cursor.through.next()).is_some_and(|(ballot, _)| *ballot == self.promised) {
+            self.cursor.through = self.cursor.through.next();
+        }
+        self.unsynced.push_back((cx.write, Unsynced::Stream(self.promised, self.cursor.through)));
+    }
+
     /// Takes `ballot` as the lowest that still counts.
     pub(crate) fn promise(&mut self, ballot: Ballot, cx: &mut Context<'_>) {
         assert!(ballot > self.promised, "a promise never falls (invariant I3)");
