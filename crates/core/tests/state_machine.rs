@@ -33,6 +33,7 @@ fn limits() -> Limits {
         idempotency_life_micros: 3_000,
         max_idempotency_records: 3,
         lane_log_slack: 3,
+        recent_keys: 6,
     }
 }
 

@@ -8,6 +8,7 @@
 //! Everything here depends on replicated state and on the entry alone, so that equal slots mean equal states.
 
 use super::idempotency;
+use super::kv::Recent;
 use super::lanes::Lanes;
 use super::machine::Limits;
 use super::{Configuration, GroupState, Links, TabletMap};
@@ -18,29 +19,10 @@ use crate::store::{Store, StoreError};
 use crate::time::LogTime;
 use crate::types::{FeatureLevel, Slot, TabletId, Version};
 use bytes::{Buf, Bytes, BytesMut};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// No stamp of a leader's clock is taken beyond this (the year 148,000), so that versions can always go on rising.
 const MAX_CLOCK_STAMP: Version = Version(1 << 62);
-
-/// Hashes a key's bytes the same way in every process. The map that uses it is never iterated.
-#[derive(Default, Debug)]
-pub(super) struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 ^= xxh3_64(bytes);
-    }
-
-    /// The length that precedes a byte string adds nothing to its hash.
-    fn write_usize(&mut self, _: usize) {}
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
 
 /// Buffers that one batch leaves to the next.
 #[derive(Default, Debug)]
@@ -51,8 +33,8 @@ pub(super) struct Scratch {
     pub(super) tablet: TabletId,
     /// A value record under construction.
     pub(super) record: Vec<u8>,
-    /// What this batch made of keys, by key: the store does not show it yet.
-    pub(super) changed: HashMap<Bytes, Option<super::kv::Current>, BuildHasherDefault<KeyHasher>>,
+    /// What the last writes made of their keys. What this batch wrote the store does not show yet.
+    pub(super) recent: Recent,
     /// What this batch made of idempotency records.
     pub(super) idempotency: idempotency::Changes,
     /// Encoded outcomes, for the fingerprint.
@@ -60,8 +42,9 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn clear(&mut self) {
-        self.changed.clear();
+    /// Makes ready for the next batch, once this one is in the store.
+    pub(super) fn settle(&mut self, limits: &Limits) {
+        self.recent.rotate(limits);
         self.idempotency.clear();
     }
 }

@@ -3,17 +3,24 @@
 use super::TabletMap;
 use super::apply::Applying;
 use super::layout::{self, SPACE_PREFIX, Space, damaged};
+use super::machine::Limits;
 use crate::command::{Condition, Found, Operation, Outcome, Write};
 use crate::ring::Key;
 use crate::store::{Batch, Read, Store, StoreError};
 use crate::time::LogTime;
 use crate::types::{TabletId, Version};
 use bytes::{BufMut, Bytes};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Version byte of a value record: version, modified, value.
 const FORMAT: u8 = 1;
 /// Version byte of a value record that has a deadline between its modified time and its value.
 const FORMAT_WITH_DEADLINE: u8 = 2;
+
+/// How long keys may be on average before fewer of them are kept in memory.
+const RECENT_KEY_BYTES: usize = 64;
 
 /// A value record but for the value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +61,63 @@ pub(super) struct Current {
     pub(super) deadline: Option<LogTime>,
     /// Bytes of key and value together.
     pub(super) bytes: u64,
+}
+
+/// What the last writes made of their keys: what a batch needs to see of its own earlier commands, kept on for a while,
+/// so that a key written again need not be looked up.
+///
+/// It is right because nobody else writes what a machine owns, and because it is thrown away when a batch fails. The
+/// older half is dropped when the younger is full, between batches only.
+#[derive(Default, Debug)]
+pub(super) struct Recent {
+    younger: Known,
+    older: Known,
+    /// Bytes of the keys in `younger`.
+    bytes: usize,
+}
+
+/// Never iterated: its order means nothing.
+type Known = HashMap<Box<[u8]>, Option<Current>, BuildHasherDefault<KeyHasher>>;
+
+impl Recent {
+    /// What is known of `key`: inside, `None` for a key that does not exist.
+    fn get(&self, key: &[u8]) -> Option<Option<Current>> {
+        self.younger.get(key).or_else(|| self.older.get(key)).copied()
+    }
+
+    fn set(&mut self, key: &[u8], current: Option<Current>) {
+        if let Some(known) = self.younger.get_mut(key) {
+            *known = current;
+        } else {
+            self.bytes += key.len();
+            self.younger.insert(key.into(), current);
+        }
+    }
+
+    /// Keeps to the limits. Only for when all that is known is in the store.
+    pub(super) fn rotate(&mut self, limits: &Limits) {
+        if self.younger.len() * 2 > limits.recent_keys || self.bytes * 2 > limits.recent_keys * RECENT_KEY_BYTES {
+            self.older = std::mem::take(&mut self.younger);
+            self.bytes = 0;
+        }
+    }
+}
+
+/// Hashes a byte string the same way in every process.
+#[derive(Default, Debug)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 ^= xxh3_64(bytes);
+    }
+
+    /// The length that precedes a byte string adds nothing to its hash.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// The tablet that holds a position.
@@ -116,11 +180,10 @@ impl<S: Store> Applying<'_, S> {
         }
     }
 
-    /// Carries out an operation whose positions the group owns.
+    /// Carries out an operation whose positions the group owns, and whose only key, if it is not a batch, is located.
     pub(super) fn operate(&mut self, operation: &Operation, version: Version) -> Result<Outcome, StoreError> {
         match operation {
             Operation::Put { key, value, ttl_ms, condition } => {
-                self.locate(key)?;
                 let current = self.current(key)?;
                 if !holds(*condition, current.as_ref()) {
                     return Ok(refused(0, current));
@@ -129,7 +192,6 @@ impl<S: Store> Applying<'_, S> {
                 Ok(Outcome::Written { version, created: current.is_none() })
             }
             Operation::Delete { key, condition } => {
-                self.locate(key)?;
                 let current = self.current(key)?;
                 if !holds(*condition, current.as_ref()) {
                     return Ok(refused(0, current));
@@ -179,8 +241,8 @@ impl<S: Store> Applying<'_, S> {
 
     /// What the located key is, earlier changes of the same batch included.
     pub(super) fn current(&mut self, key: &Key) -> Result<Option<Current>, StoreError> {
-        if let Some(current) = self.scratch.changed.get(key.bytes()) {
-            return Ok(*current);
+        if let Some(current) = self.scratch.recent.get(key.bytes()) {
+            return Ok(current);
         }
         let mut found = Ok(None);
         self.store.inspect(&self.scratch.key, &mut |record| {
@@ -212,14 +274,14 @@ impl<S: Store> Applying<'_, S> {
         let bytes = entry_bytes(key, value.len());
         self.state.keys += 1;
         self.state.bytes += bytes;
-        self.scratch.changed.insert(key.bytes().clone(), Some(Current { version, deadline, bytes }));
+        self.scratch.recent.set(key.bytes(), Some(Current { version, deadline, bytes }));
     }
 
     /// Removes the located key, which is `current`.
     pub(super) fn delete(&mut self, key: &Key, current: Current) {
         self.batch.delete(&self.scratch.key);
         self.uncount(current);
-        self.scratch.changed.insert(key.bytes().clone(), None);
+        self.scratch.recent.set(key.bytes(), None);
     }
 
     /// Takes what the located key was out of the counters and out of the index of deadlines.

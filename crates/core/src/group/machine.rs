@@ -37,6 +37,8 @@ pub struct Limits {
     pub max_idempotency_records: u64,
     /// How many changes beyond four times the lanes their log holds before it is swept. Not replicated.
     pub lane_log_slack: usize,
+    /// Of how many recently written keys a replica knows version and size without asking its store. Not replicated.
+    pub recent_keys: usize,
 }
 
 impl Default for Limits {
@@ -48,6 +50,7 @@ impl Default for Limits {
             idempotency_life_micros: 24 * 3_600_000_000,
             max_idempotency_records: 1 << 17,
             lane_log_slack: 4096,
+            recent_keys: 1 << 14,
         }
     }
 }
@@ -271,22 +274,27 @@ impl<S: Store> Machine<S> {
         let mark = Mark::new(&self.state, self.idempotency_records, self.fingerprint);
         let mut before = None;
         let result = self.apply_batch(entries, &mut before);
-        self.scratch.clear();
-        if result.is_err() {
-            if let Some(before) = before {
-                self.state = before;
+        let (mut applied, expired) = match result {
+            Ok(done) => done,
+            Err(error) => {
+                if let Some(before) = before {
+                    self.state = before;
+                }
+                mark.restore(&mut self.state);
+                self.idempotency_records = mark.idempotency_records;
+                self.fingerprint = mark.fingerprint;
+                self.stale = true;
+                // Lanes and buffers have no way back but through the store. If it does not even read, the next call
+                // tries again.
+                let _ = self.refresh();
+                return Err(error);
             }
-            mark.restore(&mut self.state);
-            self.idempotency_records = mark.idempotency_records;
-            self.fingerprint = mark.fingerprint;
-            self.stale = true;
-            // Lanes have no way back but through the store. If it does not even read, the next call tries again.
-            let _ = self.refresh();
-        } else if result.as_ref().is_ok_and(|(_, expired)| *expired) {
+        };
+        self.scratch.settle(&self.limits);
+        if expired {
             // What is found here only spares a wake-up; if the store does not read, the earlier bound still holds.
             let _ = self.find_next_expiry();
         }
-        let (mut applied, _) = result?;
         applied.next_expiry = self.next_expiry;
         Ok(applied)
     }

@@ -38,7 +38,10 @@ impl KeyRange {
     /// [`KeyRange::contains`] for a position's bare bytes.
     #[must_use]
     pub fn contains_bytes(&self, position: &[u8]) -> bool {
-        if self.start < self.end {
+        // An empty boundary is the first position: it needs no comparison, and the common ranges have one.
+        if self.end.0.is_empty() {
+            self.start.0.is_empty() || *self.start.0 <= *position
+        } else if self.start < self.end {
             *self.start.0 <= *position && *position < *self.end.0
         } else {
             *self.start.0 <= *position || *position < *self.end.0
