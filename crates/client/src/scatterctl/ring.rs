@@ -1,0 +1,172 @@
+//! ring, groups, nodes, lookup; members and transfer-leader.
+
+use crate::arguments::{Groups, Lookup, Members, Ring, TransferLeader};
+use crate::output::{Output, cell, talk};
+use crate::remote::{Effect, Remote, encoded};
+use crate::{Exit, Failure};
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
+use std::io::IsTerminal as _;
+use std::os::unix::ffi::OsStrExt as _;
+
+pub(crate) async fn ring(remote: &Remote, output: &Output, arguments: Ring) -> Result<(), Failure> {
+    let ring = ask(remote, remote.question("/v1/ring")).await?;
+    let problems = list(&ring, "problems");
+    if output.is_json() {
+        output.json(&ring)?;
+    } else {
+        output.table(&GROUP_HEAD, &group_rows(list(&ring, "groups")))?;
+        for problem in problems {
+            output.line(&format!("problem: {} ({})", cell(&problem["text"]), cell(&problem["kind"])))?;
+        }
+    }
+    if arguments.check && !problems.is_empty() {
+        return Err(Failure::new(Exit::Error, format!("{} found wrong with the ring", problems.len())));
+    }
+    Ok(())
+}
+
+pub(crate) async fn groups(remote: &Remote, output: &Output, arguments: Groups) -> Result<(), Failure> {
+    let Some(id) = arguments.group else {
+        let ring = ask(remote, remote.question("/v1/ring")).await?;
+        if output.is_json() {
+            return output.json(&json!({ "groups": ring["groups"] }));
+        }
+        return output.table(&GROUP_HEAD, &group_rows(list(&ring, "groups")));
+    };
+    let group = ask(remote, remote.question(&format!("/v1/groups/{}", encoded(id.as_bytes())))).await?;
+    if output.is_json() {
+        return output.json(&group);
+    }
+    output.table(&GROUP_HEAD, &group_rows(std::slice::from_ref(&group)))?;
+    output.line("")?;
+    let replica = |replica: &Value| {
+        ["node", "role", "ballot", "decided", "applied"].iter().map(|name| cell(&replica[name])).collect()
+    };
+    let rows: Vec<Vec<String>> = list(&group, "replicas").iter().map(replica).collect();
+    output.table(&["replica on", "role", "ballot", "decided", "applied"], &rows)?;
+    for problem in list(&group, "problems") {
+        output.line(&format!("problem: {}", cell(&problem["text"])))?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn nodes(remote: &Remote, output: &Output) -> Result<(), Failure> {
+    let nodes = ask(remote, remote.question("/v1/nodes")).await?;
+    if output.is_json() {
+        return output.json(&nodes);
+    }
+    let row = |node: &Value| {
+        let replicas = list(node, "replicas").iter();
+        let replicas: Vec<_> =
+            replicas.map(|replica| format!("{}:{}", cell(&replica["group"]), cell(&replica["role"]))).collect();
+        let mut row: Vec<String> =
+            ["id", "state", "zone", "peer", "http"].iter().map(|name| cell(&node[name])).collect();
+        row.push(if replicas.is_empty() { "-".into() } else { replicas.join(" ") });
+        row
+    };
+    let rows: Vec<Vec<String>> = list(&nodes, "nodes").iter().map(row).collect();
+    output.table(&["node", "state", "zone", "peer", "http", "replicas"], &rows)
+}
+
+pub(crate) async fn lookup(remote: &Remote, output: &Output, arguments: Lookup) -> Result<(), Failure> {
+    let key = encoded(arguments.key.as_bytes());
+    let found = ask(remote, remote.question(&format!("/v1/lookup?key={key}"))).await?;
+    if output.is_json() {
+        return output.json(&found);
+    }
+    let members: Vec<_> = list(&found, "members").iter().map(|member| cell(&member["node"])).collect();
+    let names = ["partition", "position", "group", "leader"];
+    let mut rows: Vec<_> = names.iter().map(|name| vec![(*name).to_owned(), cell(&found[name])]).collect();
+    rows.push(vec!["members".into(), members.join(" ")]);
+    output.table(&["of the key", "is"], &rows)
+}
+
+pub(crate) async fn members(remote: &Remote, output: &Output, arguments: Members) -> Result<(), Failure> {
+    let path = format!("/v1/groups/{}/members", encoded(arguments.group.as_bytes()));
+    let body = json!({ "add": arguments.add, "remove": arguments.remove });
+    let plan = ask(remote, remote.order(&format!("{path}?dry_run=true"), &body)).await?;
+    if arguments.dry_run {
+        return show_plan(output, &plan);
+    }
+    if !arguments.yes {
+        let after: Vec<_> = list(&plan, "members").iter().map(cell).collect();
+        confirm(&format!("Group {} would then have the members {}.", cell(&plan["group"]), after.join(" ")))?;
+    }
+    let done = order(remote, remote.order(&path, &body)).await?;
+    if output.is_json() { output.json(&done) } else { output.line("done") }
+}
+
+fn show_plan(output: &Output, plan: &Value) -> Result<(), Failure> {
+    if output.is_json() {
+        return output.json(plan);
+    }
+    let after: Vec<_> = list(plan, "members").iter().map(cell).collect();
+    output.line(&format!("the members would be {}", after.join(" ")))
+}
+
+/// Asks on the terminal. Without one nobody can say yes.
+fn confirm(what: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::Usage, "this changes who holds data; give --yes where nobody can be asked"));
+    }
+    talk(&format!("{what} Go on? Type yes:"));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "yes") { Ok(()) } else { Err(Failure::new(Exit::Error, "nothing was done")) }
+}
+
+pub(crate) async fn transfer_leader(
+    remote: &Remote,
+    output: &Output,
+    arguments: TransferLeader,
+) -> Result<(), Failure> {
+    let path = format!("/v1/groups/{}/transfer-leader", encoded(arguments.group.as_bytes()));
+    let path = if arguments.dry_run { format!("{path}?dry_run=true") } else { path };
+    let done = order(remote, remote.order(&path, &json!({ "to": arguments.to }))).await?;
+    if output.is_json() {
+        return output.json(&done);
+    }
+    output.line(if arguments.dry_run { "nothing speaks against it" } else { "done" })
+}
+
+async fn ask(remote: &Remote, request: RequestBuilder) -> Result<Value, Failure> {
+    answer(remote, request, Effect::Reads).await
+}
+
+async fn order(remote: &Remote, request: RequestBuilder) -> Result<Value, Failure> {
+    answer(remote, request, Effect::Writes).await
+}
+
+async fn answer(remote: &Remote, request: RequestBuilder, effect: Effect) -> Result<Value, Failure> {
+    let response = remote.send(request, effect).await?;
+    response.json().await.map_err(|error| Failure::new(Exit::Error, format!("{}: {error}", remote.base())))
+}
+
+fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+    value[name].as_array().map_or(&[], Vec::as_slice)
+}
+
+const GROUP_HEAD: [&str; 9] = ["group", "start", "end", "leader", "members", "keys", "bytes", "ops/s", "pending"];
+
+fn group_rows(groups: &[Value]) -> Vec<Vec<String>> {
+    let row = |group: &Value| {
+        let members = list(group, "members").iter().map(|member| {
+            let mark = if member["reachable"] == json!(false) { "!" } else { "" };
+            let learner = if member["role"] == json!("learner") { "?" } else { "" };
+            format!("{}{learner}{mark}", cell(&member["node"]))
+        });
+        vec![
+            cell(&group["id"]),
+            cell(&group["range"]["start"]),
+            cell(&group["range"]["end"]),
+            cell(&group["leader"]),
+            members.collect::<Vec<_>>().join(" "),
+            cell(&group["keys"]),
+            cell(&group["bytes"]),
+            cell(&group["ops_per_second"]),
+            cell(&group["pending"]),
+        ]
+    };
+    groups.iter().map(row).collect()
+}

@@ -1,0 +1,231 @@
+//! `scatterctl` as a process, against a made-up server that answers what each test tells it to.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use parking_lot::Mutex;
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+
+/// One request as the server saw it: method, path with query, chosen headers, body.
+type Seen = (String, String, Vec<(String, String)>, Bytes);
+
+#[derive(Clone)]
+struct Server {
+    url: String,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    answers: Arc<Mutex<Vec<(u16, &'static str, Bytes)>>>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let server = Self { url, seen: Arc::default(), answers: Arc::default() };
+        let router = Router::new().fallback(answer).with_state(server.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        server
+    }
+
+    /// The next answer: status, `ETag`, body.
+    fn next(&self, status: u16, etag: &'static str, body: impl Into<Bytes>) {
+        self.answers.lock().push((status, etag, body.into()));
+    }
+
+    async fn run(&self, line: &[&str], input: &[u8]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_scatterctl"));
+        command.args(line).args(["--gateway", &self.url, "--admin", &self.url]).env_remove("http_proxy");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        // A command that reads nothing may have ended already.
+        let _ = stdin.write_all(input).await;
+        drop(stdin);
+        child.wait_with_output().await.expect("it ends")
+    }
+
+    fn last(&self) -> Seen {
+        self.seen.lock().last().cloned().expect("a request came")
+    }
+}
+
+async fn answer(State(server): State<Server>, request: axum::extract::Request) -> Response {
+    let (head, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, 1 << 20).await.expect("a body");
+    let headers = head
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+    let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    server.seen.lock().push((head.method.to_string(), path, headers.collect(), body));
+    let mut answers = server.answers.lock();
+    let (status, etag, body) = if answers.is_empty() { (500, "", Bytes::new()) } else { answers.remove(0) };
+    let mut response = body.into_response();
+    *response.status_mut() = axum::http::StatusCode::from_u16(status).expect("a status");
+    if !etag.is_empty() {
+        response.headers_mut().insert("etag", etag.parse().expect("a header"));
+    }
+    response
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn has(seen: &Seen, name: &str, value: &str) -> bool {
+    seen.2.iter().any(|(known, found)| known == name && found == value)
+}
+
+#[tokio::test]
+async fn put_takes_its_value_from_argument_file_and_standard_input() {
+    let server = Server::start().await;
+    let file = std::env::temp_dir().join(format!("scatterctl-{}", std::process::id()));
+    std::fs::write(&file, b"from \xff file").expect("a file");
+    let path = file.to_str().expect("text");
+    for (line, input, expected) in [
+        (vec!["put", "a/b c", "from argument"], &b""[..], &b"from argument"[..]),
+        (vec!["put", "a/b c", "--file", path], b"", b"from \xff file"),
+        (vec!["put", "a/b c"], b"from input", b"from input"),
+        (vec!["put", "a/b c", "--file", "-"], b"from dash", b"from dash"),
+    ] {
+        server.next(201, "\"7\"", "");
+        let run = server.run(&line, input).await;
+        assert_eq!((run.status.code(), text(&run.stdout).as_str()), (Some(0), "created version 7\n"), "{run:?}");
+        let seen = server.last();
+        assert_eq!((seen.0.as_str(), seen.1.as_str(), &seen.3[..]), ("PUT", "/v1/kv/a/b%20c", expected));
+        assert!(has(&seen, "request-timeout", "5000ms"));
+    }
+    std::fs::remove_file(file).expect("removed");
+}
+
+#[tokio::test]
+async fn options_become_headers_and_parameters() {
+    let server = Server::start().await;
+    server.next(200, "\"8\"", "");
+    let line = ["put", "a", "b", "--ttl", "30s", "--if-version", "7", "--idempotency-key", "x", "--timeout", "2s"];
+    let run = server.run(&[&line[..], &["-o", "json"]].concat(), b"").await;
+    let seen = server.last();
+    assert_eq!(seen.1, "/v1/kv/a?ttl=30000ms");
+    for (name, value) in [("if-match", "\"7\""), ("idempotency-key", "\"x\""), ("request-timeout", "2000ms")] {
+        assert!(has(&seen, name, value), "{name}: {seen:?}");
+    }
+    let printed: serde_json::Value = serde_json::from_slice(&run.stdout).expect("JSON");
+    assert_eq!(printed, serde_json::json!({ "key": "a", "version": 8, "created": false }));
+
+    server.next(200, "\"8\"", "b");
+    server.run(&["get", "a", "--consistency", "bounded", "--max-staleness", "5s"], b"").await;
+    assert_eq!(server.last().1, "/v1/kv/a?consistency=bounded&max_staleness=5000ms");
+    server.next(204, "", "");
+    server.run(&["delete", "a", "--if-version", "8"], b"").await;
+    assert!(has(&server.last(), "if-match", "\"8\""));
+}
+
+#[tokio::test]
+async fn get_writes_the_bytes_as_they_are() {
+    let server = Server::start().await;
+    server.next(200, "\"7\"", &b"\x00\xff\n"[..]);
+    let run = server.run(&["get", "a"], b"").await;
+    assert_eq!((run.status.code(), &run.stdout[..], &run.stderr[..]), (Some(0), &b"\x00\xff\n"[..], &b""[..]));
+    server.next(200, "\"7\"", &b"\x00\xff"[..]);
+    let run = server.run(&["get", "a", "-o", "json"], b"").await;
+    let printed: serde_json::Value = serde_json::from_slice(&run.stdout).expect("JSON");
+    assert_eq!((&printed["version"], &printed["value_hex"]), (&7.into(), &"00ff".into()));
+}
+
+#[tokio::test]
+async fn exit_codes_say_what_happened() {
+    let server = Server::start().await;
+    let problem = |outcome: &str| format!(r#"{{"type":"t","title":"T","detail":"D","outcome":"{outcome}"}}"#);
+    for (line, status, body, expected) in [
+        (vec!["get", "a"], 404, "{}".to_owned(), 3),
+        (vec!["delete", "a"], 404, problem("not_applied"), 3),
+        (vec!["put", "a", "b", "--create"], 412, problem("not_applied"), 4),
+        (vec!["put", "a", "b"], 504, problem("unknown"), 5),
+        (vec!["put", "a", "b"], 503, problem("not_applied"), 6),
+        (vec!["put", "a", "b"], 413, problem("not_applied"), 1),
+        (vec!["nodes"], 500, String::new(), 1),
+    ] {
+        server.next(status, "", body);
+        let run = server.run(&line, b"").await;
+        assert_eq!(run.status.code(), Some(expected), "{line:?}: {run:?}");
+        assert!(run.stdout.is_empty() && !run.stderr.is_empty(), "what went wrong is told on standard error");
+    }
+    for line in [&["put"][..], &["get", ".."], &["members", "abc"], &["frobnicate"]] {
+        assert_eq!(server.run(line, b"").await.status.code(), Some(2), "{line:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_at_the_address_is_unavailable_and_not_unknown() {
+    let server = Server::start().await;
+    let nowhere = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", nowhere.local_addr().expect("bound"));
+    drop(nowhere);
+    let silent = Server { url, ..server };
+    assert_eq!(silent.run(&["put", "a", "b"], b"").await.status.code(), Some(6));
+    assert_eq!(silent.run(&["ring"], b"").await.status.code(), Some(6));
+}
+
+const RING: &str = r#"{"cluster":"c","groups":[{"id":"abc","epoch":{"configuration":1,"range":1},
+    "range":{"start":"","end":""},"leader":"1","members":[{"node":"1","role":"leader","reachable":true},
+    {"node":"2","role":"follower","reachable":false}],"keys":3,"bytes":33,"ops_per_second":0,"pending":null}],
+    "problems":[{"kind":"under_replicated","text":"node 2 is away"}]}"#;
+
+#[tokio::test]
+async fn the_ring_is_shown_and_checked() {
+    let server = Server::start().await;
+    server.next(200, "", RING);
+    let run = server.run(&["ring"], b"").await;
+    let shown = text(&run.stdout);
+    assert!(run.status.success() && shown.contains("1 2!") && shown.contains("problem: node 2 is away"), "{shown}");
+    server.next(200, "", RING);
+    assert_eq!(server.run(&["ring", "--check"], b"").await.status.code(), Some(1));
+    server.next(200, "", RING);
+    let run = server.run(&["groups", "-o", "json"], b"").await;
+    let printed: serde_json::Value = serde_json::from_slice(&run.stdout).expect("JSON");
+    assert_eq!(printed["groups"][0]["id"], "abc");
+    server.next(200, "", r#"{"partition":"users","position":"00ff","group":"abc","leader":null,"members":[]}"#);
+    let run = server.run(&["lookup", "users/4 2"], b"").await;
+    assert_eq!(server.last().1, "/v1/lookup?key=users%2F4%202");
+    assert!(text(&run.stdout).contains("00ff"));
+}
+
+#[tokio::test]
+async fn members_are_changed_only_after_a_yes() {
+    let server = Server::start().await;
+    let plan = r#"{"group":"abc","members":["1","4"]}"#;
+    server.next(200, "", plan);
+    let run = server.run(&["members", "abc", "--add", "4"], b"").await;
+    assert_eq!(run.status.code(), Some(2), "nobody can be asked: {run:?}");
+    assert_eq!(server.seen.lock().len(), 1, "only the plan was asked for");
+    assert_eq!(server.last().1, "/v1/groups/abc/members?dry_run=true");
+
+    server.next(200, "", plan);
+    let run = server.run(&["members", "abc", "--add", "4", "--dry-run"], b"").await;
+    assert_eq!(text(&run.stdout), "the members would be 1 4\n");
+
+    server.next(200, "", plan);
+    server.next(200, "", r#"{"result":{"done":true}}"#);
+    let run = server.run(&["members", "abc", "--add", "4", "--remove", "2", "--yes"], b"").await;
+    assert_eq!((run.status.code(), text(&run.stdout).as_str()), (Some(0), "done\n"));
+    let seen = server.last();
+    assert_eq!((seen.0.as_str(), seen.1.as_str()), ("POST", "/v1/groups/abc/members"));
+    let body: serde_json::Value = serde_json::from_slice(&seen.3).expect("JSON");
+    assert_eq!(body, serde_json::json!({ "add": ["4"], "remove": ["2"] }));
+
+    server.next(200, "", "{}");
+    server.run(&["transfer-leader", "abc", "--to", "2"], b"").await;
+    assert_eq!(server.last().3, r#"{"to":"2"}"#);
+}
+
+#[tokio::test]
+async fn completions_need_no_server() {
+    let server = Server::start().await;
+    let run = server.run(&["completions", "bash"], b"").await;
+    assert!(run.status.success() && text(&run.stdout).contains("transfer-leader"));
+    assert!(server.seen.lock().is_empty());
+}
