@@ -400,8 +400,7 @@ impl Node {
         if planted::on(Bug::TombstoneForgotten) {
             return;
         }
-        let removed_by = replica.configuration.as_ref().map_or(0, |configuration| configuration.version.0);
-        self.tombstones.entry(group).or_default().push((replica.name, Incarnation(removed_by)));
+        self.tombstones.entry(group).or_default().push((replica.name, replica.ruled_out()));
     }
 
     pub(crate) fn context<'a>(&'a mut self, now: Now, effects: &'a mut Effects) -> Context<'a> {

@@ -273,7 +273,7 @@ impl Replica {
         }
         self.cursor.through = self.cursor.through.max(self.decided);
         self.hand_to_machine(cx);
-        let removed = self.configuration.as_ref().is_some_and(|configuration| !configuration.has(self.name));
+        let removed = self.configuration.as_ref().is_some_and(|configuration| self.is_removed_by(configuration));
         if removed && !matches!(self.role, Role::Retired(_) | Role::Leader(_)) {
             self.retire(cx);
         }

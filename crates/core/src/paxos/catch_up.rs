@@ -239,7 +239,7 @@ impl Replica {
         self.cursor.through = self.cursor.through.max(through);
         let stream = crate::paxos::acceptor::Unsynced::Stream(self.cursor.ballot, self.cursor.through.min(through));
         self.unsynced.push_back((cx.write, stream));
-        let removed = self.configuration.as_ref().is_some_and(|configuration| !configuration.has(self.name));
+        let removed = self.configuration.as_ref().is_some_and(|configuration| self.is_removed_by(configuration));
         if removed && !matches!(self.role, Role::Retired(_)) {
             self.retire(cx);
         }

@@ -110,7 +110,7 @@ impl Replica {
             cx.reply(change.request, Reply::Done);
         }
         self.renew_peers(cx);
-        let removed = self.configuration.as_ref().is_some_and(|configuration| !configuration.has(self.name));
+        let removed = self.configuration.as_ref().is_some_and(|configuration| self.is_removed_by(configuration));
         if removed || !self.votes() {
             self.hand_over_to_best(cx);
             if removed {
@@ -190,6 +190,7 @@ impl Replica {
         let barred = self.applied;
         let near = Slot(self.decided.0.saturating_sub(cx.config.pipeline_entries * 4));
         let level = self.report.as_ref().map(|report| report.feature_level).unwrap_or_default();
+        let own = self.name.node;
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(change) = &mut leader.change else { return };
         if leader.structural.is_some() || barred < leader.barrier || leader.hand_over.is_some() {
@@ -198,7 +199,8 @@ impl Replica {
         let request = change.request;
         if cx.now.instant >= change.deadline {
             leader.change = None;
-            let why = "the newcomers did not catch up in time; they stay learners".to_owned();
+            let why =
+                "newcomers did not catch up, or no majority of the new set answers; newcomers stay learners".to_owned();
             cx.reply(request, Reply::Refused(Refused::GivenUp(why)));
             return;
         }
@@ -210,12 +212,20 @@ impl Replica {
                 }
             }
             ChangeStage::Learning => {
-                let ready = change.add.iter().all(|(node, _)| {
-                    leader.peers.get(node).is_some_and(|peer| peer.through >= near && peer.level >= level)
-                });
-                if ready {
+                let (add, remove) = (change.add.clone(), change.remove.clone());
+                let next = with_voters(&configuration, &add, &remove);
+                // Once proposed the set can be neither taken back nor replaced, so the newcomers must have caught up, and a
+                // majority of what results must be alive to accept it.
+                let near_by = |node: NodeId| {
+                    leader.peers.get(&node).is_some_and(|peer| {
+                        let heard = cx.now.instant.since(peer.answered_at) <= cx.config.election_min;
+                        heard && peer.through >= near && peer.level >= level
+                    })
+                };
+                let caught_up = add.iter().all(|(node, _)| near_by(*node));
+                let alive = crate::paxos::election::majority(&next, |node| node == own || near_by(node));
+                if caught_up && alive {
                     change.stage = ChangeStage::Switching;
-                    let next = with_voters(&configuration, &change.add, &change.remove);
                     self.propose_configuration(&next, cx);
                 }
             }
@@ -284,7 +294,7 @@ impl Replica {
         self.owed = None;
         self.role = Role::Retired(Retired { removed_by, told: BTreeMap::new(), ask_at: cx.now.instant });
         if planted::on(Bug::RemovedForgetsAtOnce) {
-            self.forget(removed_by, cx);
+            self.forget(cx);
         }
     }
 
@@ -333,8 +343,7 @@ impl Replica {
         let version = configuration.version;
         let known = self.configuration.as_ref().map(|known| known.version).unwrap_or_default();
         if version > known {
-            let still = configuration.has(self.name);
-            if still {
+            if !self.is_removed_by(&configuration) {
                 let first = self.decided.next();
                 self.send(from, Message::CatchUp { first }, cx);
                 return;
@@ -353,16 +362,30 @@ impl Replica {
         }
         let told = &retired.told;
         if crate::paxos::election::majority(&newest, |node| told.contains_key(&node)) {
-            let removed_by = retired.removed_by;
-            self.forget(removed_by, cx);
+            self.forget(cx);
+        }
+    }
+
+    /// Whether `configuration` does without this replica. One from before it was added says nothing.
+    pub(crate) fn is_removed_by(&self, configuration: &Configuration) -> bool {
+        configuration.version.0 > self.name.incarnation.0 && !configuration.has(self.name)
+    }
+
+    /// The last incarnation on this node that the removal of this replica rules out. The newest configuration it was told of
+    /// may have the node again, under a later incarnation: that one may live.
+    pub(crate) fn ruled_out(&self) -> Incarnation {
+        let Some(configuration) = &self.configuration else { return self.name.incarnation };
+        match configuration.member(self.name.node) {
+            Some(again) if again.incarnation > self.name.incarnation => Incarnation(again.incarnation.0 - 1),
+            Some(_) | None => Incarnation(configuration.version.0),
         }
     }
 
     /// Everything this replica holds is safe with others: it goes for good.
-    fn forget(&mut self, removed_by: ConfigurationVersion, cx: &mut Context<'_>) {
+    fn forget(&mut self, cx: &mut Context<'_>) {
         self.gone = true;
         if !planted::on(Bug::TombstoneForgotten) {
-            cx.write(Write::Tombstone { replica: self.name, removed_by: Incarnation(removed_by.0) });
+            cx.write(Write::Tombstone { replica: self.name, removed_by: self.ruled_out() });
         }
         cx.effects.orders.push(MachineOrder::Destroy { replica: self.name });
     }
