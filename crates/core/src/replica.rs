@@ -160,12 +160,24 @@ impl Replica {
             replica.configuration = Some(report.configuration.clone());
             replica.configuration_slot = report.applied;
             replica.report = Some(report);
+            replica.close_gap(cx);
             replica.reset_cursor(cx);
             let decided = recovered.hard.decided;
             replica.advance_decided(decided, cx);
             replica.resume_stream(cx);
         }
         replica
+    }
+
+    /// The store may hold more than the log: entries decided elsewhere were applied and flushed, then the log lost its unsynced
+    /// end. What is missing from the log below the applied slot is never written again, so the log begins after it.
+    fn close_gap(&mut self, cx: &mut Context<'_>) {
+        let held = (self.log.truncated().0 + 1..=self.applied.0).all(|slot| self.log.get(Slot(slot)).is_some());
+        if !held {
+            let through = self.applied;
+            self.log.truncate(through);
+            cx.write(Write::Truncate { group: self.name.group, through });
+        }
     }
 
     /// The name of another member of this group, if `node` is one in the newest known configuration.
