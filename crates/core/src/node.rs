@@ -505,10 +505,18 @@ impl Node {
             Some(replica) if replica.name == to || planted::on(Bug::IncarnationIgnored) => {}
             Some(replica) if replica.name.incarnation < to.incarnation => {
                 // The group speaks to a later incarnation: this one was removed and should learn it.
-                self.with(now, to.group, effects, |replica, cx| replica.ask_membership(cx));
+                self.with(now, to.group, effects, |replica, cx| replica.ask_membership_of(from, cx));
                 return;
             }
-            Some(_) => return,
+            Some(_) => {
+                // Whoever asks for a former self of this replica knows old members only, and may find nobody else to ask.
+                if let Message::AskMembership { configuration } = message {
+                    self.with(now, to.group, effects, |replica, cx| {
+                        replica.on_ask_membership(from, configuration, cx);
+                    });
+                }
+                return;
+            }
             None => {
                 if !matches!(message, Message::Accept { .. }) || !self.may_host(to) {
                     return;

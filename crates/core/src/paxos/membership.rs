@@ -309,10 +309,15 @@ impl Replica {
 
     /// Asks everybody what configuration they have applied.
     pub(crate) fn ask_membership(&mut self, cx: &mut Context<'_>) {
-        let configuration = self.configuration.as_ref().map(|known| known.version).unwrap_or_default();
         for other in self.others() {
-            self.send(other, Message::AskMembership { configuration }, cx);
+            self.ask_membership_of(other, cx);
         }
+    }
+
+    /// Asks one replica what configuration it has applied.
+    pub(crate) fn ask_membership_of(&mut self, other: ReplicaName, cx: &mut Context<'_>) {
+        let configuration = self.configuration.as_ref().map(|known| known.version).unwrap_or_default();
+        self.send(other, Message::AskMembership { configuration }, cx);
     }
 
     pub(crate) fn on_ask_membership(&mut self, from: ReplicaName, version: ConfigurationVersion, cx: &mut Context<'_>) {
