@@ -30,8 +30,11 @@ use crate::types::{ClusterId, ConfigurationVersion, GroupId, Incarnation, NodeId
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// How often founders and seeds are asked again.
+/// How often founders and seeds are asked again before birth.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How often they are asked who lives there while a group has no leader: members may have moved to other addresses.
+const SEARCH: Duration = Duration::from_secs(1);
 
 /// What a node is told about the beginning of its cluster.
 #[derive(Clone, Debug, Default)]
@@ -67,17 +70,25 @@ impl Birth {
 }
 
 impl Node {
-    /// When founders and seeds are asked next; `None` once there is nothing to ask.
+    /// When founders and seeds are asked next; `None` while there is nothing to ask.
     pub(crate) fn birth_deadline(&self) -> Option<Instant> {
-        self.record.cluster.is_none().then_some(self.birth.dial_at)
+        (self.record.cluster.is_none() || self.lacks_leader()).then_some(self.birth.dial_at)
+    }
+
+    fn lacks_leader(&self) -> bool {
+        self.replicas.keys().any(|group| self.leadership(*group).is_some_and(|(leader, _)| leader.is_none()))
     }
 
     pub(crate) fn tick_birth(&mut self, now: Now, effects: &mut Effects) {
-        if self.record.cluster.is_some() || now.instant < self.birth.dial_at {
+        let born = self.record.cluster.is_some();
+        if now.instant < self.birth.dial_at || born && !self.lacks_leader() {
             return;
         }
-        self.birth.dial_at = now.instant.after(PATIENCE);
+        self.birth.dial_at = now.instant.after(if born { SEARCH } else { PATIENCE });
         effects.dials.extend(self.birth.others());
+        if born {
+            return;
+        }
         if self.record.binding.is_some() {
             self.send_bind(effects);
         } else {
