@@ -14,7 +14,7 @@ SEEDS ?= 200
 SEED ?=
 ARGS ?=
 
-.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix sim planted loom bench clean
+.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix settings sim planted loom bench clean
 
 # verify's steps go one after the other: each uses every core.
 .NOTPARALLEL:
@@ -70,6 +70,9 @@ fix: deps-lint ## Formats, and applies clippy's suggestions
 	cargo fmt --all
 	$(CARGO) clippy --fix --allow-dirty --allow-staged --workspace --all-targets
 	cargo fmt --all
+
+settings: deps ## Brings the settings of the sample files into docs/operations.md
+	WRITE_SETTINGS=1 cargo test -q -p scatter-service --test settings_reference
 
 sim: deps ## Simulates SEEDS=200 fault schedules, or replays SEED=n with its trace
 	@exec cargo run -q -p scatter-sim -- run $(if $(SEED),--seed $(SEED) --trace,--seeds $(SEEDS)) $(ARGS)
