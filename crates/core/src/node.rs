@@ -6,7 +6,7 @@
 use crate::birth::{Birth, Origin};
 use crate::config::Config;
 use crate::durable::{NodeRecord, PeerRecord, Recovered, Write};
-use crate::effects::{Effects, Refused, Reply};
+use crate::effects::{Effects, MachineOrder, Refused, Reply};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::{Input, MachineReport};
 use crate::message::{Envelope, Hello, HelloError, Message, PeerMessage};
@@ -151,6 +151,10 @@ impl Node {
             node.tombstones.entry(name.group).or_default().push((name, removed_by));
         }
         let mut effects = Effects::default();
+        // Data whose replica is gone: the process died between the tombstone and the end of the data.
+        let lives = |name: &ReplicaName| recovered.replicas.iter().any(|replica| replica.replica == *name);
+        let orphans = machines.iter().map(|(name, _)| *name).filter(|name| !lives(name));
+        effects.orders.extend(orphans.map(|replica| MachineOrder::Destroy { replica }));
         for replica in recovered.replicas {
             let name = replica.replica;
             let report = machines.iter().find(|(machine, _)| *machine == name).map(|(_, report)| report.clone());

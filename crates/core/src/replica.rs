@@ -165,6 +165,8 @@ impl Replica {
             let decided = recovered.hard.decided;
             replica.advance_decided(decided, cx);
             replica.resume_stream(cx);
+        } else {
+            replica.reset_cursor(cx);
         }
         replica
     }

@@ -181,7 +181,8 @@ impl<S: Store> Stage<S> {
                     sink.abandon()?;
                 }
                 self.sources.retain(|_, source| source.group != replica.group);
-                if let Some(machine) = self.machines.remove(&replica.group) {
+                let named = self.machines.get(&replica.group).is_some_and(|machine| machine.name() == *replica);
+                if named && let Some(machine) = self.machines.remove(&replica.group) {
                     machine.destroy()?;
                 }
                 Ok(Done { moved: Some(replica.group), ..Done::default() })

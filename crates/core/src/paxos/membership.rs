@@ -388,7 +388,9 @@ impl Replica {
 
     /// Everything this replica holds is safe with others: it goes for good.
     fn forget(&mut self, cx: &mut Context<'_>) {
-        self.gone = true;
+        if std::mem::replace(&mut self.gone, true) {
+            return;
+        }
         if !planted::on(Bug::TombstoneForgotten) {
             cx.write(Write::Tombstone { replica: self.name, removed_by: self.ruled_out() });
         }
