@@ -11,6 +11,7 @@ use crate::group::{
     Chunk, GroupState, Limits, Machine, SnapshotError, SnapshotSink, SnapshotSource, TabletMap, highest_tablet,
 };
 use crate::input::{Input, MachineReport};
+use crate::planted::{self, Bug};
 use crate::ring::Key;
 use crate::store::{Store, StoreError};
 use crate::time::Instant;
@@ -261,11 +262,11 @@ impl<S: Store> Stage<S> {
         }
         let Some(sink) = self.sinks.get_mut(&group) else { return Ok(refused) };
         match sink.add(&chunk) {
-            Ok(false) => {
+            Ok(false) if !planted::on(Bug::SnapshotNotAtomic) => {
                 let cursor = Some(chunk.after.clone());
                 return Ok(Done::one(Input::SnapshotStored { group, snapshot, cursor }));
             }
-            Ok(true) => {}
+            Ok(_) => {}
             Err(SnapshotError::Store(error)) => return Err(error),
             Err(
                 SnapshotError::Chunk(_)

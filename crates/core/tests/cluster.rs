@@ -1,5 +1,7 @@
 //! Three nodes in one process with a perfect network and disk: birth, election, writes, reads, hand-over, members.
 
+#![allow(clippy::unwrap_used, reason = "a test harness")]
+
 use bytes::Bytes;
 use scatter_core::codec::Decode;
 use scatter_core::durable::{Recovered, Write};

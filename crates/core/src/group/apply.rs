@@ -15,6 +15,7 @@ use super::{Configuration, GroupState, Links, TabletMap};
 use crate::codec::{Decode, Encode};
 use crate::command::{Command, LaneUse, MAX_BATCH_OPERATIONS, MAX_IDEMPOTENCY_KEY_BYTES, Operation, Outcome};
 use crate::entry::{Entry, EntryKind};
+use crate::planted::{self, Bug};
 use crate::store::{Store, StoreError};
 use crate::time::LogTime;
 use crate::types::{FeatureLevel, Slot, TabletId, Version};
@@ -95,7 +96,8 @@ impl<S: Store> Applying<'_, S> {
 
     /// The next version: above every earlier one of this group, and not behind the leader's clock.
     pub(super) fn next_version(&mut self) -> Version {
-        self.state.stamp = self.state.stamp.next().max(self.clock);
+        let next = if planted::on(Bug::SharedVersion) { self.state.stamp } else { self.state.stamp.next() };
+        self.state.stamp = next.max(self.clock);
         self.state.stamp
     }
 
@@ -132,7 +134,9 @@ impl<S: Store> Applying<'_, S> {
         let version = self.next_version();
         let outcome = self.operate_once(&command, version)?;
         let forgotten = self.lanes.record(lane, self.state.stamp, &outcome, self.limits);
-        if let Some(forgotten) = forgotten {
+        if let Some(forgotten) = forgotten
+            && !planted::on(Bug::LaneEvictedSilently)
+        {
             self.state.forgotten = self.state.forgotten.max(forgotten);
         }
         Ok(outcome)
@@ -147,7 +151,7 @@ impl<S: Store> Applying<'_, S> {
                 if attempt.sequence == known.sequence {
                     return Some(known.outcome.clone());
                 }
-                if attempt.sequence < known.sequence {
+                if attempt.sequence < known.sequence && !planted::on(Bug::LowerSequenceApplied) {
                     return Some(Outcome::Unknown);
                 }
             }

@@ -12,6 +12,7 @@ use super::layout::{self, SPACE_PREFIX, Space, damaged, undecodable, unversioned
 use crate::codec::Decode;
 use crate::codec_struct;
 use crate::command::{Command, Idempotency, Outcome};
+use crate::planted::{self, Bug};
 use crate::ring::{Key, Position};
 use crate::store::{Batch, Store, StoreError, Visit};
 use crate::time::LogTime;
@@ -66,7 +67,8 @@ impl Changes {
 /// What follows the space in the store key of a record.
 fn rest_of(key: &Key, method: u8, idempotency_key: &[u8]) -> Vec<u8> {
     let mut rest = Vec::with_capacity(key.bytes().len() + idempotency_key.len() + 16);
-    layout::put_ordered(&key.position().0, &mut rest);
+    let scope = if planted::on(Bug::IdempotencyNotScoped) { Key::new("scope").ok() } else { None };
+    layout::put_ordered(&scope.as_ref().unwrap_or(key).position().0, &mut rest);
     rest.push(method);
     rest.extend_from_slice(idempotency_key);
     rest

@@ -19,6 +19,7 @@ use super::machine::{Frame, Machine, Mark, drop_tablets, put_records, read_recor
 use super::{GroupState, TabletMap, idempotency, kv};
 use crate::codec::{Decode, DecodeError, Encode};
 use crate::codec_struct;
+use crate::planted::{self, Bug};
 use crate::ring::Position;
 use crate::store::{Batch, Read, Store, StoreError, Visit};
 use crate::time::LogTime;
@@ -146,7 +147,7 @@ impl<S: Store> Machine<S> {
             view: self.store().view(),
             header: SnapshotHeader {
                 state: self.state().clone(),
-                lanes: self.lanes() as u64,
+                lanes: if planted::on(Bug::LanesNotInSnapshot) { 0 } else { self.lanes() as u64 },
                 idempotency_records: mark.idempotency_records,
                 fingerprint: mark.fingerprint,
             },
@@ -236,6 +237,9 @@ impl<V: Read> SnapshotSource<V> {
 
     /// Adds lanes; true if the chunk is full.
     fn fill_lanes(&mut self, after: Option<LaneKey>, filling: &mut Filling) -> Result<bool, StoreError> {
+        if planted::on(Bug::LanesNotInSnapshot) {
+            return Ok(false);
+        }
         if self.lanes.is_none() {
             self.lanes = Some(Lanes::load(&self.view, self.header.state.group)?);
         }
@@ -413,13 +417,17 @@ impl<S: Store> SnapshotSink<S> {
     /// Puts the snapshot in the place of whatever the replica had, in one batch. A [`Machine`] of the replaced state must
     /// not be used after this, nor its tablets be read.
     pub fn finish(self) -> Result<Machine<S>, SnapshotError> {
-        let Progress { name, tablet, header: Some(header), done: true, .. } = &self.progress else {
+        let Progress { name, tablet, header: Some(header), done, .. } = &self.progress else {
             return Err(SnapshotError::Incomplete);
         };
+        let torn = planted::on(Bug::SnapshotNotAtomic);
+        if !done && !torn {
+            return Err(SnapshotError::Incomplete);
+        }
         let (name, tablet) = (*name, *tablet);
         let progress = &self.progress;
         let expected = (header.lanes, header.state.keys, header.state.bytes, header.idempotency_records);
-        if (progress.lanes, progress.keys, progress.bytes, progress.idempotency_records) != expected {
+        if (progress.lanes, progress.keys, progress.bytes, progress.idempotency_records) != expected && !torn {
             return Err(SnapshotError::Mismatch);
         }
         let mut batch = S::Batch::default();
@@ -438,7 +446,7 @@ impl<S: Store> SnapshotSink<S> {
             parts.push(bytes.ok_or_else(|| damaged("lanes of a snapshot are missing"))?);
         }
         let lanes = Lanes::adopt(parts, &mut batch, name.group, header.state.applied)?;
-        if lanes.len() as u64 != header.lanes {
+        if lanes.len() as u64 != header.lanes && !torn {
             return Err(SnapshotError::Mismatch);
         }
         let state = header.state.clone();
