@@ -10,11 +10,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// How the value of a gauge is read.
+type Read = fn(&Serving) -> i64;
+
+/// How the value of a counter is read.
+type Count = fn(&Serving) -> u64;
+
 /// Metrics that are read off the node when they are asked for.
 struct NodeCollector {
     serving: Arc<Serving>,
-    gauges: Vec<(IntGauge, fn(&Serving) -> i64)>,
-    counters: Vec<(IntCounter, fn(&Serving) -> u64)>,
+    gauges: Vec<(IntGauge, Read)>,
+    counters: Vec<(IntCounter, Count)>,
     lease: Gauge,
     levels: GaugeVec,
 }
@@ -29,7 +35,6 @@ fn small(value: u64) -> i64 {
 
 impl NodeCollector {
     fn new(serving: Arc<Serving>) -> prometheus::Result<Self> {
-        type Read = fn(&Serving) -> i64;
         let gauges: [(&str, &str, Read); 13] = [
             ("scatter_replicas", "Replicas on this node.", |serving| small(serving.groups.load().len() as u64)),
             ("scatter_groups_led", "Groups led by this node.", led),
@@ -68,7 +73,6 @@ impl NodeCollector {
                 small(serving.store.statistics().pending_compaction_bytes)
             }),
         ];
-        type Count = fn(&Serving) -> u64;
         let counters: [(&str, &str, Count); 5] = [
             ("scatter_leader_changes_total", "Leader changes seen by this node.", |serving| {
                 serving.view.load().leader_changes
