@@ -31,6 +31,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Follower {
     /// Whom it follows, if anybody.
     pub(crate) leader: Option<ReplicaName>,
+    /// When it last heard from them.
+    pub(crate) heard_at: Instant,
     /// When it stands for election.
     pub(crate) election_at: Instant,
     /// When it asks whether it is still a member.
@@ -43,6 +45,7 @@ impl Follower {
         let wait = cx.rng.span(cx.config.election_min, cx.config.election_max);
         Self {
             leader: None,
+            heard_at: cx.now.instant,
             election_at: cx.now.instant.after(wait),
             ask_at: cx.now.instant.after(cx.config.membership_patience),
         }
@@ -185,10 +188,24 @@ impl Replica {
         if !self.may_elect(from, configuration, cx) {
             return;
         }
-        let refusal = self.promise_refusal(ballot, ticket, cx);
+        let lives = self.leader_lives(ticket, cx).then_some(Refusal::Lease);
+        let refusal = self.promise_refusal(ballot, ticket, cx).or(lives);
         let answer = Message::PreVoted { ballot, refusal, promised: self.promised, decided: self.decided };
         self.send(from, answer, cx);
         let _ = decided;
+    }
+
+    /// Whether somebody leads as far as this replica can tell, other than whom the ticket lets go. Without it two replicas
+    /// that cannot reach each other would depose one another for ever where no lease stands against it.
+    fn leader_lives(&self, ticket: Option<Ticket>, cx: &Context<'_>) -> bool {
+        let lately = cx.config.heartbeat * 3;
+        let released = ticket.is_some_and(|ticket| ticket.ballot == self.promised);
+        let lives = match &self.role {
+            Role::Follower(follower) => follower.leader.is_some() && cx.now.instant.since(follower.heard_at) < lately,
+            Role::Leader(_) => self.hears_majority(lately, cx),
+            Role::Candidate(_) | Role::Retired(_) => false,
+        };
+        lives && !released
     }
 
     pub(crate) fn on_pre_voted(

@@ -591,7 +591,7 @@ impl Replica {
     }
 
     pub(crate) fn tick_leader(&mut self, cx: &mut Context<'_>) {
-        if !self.hears_majority(cx) {
+        if !self.hears_majority(cx.config.election_max * 2, cx) {
             self.step_down(None, cx);
             return;
         }
@@ -621,10 +621,9 @@ impl Replica {
     }
 
     /// Whether a majority has answered lately; a leader cut off from it gives up, so that its clients look elsewhere.
-    fn hears_majority(&self, cx: &Context<'_>) -> bool {
+    pub(crate) fn hears_majority(&self, patience: std::time::Duration, cx: &Context<'_>) -> bool {
         let Some(configuration) = &self.configuration else { return false };
         let Role::Leader(leader) = &self.role else { return false };
-        let patience = cx.config.election_max * 2;
         crate::paxos::election::majority(configuration, |node| {
             node == self.name.node
                 || leader.peers.get(&node).is_some_and(|peer| cx.now.instant.since(peer.answered_at) <= patience)
