@@ -15,7 +15,11 @@ const SEGMENT_SUFFIX: &str = ".segment";
 const UNFINISHED_SUFFIX: &str = ".unfinished";
 /// The mark's two copies lie in different blocks, so that one write cannot hurt both.
 const MARK_SPACING: u64 = 4096;
-const FILL_BYTES: usize = 1 << 20;
+/// What the page cache keeps as one piece is as large as the write that made it, and every later sync of a byte in it
+/// goes over the whole piece: so a file is filled page by page.
+pub(super) const PAGE_BYTES: usize = 4096;
+/// How much of a new file is filled between syncs, so that the log's own never queue behind a whole file of zeroes.
+const FILL_STEP_BYTES: u64 = 1 << 20;
 
 /// One preallocated file. What it holds is said by its header alone, so a recycled file keeps its name.
 #[derive(Debug)]
@@ -129,14 +133,15 @@ impl Directory {
         let failed = |error: std::io::Error| LogError::from_io("prepare", unfinished, &error);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(unfinished);
         let file = file.map_err(failed)?;
-        let zeroes = vec![0; FILL_BYTES];
+        let zeroes = [0; PAGE_BYTES];
         let mut offset = 0;
         while offset < capacity {
-            let length = usize::try_from(capacity - offset).unwrap_or(FILL_BYTES).min(FILL_BYTES);
+            let length = usize::try_from(capacity - offset).unwrap_or(PAGE_BYTES).min(PAGE_BYTES);
             file.write_all_at(&zeroes[..length], offset).map_err(failed)?;
             offset += length as u64;
-            // In pieces, so that the log's own syncs never queue behind a whole file of zeroes.
-            file.sync_data().map_err(failed)?;
+            if offset % FILL_STEP_BYTES == 0 {
+                file.sync_data().map_err(failed)?;
+            }
         }
         file.sync_all().map_err(failed)?;
         let path = self.path.join(format!("{number:08}{SEGMENT_SUFFIX}"));

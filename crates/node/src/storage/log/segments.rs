@@ -1,6 +1,6 @@
 //! The log engine: preallocated segments written front to back.
 
-use super::directory::{Directory, MarkFile, SegmentFile};
+use super::directory::{Directory, MarkFile, PAGE_BYTES, SegmentFile};
 use super::format::{
     FRAME_HEADER_BYTES, MAX_RECORD_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES,
     SegmentHeader, aligned, frame_crc,
@@ -279,9 +279,13 @@ impl SegmentLog {
         if self.pending.is_empty() {
             return Ok(());
         }
+        let end = active.written + self.pending.len();
+        // Up to the end of the page: a page that is written whole need not be read first, should the cache have lost it.
+        let capacity = usize::try_from(active.file.capacity).unwrap_or(usize::MAX);
+        self.pending.resize(end.next_multiple_of(PAGE_BYTES).min(capacity) - active.written, 0);
         let written = active.file.write_at(&self.pending, active.written as u64);
         written.map_err(|error| fatal(&mut self.failed, error))?;
-        active.written += self.pending.len();
+        active.written = end;
         self.state.lock().written = (active.header.id, to_u32(active.written));
         self.pending.clear();
         if self.pending.capacity() > KEEP_BUFFER_BYTES {
