@@ -29,7 +29,9 @@ type Failure = Box<dyn Error>;
 const GROUP: GroupId = GroupId(1);
 const KEYS: u64 = 10_000;
 /// Truncation happens every so many batches and leaves as many.
-const KEEP_BATCHES: u64 = 200;
+const KEEP_BATCHES: u64 = 20;
+/// Written before anything is counted, or a hundred batches: enough that files are recycled and not made.
+const WARM_UP_BYTES: u64 = 48 << 20;
 
 /// A log with the data store beside it.
 trait Engine {
@@ -175,7 +177,10 @@ fn open(engine: usize, path: &Path) -> Result<Box<dyn Engine>, Failure> {
     let settings = RocksSettings::default();
     Ok(match engine {
         0 => {
-            let (log, _) = SegmentLog::recover(&log_path, LogSettings::default())?;
+            // Smaller than the default, so that a short run sees the steady state.
+            let settings_of_log =
+                LogSettings { segment_bytes: 16 << 20, first_segment_bytes: 16 << 20, ..LogSettings::default() };
+            let (log, _) = SegmentLog::recover(&log_path, settings_of_log)?;
             Box::new(Segments { log, data: RocksStore::open(&data_path, &settings)? })
         }
         1 => {
@@ -221,8 +226,12 @@ fn measure(
     let mut noise = vec![0; length + (64 << 10)];
     random.fill_bytes(&mut noise);
     let noise = Bytes::from(noise);
-    let (started, processor, disk) = (Instant::now(), processor_time()?, disk_bytes()?);
-    for batch in 0..batches {
+    let warm_up = (WARM_UP_BYTES / (count * length as u64)).min(100);
+    let (mut started, mut processor, mut disk) = (Instant::now(), processor_time()?, disk_bytes()?);
+    for batch in 0..warm_up + batches {
+        if batch == warm_up {
+            (started, processor, disk) = (Instant::now(), processor_time()?, disk_bytes()?);
+        }
         let first = batch * count + 1;
         let entry = |_| {
             let from = random.next_u32() as usize % (64 << 10);
@@ -241,7 +250,9 @@ fn measure(
         let before = Instant::now();
         engine.log().append(&writes)?;
         engine.log().sync()?;
-        figures.syncs.push(before.elapsed());
+        if batch >= warm_up {
+            figures.syncs.push(before.elapsed());
+        }
         engine.log().tidy()?;
         engine.apply(&entries, first)?;
     }
