@@ -133,6 +133,8 @@ pub(crate) struct Leader {
     pub(crate) structural: Option<Structural>,
     queue: VecDeque<(RequestId, Bytes)>,
     queue_bytes: usize,
+    /// How many commands the last entry took.
+    last_batch: usize,
     /// Entries of the group's own, before client commands.
     own: VecDeque<(EntryKind, Bytes)>,
     pub(crate) waiting: BTreeMap<Slot, Vec<RequestId>>,
@@ -172,6 +174,7 @@ impl Leader {
             structural: adopted.map(|slot| Structural { slot, adopted: true }),
             queue: VecDeque::new(),
             queue_bytes: 0,
+            last_batch: 0,
             own: VecDeque::new(),
             waiting: BTreeMap::new(),
             reads: VecDeque::new(),
@@ -517,10 +520,14 @@ impl Replica {
                 self.propose(kind, body, Vec::new(), cx);
                 continue;
             }
-            if leader.queue.is_empty() {
+            // While entries are under way a further one is worth its messages and syncs only if it takes as many commands
+            // as the last: many small entries would cost more than they gain.
+            let small = leader.queue.len() < leader.last_batch && leader.queue_bytes < cx.config.entry_bytes;
+            if leader.queue.is_empty() || in_flight > 0 && small {
                 return;
             }
             let (body, waiting) = leader.take_batch(cx.config.entry_bytes);
+            leader.last_batch = waiting.len();
             self.propose(EntryKind::Commands, body, waiting, cx);
         }
     }
