@@ -14,11 +14,14 @@ use tokio::process::Command;
 /// One request as the server saw it: method, path with query, chosen headers, body.
 type Seen = (String, String, Vec<(String, String)>, Bytes);
 
+/// Status, `ETag` and body.
+type Answer = (u16, &'static str, Bytes);
+
 #[derive(Clone)]
 struct Server {
     url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
-    answers: Arc<Mutex<Vec<(u16, &'static str, Bytes)>>>,
+    answers: Arc<Mutex<Vec<Answer>>>,
 }
 
 impl Server {
