@@ -87,7 +87,8 @@ impl Client {
         };
         let aim = match options.consistency {
             Consistency::Linearizable => Aim::Leader,
-            Consistency::Bounded { .. } | Consistency::Any => Aim::AnyMember,
+            Consistency::Bounded { .. } => Aim::AnyMemberFirst,
+            Consistency::Any => Aim::AnyMember,
         };
         let work = ReadWork { key: key.clone(), consistency: options.consistency };
         let reply = Drive::new(shared, Place::Key(key), aim, self.deadline(options.timeout), work).run().await?;

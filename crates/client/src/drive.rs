@@ -90,6 +90,8 @@ pub(crate) enum Place<'a> {
 pub(crate) enum Aim {
     Leader,
     AnyMember,
+    /// Any member, and the leader if that one cannot.
+    AnyMemberFirst,
 }
 
 /// Where one attempt goes.
@@ -98,7 +100,6 @@ struct Target {
     group: GroupId,
     node: NodeId,
     ballot: Ballot,
-    hops: u8,
 }
 
 struct OpenCall {
@@ -131,8 +132,6 @@ pub(crate) struct Drive<'a, W> {
     connecting: Option<(Target, BoxFuture<'static, Result<Connection, Unreached>>)>,
     /// The leader asked last.
     asked: Option<(NodeId, Ballot)>,
-    /// The node that could not be reached last.
-    unreached: Option<NodeId>,
     news: Option<watch::Receiver<u64>>,
     resend_at: Option<Instant>,
     impatient_at: Option<Instant>,
@@ -159,7 +158,6 @@ impl<'a, W: Work> Drive<'a, W> {
             open: Vec::new(),
             connecting: None,
             asked: None,
-            unreached: None,
             news: None,
             resend_at: None,
             impatient_at: None,
@@ -263,7 +261,7 @@ impl<'a, W: Work> Drive<'a, W> {
         let left = self.deadline.saturating_duration_since(now);
         let budget_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
         self.asked = Some((target.node, target.ballot));
-        match link.call(self.work.body(), budget_ms, target.hops) {
+        match link.call(self.work.body(), budget_ms, NO_FORWARDING) {
             Ok(call) => {
                 if self.attempts > 0 {
                     self.shared.metrics.retries.add();
@@ -298,7 +296,6 @@ impl<'a, W: Work> Drive<'a, W> {
     fn on_connected(&mut self, target: Target, result: Result<Connection, Unreached>) {
         match result {
             Ok(link) => {
-                self.unreached = None;
                 self.call(&link, target);
             }
             Err(error) => {
@@ -339,7 +336,7 @@ impl<'a, W: Work> Drive<'a, W> {
                 self.watch();
                 match self.aim {
                     Aim::Leader => self.on_news(),
-                    Aim::AnyMember => self.send(),
+                    Aim::AnyMember | Aim::AnyMemberFirst => self.send(),
                 }
             }
         }
@@ -408,6 +405,10 @@ impl<'a, W: Work> Drive<'a, W> {
     fn pace_refused(&mut self, target: Target, refusal: &Refusal, retry_after: Duration) -> Pace {
         match refusal {
             Refusal::NotLeader | Refusal::NoLeader => {
+                // A replica that cannot tell how far it lags leaves a bounded read to the leader.
+                if self.aim == Aim::AnyMemberFirst {
+                    self.aim = Aim::Leader;
+                }
                 self.last = Some(Reason::NoLeader);
                 self.pace_redirected(target, retry_after)
             }
@@ -482,7 +483,6 @@ impl<'a, W: Work> Drive<'a, W> {
 
     /// A connection to the target ended or did not come to be.
     fn unreachable(&mut self, target: Target) {
-        self.unreached = Some(target.node);
         self.shared.search_leader(target.group, Some(Suspect { node: target.node, ballot: target.ballot }));
     }
 
@@ -508,7 +508,7 @@ impl<'a, W: Work> Drive<'a, W> {
 
     /// Whether a target is known that has not been asked yet.
     fn is_better_known(&mut self) -> bool {
-        if self.aim == Aim::AnyMember {
+        if self.aim != Aim::Leader {
             return self.open.is_empty() && self.connecting.is_none() && self.target().is_some();
         }
         let target = self.target();
@@ -529,24 +529,14 @@ impl<'a, W: Work> Drive<'a, W> {
     fn target(&mut self) -> Option<Target> {
         let view = self.shared.cache.view();
         let route = self.route(&view)?;
-        let target = |node, hops| Target { group: route.group, node, ballot: route.ballot, hops };
+        let target = |node| Target { group: route.group, node, ballot: route.ballot };
         match self.aim {
-            Aim::Leader => {
-                let leader = route.leader?;
-                if self.unreached == Some(leader) && self.pauses >= 2 {
-                    // Others still name it, so it may be cut off from here alone: one of them may pass the request on.
-                    let others = candidates(route).filter(|member| member.node != leader);
-                    if let Some(member) = others.choose(&mut rand::rng()) {
-                        return Some(target(member.node, 0));
-                    }
-                }
-                Some(target(leader, NO_FORWARDING))
-            }
-            Aim::AnyMember => {
+            Aim::Leader => Some(target(route.leader?)),
+            Aim::AnyMember | Aim::AnyMemberFirst => {
                 let avoided = self.asked.map(|(node, _)| node);
                 let others = candidates(route).filter(|member| Some(member.node) != avoided);
                 let member = others.choose(&mut rand::rng()).or_else(|| candidates(route).next())?;
-                Some(target(member.node, NO_FORWARDING))
+                Some(target(member.node))
             }
         }
     }

@@ -236,6 +236,7 @@ async fn a_write_left_at_a_frozen_leader_is_unknown() {
 async fn any_member_serves_stale_reads_without_a_leader() {
     let (cluster, client) = start().await;
     put(&client, "a").await.expect("written");
+    cluster.group.lock().bounded_anywhere = true;
     cluster.kill(1).await;
     cluster.depose();
     for consistency in [Consistency::Any, Consistency::Bounded { max_staleness_ms: 1000 }] {
@@ -245,6 +246,18 @@ async fn any_member_serves_stale_reads_without_a_leader() {
             assert_eq!(read.staleness, Duration::from_millis(7));
         }
     }
+}
+
+#[tokio::test]
+async fn a_bounded_read_goes_to_the_leader_when_a_follower_cannot_serve_it() {
+    let (cluster, client) = start().await;
+    put(&client, "a").await.expect("written");
+    let consistency = Consistency::Bounded { max_staleness_ms: 1000 };
+    for _ in 0..10 {
+        client.get(&key("a"), ReadOptions { consistency, timeout: None }).await.expect("read");
+    }
+    assert_eq!(cluster.group.lock().reads_by, [NodeId(1); 10]);
+    assert!(client.metrics().value("retries") <= Some(10), "one redirect each at most");
 }
 
 #[tokio::test]

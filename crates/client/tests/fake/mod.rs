@@ -59,6 +59,8 @@ pub(crate) struct Group {
     pub(crate) round: u64,
     pub(crate) orders: Vec<AdminRequest>,
     pub(crate) reads_by: Vec<NodeId>,
+    /// Followers serve bounded reads, not only the leader.
+    pub(crate) bounded_anywhere: bool,
 }
 
 struct Running {
@@ -257,7 +259,9 @@ impl Cluster {
         match &request.body {
             ClientBody::Describe => Some(ReplyBody::Description { description: self.describe(id, address) }),
             ClientBody::Read { key, consistency } => {
-                if *consistency == Consistency::Linearizable && !self.leads(id) {
+                let stale = *consistency == Consistency::Any
+                    || (matches!(consistency, Consistency::Bounded { .. }) && self.group.lock().bounded_anywhere);
+                if !stale && !self.leads(id) {
                     return Some(self.refuse(Refusal::NotLeader));
                 }
                 let mut group = self.group.lock();
