@@ -81,7 +81,8 @@ planted: deps ## Shows that the simulator catches every planted bug
 	@exec cargo run -q --target-dir "$(TARGET)/planted" -p scatter-sim --features planted -- planted $(ARGS)
 
 loom: deps ## Checks the read word under every interleaving of threads
-	RUSTFLAGS="--cfg loom" cargo test --target-dir "$(TARGET)/loom" -p scatter-core --lib loom $(ARGS)
+	RUSTFLAGS="--cfg loom" cargo test --release --target-dir "$(TARGET)/loom" -p scatter-core \
+	    --test loom_read_word $(ARGS)
 
 bench: deps ## Measures Scatter against etcd and rewrites docs/benchmarks.md
 	@exec scripts/bench.sh $(ARGS)
