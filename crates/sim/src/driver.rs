@@ -216,7 +216,10 @@ impl World {
         self.attach_words(host);
         for outgoing in messages {
             if let PeerMessage::Replica { envelope } = &outgoing.message {
-                self.observer.sends(&self.hosts[host].disk.log, envelope)?;
+                let flushed = self.hosts[host].process.as_ref().and_then(|process| {
+                    process.flushed.get(&envelope.from.group).copied()
+                });
+                self.observer.sends(&self.hosts[host].disk.log, flushed.unwrap_or_default(), envelope)?;
             }
             self.note([7, host as u64, outgoing.to.0], || format!("host {host} says {:?}", outgoing.message));
             self.send_peer(host, outgoing);

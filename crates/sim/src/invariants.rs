@@ -288,11 +288,11 @@ impl Observer {
         })
     }
 
-    /// A host is about to send a message between replicas.
+    /// A host is about to send a message between replicas; its data store holds `flushed` durably.
     ///
     /// # Errors
     /// I4: it tells of what the disk does not hold. I13: the sender is tombstoned.
-    pub fn sends(&self, log: &Log, envelope: &Envelope) -> Checked {
+    pub fn sends(&self, log: &Log, flushed: Slot, envelope: &Envelope) -> Checked {
         let name = envelope.from;
         let dead = log.tombstones.iter().any(|(dead, _)| {
             dead.group == name.group && dead.node == name.node && dead.incarnation >= name.incarnation
@@ -320,11 +320,10 @@ impl Observer {
             format!("{name} speaks in ballot {ballot} while its disk says {promised}: {:?}", envelope.message)
         })?;
         if let (Message::Accepted { through, .. }, Some(replica)) = (&envelope.message, replica) {
-            let held = *through <= replica.truncated
-                || replica.entries.contains_key(through) && {
-                    let count = replica.entries.range(..=*through).count() as u64;
-                    replica.truncated.0 + count >= through.0
-                };
+            // Below that the data store holds what was decided, and the log may have a gap.
+            let floor = replica.truncated.max(flushed);
+            let count = replica.entries.range(floor.next()..).take_while(|(slot, _)| *slot <= through).count();
+            let held = floor.0 + count as u64 >= through.0;
             require(4, held, || format!("{name} acknowledges slot {through}, which its disk does not hold"))?;
         }
         Ok(())

@@ -51,11 +51,16 @@ pub struct Nemesis {
     pub stopped: bool,
     /// Nodes that lost their disk, with the host they lived on.
     pub replaced: Vec<(usize, NodeId)>,
+    /// Sets of voters that were ordered lately, with when and for whom: any of them may come to be.
+    ordered: Vec<(Time, GroupId, Vec<NodeId>)>,
     /// The newest boot of each node, with its nonce.
     boots: BTreeMap<NodeId, (u64, u64)>,
     /// Nodes whose disk was put back.
     tampered: BTreeSet<NodeId>,
 }
+
+/// How long after an order its set may come to be.
+const ORDER_LIFE: Time = 40 * SECOND;
 
 impl Nemesis {
     /// The nemesis of a plan.
@@ -67,6 +72,7 @@ impl Nemesis {
             gap: plan.fault_gap,
             stopped: false,
             replaced: Vec::new(),
+            ordered: Vec::new(),
             boots: BTreeMap::new(),
             tampered: BTreeSet::new(),
         }
@@ -344,13 +350,19 @@ impl World {
 
     /// Whether every group survives the loss of one more node, this one.
     fn may_lose(&self, node: NodeId) -> bool {
-        let lost = |other: &NodeId| *other == node || self.nemesis.replaced.iter().any(|(_, gone)| gone == other);
-        self.workload.groups().iter().all(|group| {
-            let Some(configuration) = self.observer.configuration(*group) else { return false };
-            let voters = voters(configuration);
-            let gone = voters.iter().filter(|node| lost(node)).count();
-            gone == 0 || gone <= (voters.len() - 1) / 2
-        }) && !self.workload.groups().is_empty()
+        let groups = self.workload.groups();
+        let current = groups.iter().filter_map(|group| self.observer.configuration(*group)).map(voters);
+        let recent = self.nemesis.ordered.iter().filter(|(at, ..)| at + ORDER_LIFE > self.now);
+        let sets: Vec<Vec<NodeId>> = current.chain(recent.map(|(_, _, set)| set.clone())).collect();
+        !groups.is_empty() && sets.iter().all(|set| !set.contains(&node) || self.lives_without(set, Some(node)))
+    }
+
+    /// Whether a set of voters has a majority that is not lost, even without one more.
+    fn lives_without(&self, set: &[NodeId], one_more: Option<NodeId>) -> bool {
+        let lost = |node: &&NodeId| {
+            Some(**node) == one_more || self.nemesis.replaced.iter().any(|(_, gone)| gone == *node)
+        };
+        set.iter().filter(lost).count() <= set.len().saturating_sub(1) / 2 && !set.is_empty()
     }
 
     /// A disk is put back to what it was before boots that everybody has seen.
@@ -443,6 +455,15 @@ impl World {
 
     /// Asks the leader for other members.
     fn change_members(&mut self, group: GroupId, add: Vec<(NodeId, String)>, remove: Vec<NodeId>) -> Checked {
+        let Some(configuration) = self.observer.configuration(group) else { return Ok(()) };
+        let mut set = voters(configuration);
+        set.retain(|node| !remove.contains(node));
+        set.extend(add.iter().map(|(node, _)| *node));
+        if !self.lives_without(&set, None) {
+            // A set without a living majority could be neither decided nor replaced.
+            return Ok(());
+        }
+        self.nemesis.ordered.push((self.now, group, set));
         let Some(host) = (0..self.hosts.len()).rfind(|host| self.leads(*host, group)) else { return Ok(()) };
         let Some(request) = self.ask(host, Asked::Order) else { return Ok(()) };
         self.note([22, host as u64, group.0], || format!("order to {group}: add {add:?}, remove {remove:?}"));

@@ -5,7 +5,7 @@ use crate::invariants::{Broken, Checked, require};
 use crate::linearizability;
 use crate::plan::{MILLISECOND, Plan, Profile, SECOND};
 use crate::world::{Event, World};
-use scatter_core::group::kv;
+use scatter_core::group::{Configuration, Role, kv};
 use scatter_core::store::Store;
 use scatter_core::types::{GroupId, Slot};
 use std::cell::RefCell;
@@ -169,25 +169,41 @@ fn describe(world: &World) -> String {
             text.push_str(&format!("host {index}: down\n"));
             continue;
         };
+        let (record, problem) = (process.node.record(), process.node.birth_problem());
+        let (inbox, work) = (process.inbox.len(), process.work.len());
         text.push_str(&format!(
-            "host {index} at {}: node {} cluster {:?} problem {:?} deadline {:?} now {:?} inbox {} work {}\n",
-            host.address,
-            process.node.id(),
-            process.node.cluster(),
-            process.node.birth_problem(),
-            process.node.deadline(),
-            host.clock.instant(world.now),
-            process.inbox.len(),
-            process.work.len(),
+            "host {index}: node {} boot {} cluster {:?} given up {} problem {problem:?} inbox {inbox} work {work}\n",
+            record.node, record.boot, record.cluster, record.given_up,
         ));
         for status in process.node.status(host.clock.now(world.now)) {
-            text.push_str(&format!("    {status:?}\n"));
+            let name = status.replica;
+            text.push_str(&format!(
+                "    {}.{} {} of {:?} in {}, decided {} applied {} flushed {}, {}\n",
+                name.group,
+                name.incarnation,
+                status.role,
+                status.leader,
+                status.ballot,
+                status.decided,
+                status.applied,
+                status.flushed,
+                members(status.configuration.as_ref()),
+            ));
         }
     }
     for group in world.workload.groups() {
-        text.push_str(&format!("group {group}: {:?}\n", world.observer.configuration(*group)));
+        text.push_str(&format!("group {group}: {}\n", members(world.observer.configuration(*group))));
     }
     text
+}
+
+fn members(configuration: Option<&Configuration>) -> String {
+    let Some(configuration) = configuration else { return "no configuration".to_owned() };
+    let names = configuration.members.iter().map(|member| {
+        let role = if member.role == Role::Voter { "" } else { "?" };
+        format!("{}.{}{role}", member.node, member.incarnation)
+    });
+    format!("configuration {}: {}", configuration.version, names.collect::<Vec<_>>().join(" "))
 }
 
 /// What the clients heard must be what one store would have said.

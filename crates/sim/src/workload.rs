@@ -61,6 +61,8 @@ struct Current {
     /// The write; `None` for a read.
     write: Option<(Asked, Option<Idempotency>)>,
     stale: bool,
+    /// The session it began in: a repeat names the same.
+    session: SessionId,
     stamp: Version,
     deadline: Time,
     /// The attempt that is not answered yet.
@@ -332,7 +334,7 @@ impl Workload {
             Some((operation, idempotency)) => {
                 let command = Command {
                     lane: Some(LaneUse {
-                        session: self.sessions[lane.session].id,
+                        session: current.session,
                         lane: lane.lane,
                         sequence: lane.sequence,
                         stamp: current.stamp,
@@ -566,7 +568,8 @@ impl Workload {
         stale: bool,
         now: Time,
     ) {
-        let stamp = self.sessions[self.workers[worker].session].held[group];
+        let session = &self.sessions[self.workers[worker].session];
+        let (session, stamp) = (session.id, session.held[group]);
         let lane = &mut self.workers[worker];
         if write.is_some() {
             lane.sequence += 1;
@@ -577,6 +580,7 @@ impl Workload {
             key,
             write,
             stale,
+            session,
             stamp,
             deadline: now + self.patience,
             attempt: None,
