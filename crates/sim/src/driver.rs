@@ -78,8 +78,9 @@ impl World {
             readers: BTreeMap::new(),
             next_reader: 1,
             connections: BTreeMap::new(),
-            flushed,
+            book: BTreeMap::new(),
         });
+        target.flushed = flushed;
         self.directory.insert(id, host);
         self.nemesis.started(id, boot, nonce);
         self.note([2, host as u64, id.0], || format!("host {host} starts as node {id}, boot {boot}"));
@@ -119,6 +120,7 @@ impl World {
             self.nemesis.replaced.push((host, node));
         }
         self.hosts[host].disk = crate::disk::Disk::default();
+        self.hosts[host].flushed.clear();
         self.hosts[host].copy = None;
         self.note([4, host as u64, 0], || format!("host {host} is wiped"));
     }
@@ -216,9 +218,7 @@ impl World {
         self.attach_words(host);
         for outgoing in messages {
             if let PeerMessage::Replica { envelope } = &outgoing.message {
-                let flushed = self.hosts[host].process.as_ref().and_then(|process| {
-                    process.flushed.get(&envelope.from.group).copied()
-                });
+                let flushed = self.hosts[host].flushed.get(&envelope.from.group).copied();
                 self.observer.sends(&self.hosts[host].disk.log, flushed.unwrap_or_default(), envelope)?;
             }
             self.note([7, host as u64, outgoing.to.0], || format!("host {host} says {:?}", outgoing.message));
@@ -259,10 +259,9 @@ impl World {
 
     /// I14: the log forgets only what the data store holds durably.
     fn check_truncations(&self, host: usize, writes: &[Write]) -> Checked {
-        let Some(process) = &self.hosts[host].process else { return Ok(()) };
         for write in writes {
             if let Write::Truncate { group, through } = write {
-                let flushed = process.flushed.get(group).copied().unwrap_or_default();
+                let flushed = self.hosts[host].flushed.get(group).copied().unwrap_or_default();
                 require(14, *through <= flushed, || {
                     format!("host {host} truncates group {group} through {through}; its store holds {flushed}")
                 })?;
@@ -468,14 +467,14 @@ impl World {
             match process.stage.machine(group) {
                 Some(machine) => {
                     let (state, fingerprint) = (machine.state().clone(), machine.fingerprint());
-                    process.flushed.insert(group, state.applied);
+                    self.hosts[host].flushed.insert(group, state.applied);
                     self.observer.machine(host, &state, fingerprint, self.now)?;
                     self.note([11, host as u64, fingerprint], || {
                         format!("host {host} installed {group} at {}", state.applied)
                     });
                 }
                 None => {
-                    process.flushed.remove(&group);
+                    self.hosts[host].flushed.remove(&group);
                 }
             }
         }
@@ -532,9 +531,9 @@ impl World {
         let next = self.now + self.plan.speed.flush_every / 2 + self.random.below(self.plan.speed.flush_every);
         self.at(next, Event::FlushBegin(host, epoch));
         for (group, slot) in slots {
-            let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+            let Some(process) = &self.hosts[host].process else { return Ok(()) };
             if process.stage.machine(group).is_some() {
-                let flushed = process.flushed.entry(group).or_default();
+                let flushed = self.hosts[host].flushed.entry(group).or_default();
                 *flushed = (*flushed).max(slot);
                 self.input(host, Input::Flushed { group, slot })?;
             }
@@ -556,7 +555,7 @@ impl World {
         let on_disk = |name: scatter_core::types::ReplicaName, slot: Slot| {
             hosts.iter().any(|host| {
                 host.disk.log.node.as_ref().is_some_and(|record| record.node == name.node)
-                    && holds(&host.disk.log, name, slot)
+                    && holds(&host.disk.log, host.flushed.get(&name.group).copied().unwrap_or_default(), name, slot)
             })
         };
         self.observer.acknowledged(group, slot, &on_disk)

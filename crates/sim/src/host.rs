@@ -155,8 +155,8 @@ pub struct Process {
     pub next_reader: u64,
     /// By the node at the other end.
     pub connections: BTreeMap<NodeId, Connection>,
-    /// What the data store holds durably, by group.
-    pub flushed: BTreeMap<GroupId, Slot>,
+    /// Where other nodes were last heard to live.
+    pub book: BTreeMap<NodeId, String>,
 }
 
 /// A machine somebody could point at.
@@ -185,6 +185,8 @@ pub struct Host {
     pub disk_full: bool,
     /// Whether it founds the cluster.
     pub founder: bool,
+    /// What the data store holds durably, by group.
+    pub flushed: BTreeMap<GroupId, Slot>,
     /// An earlier state of the disk, with the boot it is of.
     pub copy: Option<DiskCopy>,
     /// Effects are being carried out.

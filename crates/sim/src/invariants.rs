@@ -362,12 +362,13 @@ fn versions(outcome: &Outcome) -> Vec<Version> {
     }
 }
 
-/// Whether `log` of a live replica holds `slot`.
+/// Whether a live replica's disk holds `slot`: in its log, or in a data store that holds `flushed` durably.
 #[must_use]
-pub fn holds(log: &Log, name: ReplicaName, slot: Slot) -> bool {
-    log.replicas.get(&name.group).is_some_and(|replica| {
-        replica.replica == name && (slot <= replica.truncated || replica.entries.contains_key(&slot))
-    })
+pub fn holds(log: &Log, flushed: Slot, name: ReplicaName, slot: Slot) -> bool {
+    log.replicas
+        .get(&name.group)
+        .filter(|replica| replica.replica == name)
+        .is_some_and(|replica| slot <= replica.truncated.max(flushed) || replica.entries.contains_key(&slot))
 }
 
 /// The nodes of a configuration that vote.

@@ -212,7 +212,11 @@ impl World {
             Fault::HandOver => return self.order_hand_over(),
             Fault::SwapAddresses => {
                 let (a, b) = (self.any_host(), self.any_host());
-                if a != b {
+                // Before everybody belongs to the cluster that would be another list of founders.
+                let born = |host: usize| {
+                    self.hosts[host].process.as_ref().is_some_and(|process| process.node.cluster().is_some())
+                };
+                if a != b && (0..self.hosts.len()).all(born) {
                     self.swap_addresses(a, b);
                     self.at(end, Event::Undo(Undo::Addresses(a, b)));
                 }
@@ -359,9 +363,8 @@ impl World {
 
     /// Whether a set of voters has a majority that is not lost, even without one more.
     fn lives_without(&self, set: &[NodeId], one_more: Option<NodeId>) -> bool {
-        let lost = |node: &&NodeId| {
-            Some(**node) == one_more || self.nemesis.replaced.iter().any(|(_, gone)| gone == *node)
-        };
+        let lost =
+            |node: &&NodeId| Some(**node) == one_more || self.nemesis.replaced.iter().any(|(_, gone)| gone == *node);
         set.iter().filter(lost).count() <= set.len().saturating_sub(1) / 2 && !set.is_empty()
     }
 
@@ -442,7 +445,9 @@ impl World {
     /// The node of a host, if it may join groups.
     fn candidate(&self, host: usize) -> Option<(NodeId, String)> {
         let target = &self.hosts[host];
-        let process = target.process.as_ref().filter(|_| target.speaks())?;
+        // An operator names a node by an address that stays.
+        let home = target.address == format!("host-{host}:7000");
+        let process = target.process.as_ref().filter(|_| target.speaks() && home)?;
         process.node.cluster()?;
         let lost = self.nemesis.replaced.iter().any(|(_, node)| *node == process.node.id());
         (!lost).then(|| (process.node.id(), target.address.clone()))

@@ -29,6 +29,8 @@ pub enum Packet {
     Hello {
         /// What it says.
         hello: Hello,
+        /// Where it lives.
+        address: String,
         /// Its process.
         epoch: u64,
     },
@@ -134,10 +136,14 @@ impl World {
     pub fn send_peer(&mut self, host: usize, outgoing: Outgoing) {
         let Outgoing { to, address, message, .. } = outgoing;
         let now = self.now;
-        let target = address.and_then(|address| self.addresses.get(&address).copied());
-        let Some(target) = target.or_else(|| self.directory.get(&to).copied()) else { return };
         let epoch = self.hosts[host].epoch;
         let Some(process) = &mut self.hosts[host].process else { return };
+        if let Some(address) = address {
+            process.book.entry(to).or_insert(address);
+        }
+        let Some(target) = process.book.get(&to).and_then(|address| self.addresses.get(address).copied()) else {
+            return;
+        };
         let from = process.node.id();
         match process.connections.get_mut(&to) {
             Some(Connection::Up { host: other, epoch: to_epoch }) if *other == target => {
@@ -159,7 +165,8 @@ impl World {
             }
         }
         let hello = process.node.hello(Some(to));
-        self.send(host, target, Packet::Hello { hello, epoch }, false);
+        let address = self.hosts[host].address.clone();
+        self.send(host, target, Packet::Hello { hello, address, epoch }, false);
     }
 
     /// Asks who lives at an address.
@@ -187,7 +194,7 @@ impl World {
             return Ok(());
         }
         match *packet {
-            Packet::Hello { hello, epoch } => self.hello(from, to, &hello, epoch),
+            Packet::Hello { hello, address, epoch } => self.hello(from, to, &hello, address, epoch),
             Packet::Welcome { hello, wanted, epoch, to_epoch } => {
                 self.welcome(from, to, &hello, wanted, epoch, to_epoch)
             }
@@ -209,7 +216,9 @@ impl World {
             }
             Packet::Told { address, node, cluster, to_epoch } => {
                 if self.hosts[to].epoch == to_epoch {
-                    self.directory.insert(node, from);
+                    if let Some(process) = &mut self.hosts[to].process {
+                        process.book.insert(node, address.clone());
+                    }
                     return self.input(to, Input::Answered { address, node, cluster });
                 }
                 Ok(())
@@ -236,7 +245,7 @@ impl World {
         }
     }
 
-    fn hello(&mut self, from: usize, to: usize, hello: &Hello, from_epoch: u64) -> Checked {
+    fn hello(&mut self, from: usize, to: usize, hello: &Hello, address: String, from_epoch: u64) -> Checked {
         let epoch = self.hosts[to].epoch;
         let mut effects = Effects::default();
         let Some(process) = &mut self.hosts[to].process else { return Ok(()) };
@@ -248,8 +257,8 @@ impl World {
             Ok(()) => {
                 require(17, wanted == own, || format!("host {to} answers for {wanted}, which it is not"))?;
                 self.believes(to, hello)?;
-                self.directory.insert(hello.from, from);
-                let Some(process) = &self.hosts[to].process else { return Ok(()) };
+                let Some(process) = &mut self.hosts[to].process else { return Ok(()) };
+                process.book.insert(hello.from, address);
                 let hello = process.node.hello(Some(hello.from));
                 Packet::Welcome { hello, wanted, epoch, to_epoch: from_epoch }
             }
@@ -281,7 +290,6 @@ impl World {
             self.close(to, wanted);
             return Ok(());
         }
-        self.directory.insert(wanted, from);
         let Some(process) = &mut self.hosts[to].process else { return Ok(()) };
         let own = process.node.id();
         let waiting = match process.connections.insert(wanted, Connection::Up { host: from, epoch }) {

@@ -200,6 +200,7 @@ impl World {
             sync_fails: false,
             disk_full: false,
             founder: index < self.plan.founders,
+            flushed: BTreeMap::new(),
             copy: None,
             busy: false,
         });
