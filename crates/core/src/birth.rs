@@ -20,11 +20,11 @@ use crate::durable::Write;
 use crate::effects::Outgoing;
 use crate::effects::{Effects, MachineOrder};
 use crate::group::GroupState;
-use crate::group::{Configuration, Member, Role};
+use crate::group::{Configuration, Member, Role as MemberRole};
 use crate::message::PeerMessage;
 use crate::node::{AfterSync, Node};
 use crate::planted::{self, Bug};
-use crate::replica::Replica;
+use crate::replica::{Replica, Role};
 use crate::time::{Instant, LogTime, Now};
 use crate::types::{ClusterId, ConfigurationVersion, GroupId, Incarnation, NodeId, ReplicaName, Slot};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +33,8 @@ use std::time::Duration;
 /// How often founders and seeds are asked again before birth.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// How often they are asked who lives there while a group has no leader: members may have moved to other addresses.
+/// How often they are asked who lives there while a group misses its leader or a member: nodes may have moved to other
+/// addresses. Asking also tells them where this node is.
 const SEARCH: Duration = Duration::from_secs(1);
 
 /// What a node is told about the beginning of its cluster.
@@ -54,6 +55,8 @@ pub(crate) struct Birth {
     answered: BTreeMap<String, (NodeId, Option<ClusterId>)>,
     bound: BTreeSet<NodeId>,
     dial_at: Instant,
+    /// Founders and seeds were asked at least once since the start, and so know where this node is.
+    announced: bool,
     /// Why birth cannot go on, for a person.
     pub(crate) problem: Option<String>,
 }
@@ -72,18 +75,27 @@ impl Birth {
 impl Node {
     /// When founders and seeds are asked next; `None` while there is nothing to ask.
     pub(crate) fn birth_deadline(&self) -> Option<Instant> {
-        (self.record.cluster.is_none() || self.lacks_leader()).then_some(self.birth.dial_at)
+        (self.record.cluster.is_none() || self.misses_somebody()).then_some(self.birth.dial_at)
     }
 
-    fn lacks_leader(&self) -> bool {
-        self.replicas.keys().any(|group| self.leadership(*group).is_some_and(|(leader, _)| leader.is_none()))
+    /// Whether this boot has not announced itself, a group here has no leader, or one led here a member that is silent.
+    fn misses_somebody(&self) -> bool {
+        let silent = |since: Instant| self.now.instant.since(since) > SEARCH;
+        let missed = |replica: &Replica| match &replica.role {
+            Role::Leader(leader) => leader.peers.values().any(|peer| silent(peer.answered_at)),
+            Role::Follower(follower) => follower.leader.is_none(),
+            Role::Candidate(_) => true,
+            Role::Retired(_) => false,
+        };
+        !self.birth.announced || self.replicas.values().any(missed)
     }
 
     pub(crate) fn tick_birth(&mut self, now: Now, effects: &mut Effects) {
         let born = self.record.cluster.is_some();
-        if now.instant < self.birth.dial_at || born && !self.lacks_leader() {
+        if now.instant < self.birth.dial_at || born && !self.misses_somebody() {
             return;
         }
+        self.birth.announced = true;
         self.birth.dial_at = now.instant.after(if born { SEARCH } else { PATIENCE });
         effects.dials.extend(self.birth.others());
         if born {
@@ -245,7 +257,7 @@ impl Node {
             .map(|(node, address)| Member {
                 node: *node,
                 incarnation: Incarnation(1),
-                role: Role::Voter,
+                role: MemberRole::Voter,
                 address: address.clone(),
             })
             .collect();

@@ -58,6 +58,8 @@ pub(crate) enum AfterSync {
     Bind,
     /// Bound itself at somebody's request.
     Bound(NodeId),
+    /// Buried a replica: its data may go. Without the tombstone it would come back without them.
+    Destroy(ReplicaName),
 }
 
 /// How a replica stands, for people and metrics.
@@ -388,7 +390,7 @@ impl Node {
         for group in std::mem::take(&mut self.touched) {
             self.with(now, group, effects, |replica, cx| replica.flush(cx));
             if self.replicas.get(&group).is_some_and(|replica| replica.gone) {
-                self.bury(group);
+                self.bury(group, effects);
             }
         }
         self.touched.clear();
@@ -399,11 +401,13 @@ impl Node {
         }
     }
 
-    fn bury(&mut self, group: GroupId) {
+    fn bury(&mut self, group: GroupId, effects: &mut Effects) {
         let Some(replica) = self.replicas.remove(&group) else { return };
         if planted::on(Bug::TombstoneForgotten) {
+            effects.orders.push(MachineOrder::Destroy { replica: replica.name });
             return;
         }
+        self.after_sync.push_back((self.next_write, AfterSync::Destroy(replica.name)));
         self.tombstones.entry(group).or_default().push((replica.name, replica.ruled_out()));
     }
 
@@ -475,6 +479,7 @@ impl Node {
                 AfterSync::Boot => self.booted = true,
                 AfterSync::Bind => self.send_bind(effects),
                 AfterSync::Bound(to) => self.send_bound(to, effects),
+                AfterSync::Destroy(replica) => effects.orders.push(MachineOrder::Destroy { replica }),
             }
         }
         let waiting: Vec<GroupId> = self

@@ -175,16 +175,22 @@ impl<S: Store> Stage<S> {
                 self.store_snapshot(*replica, *snapshot, chunk)
             }
             MachineOrder::Destroy { replica } => {
-                if let Some(word) = self.words.remove(&replica.group) {
-                    word.withdraw();
-                }
+                // A later incarnation may be on its way into the same group: only what is named goes.
                 if let Some(sink) = self.sinks.remove(&replica.group) {
-                    sink.abandon()?;
+                    if sink.name() == *replica {
+                        sink.abandon()?;
+                    } else {
+                        self.sinks.insert(replica.group, sink);
+                    }
                 }
-                self.sources.retain(|_, source| source.group != replica.group);
-                let named = self.machines.get(&replica.group).is_some_and(|machine| machine.name() == *replica);
-                if named && let Some(machine) = self.machines.remove(&replica.group) {
-                    machine.destroy()?;
+                if self.machines.get(&replica.group).is_some_and(|machine| machine.name() == *replica) {
+                    if let Some(word) = self.words.get(&replica.group) {
+                        word.withdraw();
+                    }
+                    self.sources.retain(|_, source| source.group != replica.group);
+                    if let Some(machine) = self.machines.remove(&replica.group) {
+                        machine.destroy()?;
+                    }
                 }
                 Ok(Done { moved: Some(replica.group), ..Done::default() })
             }

@@ -14,7 +14,7 @@
 
 use crate::codec::{Decode, Encode};
 use crate::durable::Write;
-use crate::effects::{MachineOrder, Refused, Reply};
+use crate::effects::{Refused, Reply};
 use crate::entry::EntryKind;
 use crate::group::{Configuration, Member, Role as MemberRole};
 use crate::message::{Message, Ticket};
@@ -394,7 +394,6 @@ impl Replica {
         if !planted::on(Bug::TombstoneForgotten) {
             cx.write(Write::Tombstone { replica: self.name, removed_by: self.ruled_out() });
         }
-        cx.effects.orders.push(MachineOrder::Destroy { replica: self.name });
     }
 }
 
