@@ -272,7 +272,8 @@ impl<'a, W: Work> Drive<'a, W> {
                 self.attempts += 1;
                 self.work.sent();
                 self.open.push(OpenCall { call, target });
-                self.impatient_at = Some(now + self.shared.config.patience);
+                // A request in a hurry asks around while that can still help it.
+                self.impatient_at = Some(now + self.shared.config.patience.min(left / 2));
             }
             Err(CallError::TooLarge { limit, .. }) => {
                 self.closed = Some(Reason::TooLarge { limit: limit as u64 });
@@ -320,6 +321,10 @@ impl<'a, W: Work> Drive<'a, W> {
     fn on_woke(&mut self) -> Verdict<W::Output> {
         let now = Instant::now();
         if now >= self.deadline {
+            if !self.open.is_empty() {
+                // It is too late for this request, but others will want to know.
+                self.search();
+            }
             let reason = match self.work.give_up() {
                 Certainty::NotApplied => self.last.take().unwrap_or(Reason::Deadline),
                 Certainty::Unknown => Reason::Deadline,

@@ -221,6 +221,24 @@ async fn leaves_a_frozen_leader_soon_after_another_is_elected() {
 }
 
 #[tokio::test]
+async fn requests_in_a_hurry_find_the_next_leader_too() {
+    let cluster = Cluster::start(3).await;
+    // So patient, and so seldom asking by itself, that only the requests' own deadlines can make the client look around.
+    let patient = ClientConfig { patience: PATIENT, refresh: PATIENT, ..config(vec![cluster.address(2)]) };
+    let client = Client::connect(patient).await.expect("a ring");
+    put(&client, "a").await.expect("written");
+    cluster.freeze(1, true);
+    cluster.elect(3);
+    let hasty = WriteOptions { timeout: Some(Duration::from_millis(100)), ..WriteOptions::default() };
+    let mut failures = 0;
+    while let Err(error) = client.put(key("a"), "value".into(), hasty.clone()).await {
+        assert_eq!(error, WriteError::Unknown { reason: Reason::Deadline });
+        failures += 1;
+        assert!(failures < 100, "nobody looks for another leader");
+    }
+}
+
+#[tokio::test]
 async fn a_write_left_at_a_frozen_leader_is_unknown() {
     let (cluster, client) = start().await;
     put(&client, "a").await.expect("written");
