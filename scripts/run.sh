@@ -167,7 +167,8 @@ watch_over() {
     local ended code one
     while true; do
         ended="" code=0
-        wait -n -p ended || code=$?
+        # Bash would tell of a killed process in its own words, too.
+        { wait -n -p ended || code=$?; } 2>/dev/null
         if [ -n "$ended" ]; then
             one=${name_of[$ended]:-$ended}
             say "$one (pid $ended) ended $(how_ended "$code"); its log: $data/$one.log"
