@@ -42,7 +42,8 @@ test: deps ## Runs every test; ARGS goes to the test runner
 	    exec $(CARGO) test --workspace --lib --bins --tests --no-fail-fast $(ARGS); \
 	fi
 
-verify: fmt-check clippy doc deny test ## Format, lints, docs, licences, tests, a simulator run
+verify: fmt-check clippy doc deny test ## All that a change must pass: format, lints, docs, licences, tests, simulator
+	@$(MAKE) loom
 	@$(MAKE) sim SEEDS=$(SEEDS)
 	@echo "verify: everything passed"
 
