@@ -89,7 +89,7 @@ impl Default for Config {
             snapshot_chunk_bytes: 256 << 10,
             snapshot_patience: Duration::from_secs(10),
             membership_patience: Duration::from_secs(3),
-            change_patience: Duration::from_secs(60),
+            change_patience: Duration::from_secs(30),
             feature_level: FeatureLevel(1),
             max_replicas: 10_000,
         }

@@ -76,6 +76,8 @@ pub struct Replica {
     pub(crate) seen_round: u64,
     /// What the disk was last told of `promised` and `decided`.
     pub(crate) hard: HardState,
+    /// What the disk holds as decided: known again after a restart.
+    pub(crate) decided_on_disk: Slot,
     /// Every slot up to here is decided and known.
     pub(crate) decided: Slot,
     /// What the machine was handed, applied, and holds durably.
@@ -115,6 +117,7 @@ impl Replica {
             promised: Ballot::ZERO,
             seen_round: 0,
             hard: HardState::default(),
+            decided_on_disk: Slot(0),
             decided: Slot(0),
             handed: Slot(0),
             applied: Slot(0),
@@ -140,6 +143,7 @@ impl Replica {
         let mut replica = Self::blank(recovered.replica, recovered.truncated, cx);
         replica.promised = recovered.hard.promised;
         replica.hard = recovered.hard;
+        replica.decided_on_disk = recovered.hard.decided;
         for (slot, ballot, entry) in recovered.entries {
             replica.log.set(slot, ballot, entry);
         }
@@ -406,7 +410,12 @@ impl Replica {
         let rides = !cx.effects.writes.is_empty() && state.decided > self.hard.decided;
         let lags = state.decided.0 > self.hard.decided.0 + 64;
         let awaited = cx.effects.writes.is_empty() && self.waits_for(cx.write);
-        if promised || rides || lags || awaited {
+        // Others wait for news of a configuration that is decided here for good.
+        let configured = self.hard.decided < self.configuration_slot && self.configuration_slot <= state.decided;
+        if promised || rides || lags || awaited || configured {
+            if state.decided > self.hard.decided {
+                self.unsynced.push_back((cx.write, Unsynced::Decided(state.decided)));
+            }
             self.hard = state;
             cx.write(Write::Hard { group: self.name.group, state });
         }

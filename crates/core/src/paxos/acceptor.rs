@@ -41,6 +41,8 @@ pub(crate) enum Unsynced {
     Candidacy(Ballot),
     /// A longer lease than ever before.
     Lease,
+    /// The decided mark.
+    Decided(Slot),
 }
 
 /// The lease this replica granted last: it promises no other ballot before `until`, on its own clock.
@@ -298,6 +300,7 @@ impl Replica {
             }
             Unsynced::Promise(to, ballot) => self.send_promise(to, ballot, cx),
             Unsynced::Candidacy(ballot) => self.on_candidacy_durable(ballot, cx),
+            Unsynced::Decided(slot) => self.decided_on_disk = self.decided_on_disk.max(slot),
             Unsynced::Lease => {
                 if let Some(owed) = &mut self.owed {
                     owed.lease_unsynced = false;

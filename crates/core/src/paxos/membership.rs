@@ -323,6 +323,14 @@ impl Replica {
     pub(crate) fn on_ask_membership(&mut self, from: ReplicaName, version: ConfigurationVersion, cx: &mut Context<'_>) {
         let Some(report) = &self.report else { return };
         let configuration = report.configuration.clone();
+        // A removed replica forgets what it holds on the strength of this answer, so it must outlive a crash of this node:
+        // what was applied in memory alone would leave the one that is asked with an undecided entry and nobody to ask.
+        let newest = self.configuration.as_ref().is_some_and(|known| known.version == configuration.version);
+        let durable = self.configuration_slot <= self.decided_on_disk.max(self.flushed);
+        let told = newest && durable;
+        if !configuration.has(from) && !told {
+            return;
+        }
         // Silence would do for a member that knows as much; a removed one waits for the answer.
         if configuration.version > version || !configuration.has(from) {
             self.send(from, Message::Membership { configuration }, cx);
