@@ -1,0 +1,542 @@
+//! Several nodes in one process, in virtual time: the real node, the real apply stage, a store, log and network in memory.
+//!
+//! A message and a sync take a millisecond each; applying takes no time. Nodes are named by letters, and stand for
+//! election one after the other: `A` is always the least patient.
+
+#![allow(dead_code, unused_imports, reason = "each test takes what it needs")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+pub(crate) mod disk;
+pub(crate) mod network;
+pub(crate) mod render;
+
+use bytes::Bytes;
+use disk::Disk;
+use network::Network;
+use scatter_core::codec::Encode;
+use scatter_core::command::{Command, Condition, Operation, Outcome};
+use scatter_core::durable::Write;
+use scatter_core::effects::{LogRead, Outgoing, Reply};
+use scatter_core::group::Limits;
+use scatter_core::message::HelloError;
+use scatter_core::node::{Boot, ReplicaStatus};
+use scatter_core::ring::Key;
+use scatter_core::stage::{Done, Stage};
+use scatter_core::store::Store;
+use scatter_core::store::map::MapStore;
+use scatter_core::time::{Instant, Now, Wall};
+use scatter_core::types::{FeatureLevel, GroupId, NodeId, RequestId, Slot, WriteId};
+use scatter_core::{Config, Effects, Input, Node, Origin};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// The date at which every story begins, in microseconds.
+const DATE: u64 = 1_700_000_000_000_000;
+
+/// What one host is, whether its process lives or not.
+pub(crate) struct Host {
+    pub(crate) address: String,
+    pub(crate) config: Config,
+    pub(crate) origin: Origin,
+    pub(crate) disk: Disk,
+    pub(crate) store: MapStore,
+    /// Added to the date.
+    pub(crate) wall_skew_micros: u64,
+    pub(crate) process: Option<Process>,
+}
+
+/// A living process.
+pub(crate) struct Process {
+    pub(crate) node: Node,
+    pub(crate) stage: Stage<MapStore>,
+    pub(crate) boot: u64,
+    inbox: VecDeque<Input>,
+    syncs: VecDeque<(u64, WriteId, Vec<Write>)>,
+    sync_held: bool,
+    paused: bool,
+    ticked_ms: u64,
+    seen: Seen,
+}
+
+/// What was last shown of a replica.
+#[derive(Clone, PartialEq, Eq, Default)]
+struct Seen {
+    role: String,
+    decided: Slot,
+    configuration: String,
+}
+
+/// All hosts and what lies between them.
+pub(crate) struct Cluster {
+    pub(crate) hosts: BTreeMap<char, Host>,
+    pub(crate) network: Network,
+    pub(crate) now_ms: u64,
+    /// Whether what happens is written down.
+    pub(crate) quiet: bool,
+    pub(crate) trace: Vec<String>,
+    pub(crate) outcomes: BTreeMap<RequestId, Outcome>,
+    pub(crate) replies: BTreeMap<RequestId, Reply>,
+    labels: BTreeMap<RequestId, String>,
+    reads: BTreeMap<RequestId, Key>,
+    next_request: u64,
+    boots: u64,
+}
+
+/// The id of a letter.
+pub(crate) fn id(letter: char) -> NodeId {
+    NodeId(u64::from(u32::from(letter) - u32::from('A')) + 1)
+}
+
+pub(crate) fn address(letter: char) -> String {
+    format!("{}:7000", letter.to_lowercase())
+}
+
+/// The least patient node is the first letter.
+pub(crate) fn config(letter: char) -> Config {
+    let patience = Duration::from_millis(280 + 30 * id(letter).0);
+    Config { election_min: patience, election_max: patience, ..Config::default() }
+}
+
+impl Cluster {
+    pub(crate) fn empty() -> Self {
+        Self {
+            hosts: BTreeMap::new(),
+            network: Network::default(),
+            now_ms: 0,
+            quiet: false,
+            trace: Vec::new(),
+            outcomes: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            next_request: 1,
+            boots: 0,
+        }
+    }
+
+    /// Founders that have just started.
+    pub(crate) fn founded_by(letters: &str) -> Self {
+        let mut cluster = Self::empty();
+        for letter in letters.chars() {
+            cluster.add(letter, address(letter), letters, letters, config(letter));
+            cluster.start(letter);
+        }
+        cluster
+    }
+
+    /// Sets a host up without starting it. `founders` and `seeds` are letters.
+    pub(crate) fn add(&mut self, letter: char, address_: String, founders: &str, seeds: &str, config: Config) {
+        let list = |letters: &str| letters.chars().map(address).collect::<Vec<_>>();
+        let origin = Origin { address: address_.clone(), founders: list(founders), seeds: list(seeds) };
+        let host = Host {
+            address: address_,
+            config,
+            origin,
+            disk: Disk::default(),
+            store: MapStore::new(),
+            wall_skew_micros: 0,
+            process: None,
+        };
+        self.hosts.insert(letter, host);
+    }
+
+    pub(crate) fn say(&mut self, who: impl std::fmt::Display, what: impl std::fmt::Display) {
+        if !self.quiet {
+            self.trace.push(format!("{:>6}  {who:<9}  {what}", self.now_ms));
+        }
+    }
+
+    pub(crate) fn host(&mut self, letter: char) -> &mut Host {
+        self.hosts.get_mut(&letter).unwrap_or_else(|| panic!("there is no host {letter}"))
+    }
+
+    pub(crate) fn process(&mut self, letter: char) -> &mut Process {
+        self.host(letter).process.as_mut().unwrap_or_else(|| panic!("{letter} is down"))
+    }
+
+    pub(crate) fn clock(&self, letter: char) -> Now {
+        let host = &self.hosts[&letter];
+        // Boot clocks of different nodes have nothing to do with each other.
+        let instant = Instant((id(letter).0 * 1_000_000 + self.now_ms) * 1_000_000);
+        Now { instant, wall: Wall(DATE + self.now_ms * 1_000 + host.wall_skew_micros) }
+    }
+
+    /// Starts a process on what the host's disk holds.
+    pub(crate) fn start(&mut self, letter: char) {
+        self.boots += 1;
+        let (now, boot_number) = (self.clock(letter), self.boots);
+        let host = self.host(letter);
+        assert!(host.process.is_none(), "{letter} runs already");
+        let stage =
+            Stage::open(host.store.clone(), Limits::default(), boot_number, host.config.snapshot_patience).unwrap();
+        let boot = Boot { fresh_id: id(letter), nonce: boot_number, seed: boot_number, origin: host.origin.clone() };
+        let recovered = Node::recover(host.config.clone(), boot, host.disk.recovered(), stage.reports(), now);
+        let (node, effects) = match recovered {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                let error = error.to_string();
+                let text = error.split_once(';').map_or(error.as_str(), |(text, _)| text);
+                return self.say(letter, format!("does not start: {text}"));
+            }
+        };
+        host.process = Some(Process {
+            node,
+            stage,
+            boot: boot_number,
+            inbox: VecDeque::new(),
+            syncs: VecDeque::new(),
+            sync_held: false,
+            paused: false,
+            ticked_ms: 0,
+            seen: Seen::default(),
+        });
+        self.say(letter, "starts");
+        self.show_changes(letter);
+        self.carry_out(letter, effects);
+    }
+
+    /// The process dies: what was not synced to the log or flushed from the store is gone.
+    pub(crate) fn crash(&mut self, letter: char) {
+        let host = self.host(letter);
+        host.process = None;
+        host.store.crash(0);
+        self.network.forget(letter);
+        self.say(letter, "dies");
+    }
+
+    pub(crate) fn hold_sync(&mut self, letter: char, held: bool) {
+        let now_ms = self.now_ms;
+        let process = self.process(letter);
+        process.sync_held = held;
+        for (due_ms, _, _) in &mut process.syncs {
+            *due_ms = now_ms + 1;
+        }
+    }
+
+    pub(crate) fn pause(&mut self, letter: char, paused: bool) {
+        self.process(letter).paused = paused;
+    }
+
+    pub(crate) fn input(&mut self, letter: char, input: Input) {
+        self.process(letter).inbox.push_back(input);
+    }
+
+    fn request(&mut self, label: impl Into<String>) -> RequestId {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        self.labels.insert(request, label.into());
+        request
+    }
+
+    /// The only group. Any node that has it will do.
+    pub(crate) fn group(&self) -> GroupId {
+        let living = self.hosts.values().filter_map(|host| host.process.as_ref());
+        living.flat_map(|process| process.node.groups().collect::<Vec<_>>()).next().unwrap_or_default()
+    }
+
+    /// A client sets a key at a node.
+    pub(crate) fn put(&mut self, letter: char, key: &str, value: &str) -> RequestId {
+        let (request, group) = (self.request(format!("{key}={value}")), self.group());
+        let key = Key::new(key.as_bytes().to_vec()).unwrap();
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        let operation = Operation::Put { key, value, ttl_ms: None, condition: Condition::Always };
+        let command = Command { lane: None, idempotency: None, operation }.to_bytes();
+        self.input(letter, Input::Propose { request, group, command });
+        request
+    }
+
+    /// A client reads a key at a node: by the read word if it lets readers through, else by the loop.
+    pub(crate) fn read(&mut self, letter: char, key: &str) {
+        let (group, now) = (self.group(), self.clock(letter).instant);
+        let request = self.request(format!("read {key}"));
+        let parsed = Key::new(key.as_bytes().to_vec()).unwrap();
+        let word = self.process(letter).node.read_word(group);
+        let glance = word.as_ref().and_then(|word| word.admit(|| now));
+        if glance.is_some() {
+            let value = self.look_up(letter, &parsed);
+            self.say(letter, format!("reads {key}: {value}, by lease"));
+        } else {
+            self.reads.insert(request, parsed);
+            self.input(letter, Input::Read { request, group });
+        }
+    }
+
+    fn look_up(&mut self, letter: char, key: &Key) -> String {
+        let group = self.group();
+        let found = self.process(letter).stage.read(group, key).unwrap();
+        found.map_or("nothing".to_owned(), |found| String::from_utf8_lossy(&found.value).into_owned())
+    }
+
+    pub(crate) fn change(&mut self, letter: char, add: &str, remove: &str) -> RequestId {
+        let (request, group) = (self.request("change of members"), self.group());
+        let add = add.chars().map(|it| (id(it), self.hosts[&it].address.clone())).collect();
+        let remove = remove.chars().map(id).collect();
+        self.input(letter, Input::ChangeMembers { request, group, add, remove });
+        request
+    }
+
+    pub(crate) fn hand_over(&mut self, letter: char, to: char) -> RequestId {
+        let (request, group) = (self.request("hand-over"), self.group());
+        self.input(letter, Input::HandOver { request, group, to: id(to) });
+        request
+    }
+
+    /// Makes the store durable and tells the node, which may then truncate its log.
+    pub(crate) fn flush(&mut self, letter: char) {
+        let process = self.process(letter);
+        let marks = process.stage.marks();
+        for (group, slot) in marks {
+            process.inbox.push_back(Input::Flushed { group, slot });
+        }
+        self.host(letter).store.flush().unwrap();
+    }
+
+    /// How the replica on a node stands, if there is one.
+    pub(crate) fn status(&self, letter: char) -> Option<ReplicaStatus> {
+        let process = self.hosts[&letter].process.as_ref()?;
+        process.node.status(self.clock(letter)).into_iter().next()
+    }
+
+    /// The node that leads, if one does.
+    pub(crate) fn leader(&self) -> Option<char> {
+        let leads = |letter: &char| self.status(*letter).is_some_and(|status| status.role == "leader");
+        self.hosts.keys().copied().find(leads)
+    }
+
+    /// The level of formats that a node's machine has.
+    pub(crate) fn level(&self, letter: char) -> Option<FeatureLevel> {
+        let process = self.hosts[&letter].process.as_ref()?;
+        process.stage.state(self.group()).map(|state| state.feature_level)
+    }
+
+    /// Lets time pass.
+    pub(crate) fn run(&mut self, millis: u64) {
+        for _ in 0..millis {
+            self.now_ms += 1;
+            self.deliver();
+            self.complete_syncs();
+            let letters: Vec<char> = self.hosts.keys().copied().collect();
+            // Machines answer at once, so a burst may bring the next.
+            while letters.iter().filter(|letter| self.burst(**letter)).count() > 0 {}
+        }
+    }
+
+    fn deliver(&mut self) {
+        for flight in self.network.due(self.now_ms) {
+            let (from, to) = (flight.from, flight.to);
+            if self.hosts.get(&to).is_some_and(|host| host.process.is_some()) && self.greet(from, to) {
+                self.input(to, Input::Message { from: id(from), message: flight.message });
+            }
+        }
+    }
+
+    /// The hello of a fresh connection. False if it is refused, or the caller is dead.
+    fn greet(&mut self, from: char, to: char) -> bool {
+        let Some(caller) = self.hosts[&from].process.as_ref() else { return true };
+        let Some(answerer) = self.hosts[&to].process.as_ref() else { return false };
+        let boots = (caller.boot, answerer.boot);
+        if self.network.greeted(from, to, boots) {
+            return true;
+        }
+        let (hello, back) = (caller.node.hello(Some(id(to))), answerer.node.hello(Some(id(from))));
+        if self.believes(to, from, &hello) && self.believes(from, to, &back) {
+            self.network.greet(from, to, boots);
+            return true;
+        }
+        false
+    }
+
+    fn believes(&mut self, letter: char, caller: char, hello: &scatter_core::message::Hello) -> bool {
+        let now = self.clock(letter);
+        let mut effects = Effects::default();
+        let process = self.process(letter);
+        let checked = process.node.check_hello(hello, &mut effects);
+        process.node.flush(now, &mut effects);
+        self.carry_out(letter, effects);
+        if let Err(error) = checked {
+            self.say(format!("{letter} -> {caller}"), format!("refuses the hello: {error}"));
+            if error == HelloError::RolledBack {
+                self.input(caller, Input::RolledBack { by: id(letter) });
+            }
+        }
+        checked.is_ok()
+    }
+
+    fn complete_syncs(&mut self) {
+        let now_ms = self.now_ms;
+        let letters: Vec<char> = self.hosts.keys().copied().collect();
+        for letter in letters {
+            while let Some(process) = self.host(letter).process.as_mut() {
+                let due = process.syncs.front().is_some_and(|(due_ms, _, _)| *due_ms <= now_ms);
+                if process.sync_held || !due {
+                    break;
+                }
+                let Some((_, write, writes)) = process.syncs.pop_front() else { break };
+                process.inbox.push_back(Input::Synced { write });
+                let words: Vec<String> = writes.iter().map(render::write).collect();
+                self.say(format!("{letter} disk"), words.join(", "));
+                let host = self.host(letter);
+                for write in &writes {
+                    host.disk.add(write);
+                }
+            }
+        }
+    }
+
+    /// Lets a node take what waits for it. False if nothing does.
+    fn burst(&mut self, letter: char) -> bool {
+        let (now, now_ms) = (self.clock(letter), self.now_ms);
+        let Some(process) = self.host(letter).process.as_mut().filter(|process| !process.paused) else { return false };
+        let due = process.ticked_ms != now_ms && process.node.deadline().is_some_and(|at| at <= now.instant);
+        if process.inbox.is_empty() && !due {
+            return false;
+        }
+        let mut effects = Effects::default();
+        for input in std::mem::take(&mut process.inbox) {
+            process.node.step(now, input, &mut effects);
+        }
+        if due {
+            process.ticked_ms = now_ms;
+            process.node.step(now, Input::Tick, &mut effects);
+        }
+        process.node.flush(now, &mut effects);
+        for group in process.node.groups().collect::<Vec<_>>() {
+            if let Some(word) = process.node.read_word(group) {
+                process.stage.attach(group, word);
+            }
+        }
+        self.show_changes(letter);
+        self.carry_out(letter, effects);
+        true
+    }
+
+    /// Writes down what became of a node's replica.
+    fn show_changes(&mut self, letter: char) {
+        let status = self.status(letter);
+        let before = self.process(letter).seen.clone();
+        let seen = status.map_or_else(Seen::default, |status| {
+            let behind = status.leader.map_or("nobody".to_owned(), |leader| render::letter(leader).to_string());
+            let role = match status.role {
+                "leader" => format!("leads {}", render::ballot(status.ballot)),
+                "follower" | "learner" => format!("{} of {behind}", status.role),
+                role => role.to_owned(),
+            };
+            let configuration = status.configuration.as_ref().map(render::configuration).unwrap_or_default();
+            Seen { role, decided: status.decided, configuration }
+        });
+        if seen == before {
+            return;
+        }
+        let mut words = Vec::new();
+        if seen.role != before.role {
+            words.push(if seen.role.is_empty() { "has no replica".to_owned() } else { seen.role.clone() });
+        }
+        if seen.decided != before.decided && !seen.role.is_empty() {
+            words.push(format!("decided {}", seen.decided));
+        }
+        if seen.configuration != before.configuration && !seen.configuration.is_empty() {
+            words.push(seen.configuration.clone());
+        }
+        self.process(letter).seen = seen;
+        self.say(letter, words.join(", "));
+    }
+
+    fn carry_out(&mut self, letter: char, effects: Effects) {
+        let now_ms = self.now_ms;
+        if effects.give_up {
+            return self.give_up(letter, &effects.writes);
+        }
+        if let Some(write) = effects.write {
+            self.process(letter).syncs.push_back((now_ms + 1, write, effects.writes));
+        }
+        for out in effects.messages {
+            self.send(letter, out);
+        }
+        for (request, reply) in effects.replies {
+            self.reply(letter, request, reply);
+        }
+        for apply in effects.applies {
+            let done = self.process(letter).stage.apply(&apply).unwrap();
+            self.applied(letter, &apply.entries.iter().map(|(slot, _)| *slot).collect::<Vec<_>>());
+            self.done(letter, done);
+        }
+        for order in effects.orders {
+            let now = self.clock(letter).instant;
+            let done = self.process(letter).stage.order(&order, now).unwrap();
+            if matches!(order, scatter_core::effects::MachineOrder::Destroy { .. }) {
+                self.say(letter, "destroys its data");
+            }
+            self.done(letter, done);
+        }
+        for read in effects.log_reads {
+            self.read_log(letter, read);
+        }
+        for dial in effects.dials {
+            self.dial(letter, dial);
+        }
+    }
+
+    fn give_up(&mut self, letter: char, writes: &[Write]) {
+        let host = self.host(letter);
+        for write in writes {
+            host.disk.add(write);
+        }
+        host.process = None;
+        self.say(letter, "gives up its id and ends");
+    }
+
+    fn applied(&mut self, letter: char, slots: &[Slot]) {
+        if let Some(first) = slots.first() {
+            self.say(letter, format!("applied {}", render::slots(*first, slots.len())));
+        }
+    }
+
+    fn done(&mut self, letter: char, done: Done) {
+        self.process(letter).inbox.extend(done.inputs);
+        for (request, outcome) in done.outcomes {
+            self.answer(letter, request, &render::outcome(&outcome));
+            self.outcomes.insert(request, outcome);
+        }
+    }
+
+    fn reply(&mut self, letter: char, request: RequestId, reply: Reply) {
+        match (&reply, self.reads.remove(&request)) {
+            (Reply::ReadNow { .. }, Some(key)) => {
+                let value = self.look_up(letter, &key);
+                self.answer(letter, request, &value);
+            }
+            _ => self.answer(letter, request, &render::reply(&reply)),
+        }
+        self.replies.insert(request, reply);
+    }
+
+    fn answer(&mut self, letter: char, request: RequestId, words: &str) {
+        let label = self.labels[&request].clone();
+        self.say(format!("{letter} reply"), format!("{label}: {words}"));
+    }
+
+    fn send(&mut self, from: char, out: Outgoing) {
+        let to = render::letter(out.to);
+        let words = render::message(&out.message);
+        let sent = self.network.send(self.now_ms, from, to, out.message);
+        if sent.worth_telling {
+            self.say(format!("{from} -> {to}"), format!("{words}{}", sent.fate));
+        }
+    }
+
+    fn read_log(&mut self, letter: char, read: LogRead) {
+        let LogRead { group, to, first, last, .. } = read;
+        let entries = self.host(letter).disk.entries(group, first, last);
+        self.input(letter, Input::LogRead { group, to, first, entries });
+    }
+
+    fn dial(&mut self, letter: char, address: String) {
+        let at =
+            |(other, host): &(&char, &Host)| host.address == address && host.process.is_some() && **other != letter;
+        let Some(other) = self.hosts.iter().find(at).map(|(other, _)| *other) else { return };
+        if self.network.passes(letter, other) && self.network.passes(other, letter) {
+            let cluster = self.process(other).node.cluster();
+            self.input(letter, Input::Answered { address, node: id(other), cluster });
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What lies between the nodes: delay, rules that lose or hold back messages, and connections that were greeted.
+
+use super::render;
+use scatter_core::message::{Message, PeerMessage};
+use scatter_core::types::{Ballot, Slot};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A message on its way.
+pub(crate) struct Flight {
+    due_ms: u64,
+    pub(crate) from: char,
+    pub(crate) to: char,
+    pub(crate) message: PeerMessage,
+}
+
+/// What is done to messages that match. `*` is every node.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) from: char,
+    pub(crate) to: char,
+    /// Of which kind; `None`: of every.
+    pub(crate) kind: Option<String>,
+    /// Held back, rather than lost.
+    pub(crate) held: bool,
+}
+
+impl Rule {
+    fn on(&self, from: char, to: char) -> bool {
+        [(self.from, from), (self.to, to)].iter().all(|(rule, node)| *rule == '*' || rule == node)
+    }
+}
+
+/// What became of a message that was sent.
+pub(crate) struct Sent {
+    /// Said behind the message.
+    pub(crate) fate: &'static str,
+    /// It says something that the last of its kind did not.
+    pub(crate) worth_telling: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Network {
+    flights: VecDeque<Flight>,
+    held: Vec<Flight>,
+    pub(crate) rules: Vec<Rule>,
+    greeted: BTreeSet<(char, char, (u64, u64))>,
+    /// Also tell of messages that repeat what the last one said.
+    pub(crate) tell_all: bool,
+    /// The last heartbeat, and the last answer, from one node to another.
+    heartbeats: BTreeMap<(char, char), (Ballot, Slot)>,
+    answers: BTreeMap<(char, char), (Ballot, Slot)>,
+}
+
+impl Network {
+    pub(crate) fn send(&mut self, now_ms: u64, from: char, to: char, message: PeerMessage) -> Sent {
+        let worth_telling = self.is_news(from, to, &message) || self.tell_all;
+        let kind = render::kind(&message);
+        let applies = |rule: &&Rule| rule.on(from, to) && rule.kind.as_ref().is_none_or(|wanted| wanted == kind);
+        let rule = self.rules.iter().find(applies).cloned();
+        let flight = Flight { due_ms: now_ms + 1, from, to, message };
+        let fate = match rule {
+            Some(rule) if rule.held => {
+                self.held.push(flight);
+                " (held)"
+            }
+            Some(_) => " (lost)",
+            None => {
+                self.flights.push_back(flight);
+                ""
+            }
+        };
+        Sent { fate, worth_telling }
+    }
+
+    fn is_news(&mut self, from: char, to: char, message: &PeerMessage) -> bool {
+        let PeerMessage::Replica { envelope } = message else { return true };
+        match &envelope.message {
+            Message::Accept { ballot, entries, decided, .. } => {
+                let before = self.heartbeats.insert((from, to), (*ballot, *decided));
+                !entries.is_empty() || before != Some((*ballot, *decided))
+            }
+            Message::Accepted { ballot, through, want, .. } => {
+                let before = self.answers.insert((from, to), (*ballot, *through));
+                want.is_some() || before != Some((*ballot, *through))
+            }
+            _ => true,
+        }
+    }
+
+    /// Whether an arbitrary message would get through.
+    pub(crate) fn passes(&self, from: char, to: char) -> bool {
+        !self.rules.iter().any(|rule| rule.on(from, to) && rule.kind.is_none())
+    }
+
+    /// Messages that arrive.
+    pub(crate) fn due(&mut self, now_ms: u64) -> Vec<Flight> {
+        let mut due = Vec::new();
+        while self.flights.front().is_some_and(|flight| flight.due_ms <= now_ms) {
+            due.extend(self.flights.pop_front());
+        }
+        due
+    }
+
+    /// Sends on what was held back between two nodes.
+    pub(crate) fn release(&mut self, now_ms: u64, from: char, to: char) -> Vec<String> {
+        self.rules.retain(|rule| !(rule.held && rule.from == from && rule.to == to));
+        let pair = Rule { from, to, kind: None, held: true };
+        let (released, kept) = std::mem::take(&mut self.held).into_iter().partition(|it| pair.on(it.from, it.to));
+        self.held = kept;
+        let mut words = Vec::new();
+        for flight in Vec::<Flight>::into_iter(released) {
+            words.push(format!("{} -> {}: {}", flight.from, flight.to, render::message(&flight.message)));
+            self.flights.push_back(Flight { due_ms: now_ms + 1, ..flight });
+        }
+        words
+    }
+
+    /// A process died: nobody remembers what it said last.
+    pub(crate) fn forget(&mut self, letter: char) {
+        self.heartbeats.retain(|(from, to), _| *from != letter && *to != letter);
+        self.answers.retain(|(from, to), _| *from != letter && *to != letter);
+    }
+
+    pub(crate) fn greeted(&self, from: char, to: char, boots: (u64, u64)) -> bool {
+        self.greeted.contains(&(from, to, boots))
+    }
+
+    pub(crate) fn greet(&mut self, from: char, to: char, boots: (u64, u64)) {
+        self.greeted.insert((from, to, boots));
+        self.greeted.insert((to, from, (boots.1, boots.0)));
+    }
+}
