@@ -392,6 +392,10 @@ impl Replica {
 
     /// Ends a burst of inputs: proposes what waits, sends what is due, tells the disk what changed.
     pub(crate) fn flush(&mut self, cx: &mut Context<'_>) {
+        if self.gone {
+            // Its tombstone is the last that the log takes of it.
+            return;
+        }
         if matches!(self.role, Role::Leader(_)) {
             self.flush_leader(cx);
         }
