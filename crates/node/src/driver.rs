@@ -167,6 +167,11 @@ impl Driver {
         Ok(())
     }
 
+    /// Somebody else lives at an address than was thought. Settled by the loop, not inside the transport's own call.
+    pub fn misdirected(&self, address: &str) {
+        self.inbox.push(Event::Misdirected { address: address.to_owned() });
+    }
+
     /// A peer says this node's disk was rolled back or cloned.
     pub fn refused_as_rolled_back(&mut self, by: NodeId) {
         self.step(Input::RolledBack { by });
@@ -383,6 +388,16 @@ impl Driver {
         });
     }
 
+    /// What was learned of an address holds no longer: the next hint is tried.
+    fn forget_address(&self, address: &str) {
+        let Some(transport) = &self.transport else { return };
+        for node in self.known.keys() {
+            if transport.address(*node).as_deref() == Some(address) {
+                transport.forget(*node);
+            }
+        }
+    }
+
     fn dial(&self, address: String) {
         let Some(transport) = self.transport.clone() else { return };
         let inbox = self.inbox.clone();
@@ -420,6 +435,7 @@ impl Driver {
                 let request = self.request(Pending::Order(waiter));
                 self.step(Input::HandOver { request, group, to });
             }
+            Event::Misdirected { address } => self.forget_address(&address),
             Event::StoreFull(full) => {
                 self.store_full = full;
                 self.step(Input::DiskFull { full: self.log_full || self.store_full });

@@ -74,6 +74,11 @@ pub enum Event {
         /// Who waits.
         waiter: Waiter,
     },
+    /// Another node than the one that was asked for lives at this address.
+    Misdirected {
+        /// The address.
+        address: String,
+    },
     /// The data store could not be written, or can again.
     StoreFull(bool),
     /// Stop taking requests and hand over what is led here.

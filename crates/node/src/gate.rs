@@ -39,6 +39,7 @@ impl Gatekeeper for Gate {
 
     fn check_answer(&self, asked: Option<NodeId>, answer: &Identity) -> Result<(), Refused> {
         if asked.is_some_and(|asked| asked != answer.node) {
+            self.0.borrow().misdirected(&answer.peer_address);
             return Err(Refused::new(RefusedReason::OtherNode, HelloError::OtherNode.to_string()));
         }
         self.ask(answer, None)
@@ -46,6 +47,9 @@ impl Gatekeeper for Gate {
 
     fn refused(&self, address: &str, refused: &Refused) {
         tracing::warn!(address, reason = %refused.text, "a node refused this one");
+        if refused.reason == RefusedReason::OtherNode {
+            self.0.borrow().misdirected(address);
+        }
         if refused.reason.gives_up_id() {
             self.0.borrow_mut().refused_as_rolled_back(NodeId(0));
         }

@@ -310,7 +310,14 @@ impl World {
         self.close(to, wanted);
         match error {
             HelloError::RolledBack => self.input(to, Input::RolledBack { by }),
-            HelloError::OtherCluster | HelloError::OtherNode | HelloError::GivenUp => Ok(()),
+            HelloError::OtherNode => {
+                // It lives elsewhere: what the next message says of its address counts.
+                if let Some(process) = &mut self.hosts[to].process {
+                    process.book.remove(&wanted);
+                }
+                Ok(())
+            }
+            HelloError::OtherCluster | HelloError::GivenUp => Ok(()),
         }
     }
 
