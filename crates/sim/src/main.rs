@@ -209,6 +209,15 @@ fn run_planted(arguments: &Planted) -> bool {
     survivors.is_empty()
 }
 
+/// Whether a seed passes with no bug in: else its failure says nothing about the bug.
+#[cfg(feature = "planted")]
+fn passes_without(bug: scatter_core::planted::Bug, seed: u64) -> bool {
+    scatter_core::planted::plant(None);
+    let passes = run(seed, None, false).failure.is_none();
+    scatter_core::planted::plant(Some(bug));
+    passes
+}
+
 /// Runs seeds with one bug until one fails.
 #[cfg(feature = "planted")]
 fn catch(bug: scatter_core::planted::Bug, arguments: &Planted, bar: &ProgressBar) -> Option<(u64, Report)> {
@@ -226,7 +235,7 @@ fn catch(bug: scatter_core::planted::Bug, arguments: &Planted, bar: &ProgressBar
                     }
                     let report = run(seed, None, false);
                     bar.inc(1);
-                    if report.failure.is_some() {
+                    if report.failure.is_some() && passes_without(bug, seed) {
                         stop.store(true, Ordering::Relaxed);
                         if let Ok(mut caught) = caught.lock() {
                             caught.get_or_insert(report);
