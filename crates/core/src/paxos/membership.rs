@@ -188,7 +188,8 @@ impl Replica {
     pub(crate) fn advance_change(&mut self, cx: &mut Context<'_>) {
         let Some(configuration) = self.configuration.clone() else { return };
         let barred = self.applied;
-        let near = Slot(self.decided.0.saturating_sub(cx.config.pipeline_entries * 4));
+        // At least one: a newcomer that holds nothing has not caught up with a young group either.
+        let near = Slot(self.decided.0.saturating_sub(cx.config.pipeline_entries * 4).max(1));
         let level = self.report.as_ref().map(|report| report.feature_level).unwrap_or_default();
         let own = self.name.node;
         let Role::Leader(leader) = &mut self.role else { return };
