@@ -1,6 +1,6 @@
 //! What the consensus part keeps on disk: the records, and what is found after a restart.
 //!
-//! The core hands out [`Write`]s in batches, each under a [`WriteId`]; the shell appends them to its log in that order and
+//! The core hands out [`Write`]s in batches, each under a [`crate::types::WriteId`]; the shell appends them to its log in that order and
 //! answers `Synced(id)` once everything up to `id` is on disk. A failed sync ends the process: after it nobody knows what
 //! the disk holds.
 

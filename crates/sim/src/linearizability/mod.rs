@@ -1,7 +1,7 @@
 //! Whether a history could have come from one store that does one operation at a time.
 //!
 //! Keys are independent but where a batch ties several together, so the history is cut into components of tied keys and
-//! each is searched alone ([`search`]) for an order of its operations that respects real time and explains every answer.
+//! each is searched alone (`search`) for an order of its operations that respects real time and explains every answer.
 //! Versions make the search short: they rise with every change of a key, so all changes whose version somebody saw have
 //! one possible order, and only changes that nobody saw (unknown outcomes, expiry) leave a choice.
 //!
