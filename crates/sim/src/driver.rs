@@ -208,6 +208,7 @@ impl World {
         let Effects { writes, write, messages, replies, applies, orders, log_reads, dials, give_up } = effects;
         if let Some(id) = write {
             self.check_truncations(host, &writes)?;
+            self.check_clusters(host, &writes)?;
             let digest = writes.len() as u64;
             self.note([6, id.0, digest], || format!("host {host} writes {id}: {writes:?}"));
             self.hosts[host].disk.waiting.push_back((id, writes));
@@ -265,6 +266,18 @@ impl World {
                 require(14, *through <= flushed, || {
                     format!("host {host} truncates group {group} through {through}; its store holds {flushed}")
                 })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// I18: there is one cluster.
+    fn check_clusters(&mut self, host: usize, writes: &[Write]) -> Checked {
+        for write in writes {
+            if let Write::Node { record } = write
+                && let Some(cluster) = record.cluster
+            {
+                self.observer.cluster(host, cluster)?;
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use scatter_core::entry::{Entry, EntryKind};
 use scatter_core::group::{Configuration, GroupState, Role};
 use scatter_core::message::{Envelope, Message};
 use scatter_core::time::LogTime;
-use scatter_core::types::{Ballot, GroupId, NodeId, ReplicaName, SessionId, Slot, Version};
+use scatter_core::types::{Ballot, ClusterId, GroupId, NodeId, ReplicaName, SessionId, Slot, Version};
 use std::collections::{BTreeMap, BTreeSet};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -87,6 +87,8 @@ pub struct Observer {
     groups: BTreeMap<GroupId, GroupRecord>,
     /// Nodes whose disk was wiped, rolled back or cloned: what they held is not counted on, and not missed.
     condemned: BTreeSet<NodeId>,
+    /// The cluster that was founded.
+    cluster: Option<ClusterId>,
 }
 
 fn digest(entry: &Entry) -> u64 {
@@ -96,6 +98,15 @@ fn digest(entry: &Entry) -> u64 {
 impl Observer {
     fn group(&mut self, group: GroupId) -> &mut GroupRecord {
         self.groups.entry(group).or_default()
+    }
+
+    /// I18: a host belongs to a cluster.
+    ///
+    /// # Errors
+    /// Another host belongs to another one.
+    pub fn cluster(&mut self, host: usize, cluster: ClusterId) -> Checked {
+        let first = *self.cluster.get_or_insert(cluster);
+        require(18, first == cluster, || format!("host {host} belongs to cluster {cluster}, others to {first}"))
     }
 
     /// A node's disk was tampered with.
