@@ -19,7 +19,7 @@ pub enum BootError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// The data store cannot be used.
-    #[error("{0}; the log beside it is whole, but this replica's data is not")]
+    #[error("{0}; the log beside it is whole")]
     Store(#[from] StoreError),
     /// What the disk holds does not fit together.
     #[error(transparent)]
@@ -71,15 +71,18 @@ pub fn boot(settings: &NodeSettings) -> Result<Booted, BootError> {
 fn loses_identity(error: &BootError) -> bool {
     match error {
         BootError::Log(LogError::Damaged(_))
-        | BootError::Store(_)
+        | BootError::Store(StoreError::Damaged(_))
         | BootError::Recover(RecoverError::GivenUp(_) | RecoverError::Damaged { .. }) => true,
-        BootError::Log(_) | BootError::Directory { .. } => false,
+        // A full disk, or one that cannot be read at the moment, may be whole tomorrow.
+        BootError::Log(_)
+        | BootError::Store(StoreError::Failed(_) | StoreError::NoSpace)
+        | BootError::Directory { .. } => false,
     }
 }
 
 fn open(settings: &NodeSettings) -> Result<Booted, BootError> {
     let directory = &settings.node.data_dir;
-    let log_settings = LogSettings { segment_bytes: settings.storage.segment_bytes, ..LogSettings::default() };
+    let log_settings = log_settings(settings.storage.segment_bytes);
     let (log, recovered) = SegmentLog::recover(&directory.join("log"), log_settings)?;
     let rocks = RocksSettings {
         cache_bytes: settings.storage.cache_bytes,
@@ -104,6 +107,12 @@ fn open(settings: &NodeSettings) -> Result<Booted, BootError> {
     let (node, effects) = recover(config, boot, recovered, &stage)?;
     let reader = log.reader();
     Ok(Booted { node, effects, log, reader, store, stage, nonce })
+}
+
+/// The log's sizes: its first file is no larger than the later ones.
+fn log_settings(segment_bytes: u64) -> LogSettings {
+    let usual = LogSettings::default();
+    LogSettings { segment_bytes, first_segment_bytes: usual.first_segment_bytes.min(segment_bytes), ..usual }
 }
 
 fn recover(

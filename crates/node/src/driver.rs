@@ -24,7 +24,7 @@ use scatter_core::entry::EntryKind;
 use scatter_core::message::{Hello, HelloError, PeerMessage};
 use scatter_core::ring::Key;
 use scatter_core::time::Instant;
-use scatter_core::types::{GroupId, NodeId, RequestId, WriteId};
+use scatter_core::types::{Ballot, GroupId, NodeId, RequestId, WriteId};
 use scatter_core::{Effects, Input, Node};
 use scatter_wire::{Channel, Frame, Identity, Refusal, ReplyBody};
 use std::cell::RefCell;
@@ -100,6 +100,8 @@ pub struct Driver {
     log_full: bool,
     store_full: bool,
     draining: bool,
+    /// Groups that were led when the node began to drain, each with its ballot.
+    handed_over: Vec<(GroupId, Ballot)>,
     ended: Option<Ended>,
     /// Set once the id is given up: the process ends when this batch is on disk.
     last_write: Option<WriteId>,
@@ -135,6 +137,7 @@ impl Driver {
             log_full: false,
             store_full: false,
             draining: false,
+            handed_over: Vec::new(),
             ended: None,
             last_write: None,
             armed: None,
@@ -473,13 +476,19 @@ impl Driver {
         let led: Vec<(GroupId, NodeId)> =
             self.node.groups().filter_map(|group| Some((group, self.node.successor(group)?))).collect();
         for (group, to) in led {
+            self.handed_over.extend(self.node.leadership(group).map(|(_, ballot)| (group, ballot)));
             self.next_request += 1;
             self.step(Input::HandOver { request: RequestId(self.next_request), group, to });
         }
     }
 
-    fn leads(&self) -> bool {
-        self.node.groups().any(|group| self.node.successor(group).is_some())
+    /// Whether others lead what this node led. Only a later ballot tells: this node steps back before the message that asks
+    /// its successor to stand has left.
+    fn is_relieved(&self) -> bool {
+        self.handed_over.iter().all(|(group, led_in)| match self.node.leadership(*group) {
+            Some((leader, ballot)) => leader.is_some_and(|leader| leader != self.node.id()) && ballot > *led_in,
+            None => true,
+        })
     }
 
     fn publish_view(&self) {
@@ -522,7 +531,7 @@ pub async fn run(shared: Shared) -> Ended {
             }
             if driver.draining {
                 let by = *drained_by.get_or_insert_with(|| tokio::time::Instant::now() + HAND_OVER_PATIENCE);
-                if !driver.leads() && driver.pending.is_empty() || tokio::time::Instant::now() >= by {
+                if driver.is_relieved() && driver.pending.is_empty() || tokio::time::Instant::now() >= by {
                     return Ended::Drained;
                 }
             }

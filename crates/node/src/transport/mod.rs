@@ -329,7 +329,9 @@ impl Inner {
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
-    let explain = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+    let explain = |error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address} (the setting `peer.listen`): {error}"))
+    };
     socket.bind(address).map_err(explain)?;
     socket.listen(1024).map_err(explain)
 }
