@@ -36,7 +36,8 @@ run: deps ## Builds and runs a local cluster: three nodes, a gateway, the admin 
 
 test: deps ## Runs every test; ARGS goes to the test runner
 	@$(CARGO) test --workspace --doc --quiet
-	@if cargo nextest --version >/dev/null 2>&1; then \
+	@export SCATTER_PROGRAMS="$(abspath $(TARGET))/debug"; \
+	if cargo nextest --version >/dev/null 2>&1; then \
 	    exec $(CARGO) nextest run --workspace $(ARGS); \
 	else \
 	    exec $(CARGO) test --workspace --lib --bins --tests --no-fail-fast $(ARGS); \

@@ -1,0 +1,165 @@
+//! HTTP/1.1 as far as the tests need it: one request on a connection, read to its end.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// Names in lower case.
+    headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Why nothing came back.
+#[derive(Debug)]
+pub enum Failed {
+    /// Nobody listens: nothing was sent.
+    NotSent(io::Error),
+    /// The request may have arrived.
+    Lost(io::Error),
+}
+
+impl Reply {
+    /// A header's value.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as text.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON; null if it is none.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// The version in the entity tag.
+    #[must_use]
+    pub fn version(&self) -> Option<u64> {
+        self.header("etag")?.trim_matches('"').parse().ok()
+    }
+
+    /// Whether an error reply says that the write did not happen.
+    #[must_use]
+    pub fn is_not_applied(&self) -> bool {
+        self.json()["outcome"] == "not_applied"
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+        let head = std::str::from_utf8(&bytes[..end]).ok()?;
+        let mut lines = head.split("\r\n");
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let headers = lines
+            .map(|line| {
+                let (name, value) = line.split_once(':')?;
+                Some((name.to_ascii_lowercase(), value.trim().to_owned()))
+            })
+            .collect::<Option<Vec<_>>>()?;
+        let reply = Self { status, headers, body: bytes[end + 4..].to_vec() };
+        let length = reply.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0_usize);
+        (reply.body.len() == length).then_some(reply)
+    }
+}
+
+/// A request that was sent and whose reply was not read yet.
+#[derive(Debug)]
+pub struct Sent {
+    stream: TcpStream,
+    write_error: Option<io::Error>,
+}
+
+/// What to ask.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// GET, PUT and so on.
+    pub method: &'a str,
+    /// Path and query.
+    pub path: &'a str,
+    /// Further headers, each a line without its end.
+    pub headers: &'a [&'a str],
+    /// The body.
+    pub body: &'a [u8],
+    /// How long the other side may be silent.
+    pub limit: Duration,
+}
+
+impl<'a> Request<'a> {
+    /// A request without a body.
+    #[must_use]
+    pub fn new(method: &'a str, path: &'a str) -> Self {
+        Self { method, path, headers: &[], body: &[], limit: Duration::from_secs(30) }
+    }
+
+    /// The same with a body.
+    #[must_use]
+    pub fn with_body(self, body: &'a [u8]) -> Self {
+        Self { body, ..self }
+    }
+
+    /// The same with further headers.
+    #[must_use]
+    pub fn with_headers(self, headers: &'a [&'a str]) -> Self {
+        Self { headers, ..self }
+    }
+
+    /// Sends it.
+    pub fn send(self, to: SocketAddr) -> Result<Sent, Failed> {
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).map_err(Failed::NotSent)?;
+        let times = stream.set_read_timeout(Some(self.limit)).and(stream.set_write_timeout(Some(self.limit)));
+        times.and(stream.set_nodelay(true)).map_err(Failed::NotSent)?;
+        let mut bytes = format!(
+            "{} {} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Length: {}\r\n",
+            self.method,
+            self.path,
+            self.body.len()
+        );
+        for header in self.headers {
+            bytes.push_str(header);
+            bytes.push_str("\r\n");
+        }
+        bytes.push_str("\r\n");
+        let mut bytes = bytes.into_bytes();
+        bytes.extend_from_slice(self.body);
+        // A refusal may come before all of the body was taken.
+        let write_error = stream.write_all(&bytes).err();
+        Ok(Sent { stream, write_error })
+    }
+
+    /// Sends it and waits for the reply.
+    pub fn ask(self, to: SocketAddr) -> Result<Reply, Failed> {
+        self.send(to)?.reply()
+    }
+}
+
+impl Sent {
+    /// Waits for the reply.
+    pub fn reply(mut self) -> Result<Reply, Failed> {
+        let mut bytes = Vec::new();
+        let read = self.stream.read_to_end(&mut bytes);
+        Reply::parse(&bytes).ok_or_else(|| {
+            let error = read.err().or(self.write_error).unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+            Failed::Lost(error)
+        })
+    }
+}
+
+/// Reads a key or a page.
+pub fn get(from: SocketAddr, path: &str) -> Result<Reply, Failed> {
+    Request::new("GET", path).ask(from)
+}
+
+/// Writes a key.
+pub fn put(to: SocketAddr, key: &str, value: &[u8]) -> Result<Reply, Failed> {
+    Request::new("PUT", &format!("/v1/kv/{key}")).with_body(value).ask(to)
+}

@@ -1,0 +1,13 @@
+//! What tests with real processes need: where the programs are, clusters of them, requests, and a workload whose history is
+//! checked for linearizability.
+//!
+//! Everything here waits for a condition, with a limit that only a broken system reaches, and panics with what it saw.
+
+pub mod cluster;
+pub mod http;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod small_disk;
+pub mod wait;
+pub mod workload;

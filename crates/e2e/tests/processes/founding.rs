@@ -1,0 +1,108 @@
+//! One ring, whatever the founders were told.
+
+use scatter_e2e::cluster::{Cluster, Member, get_patiently, put_patiently, text};
+use scatter_e2e::http::{self, Request};
+use scatter_e2e::wait;
+
+/// Which cluster a node belongs to, if any.
+fn cluster_id(node: &Member) -> Option<String> {
+    node.status()["cluster"]["id"].as_str().map(str::to_owned)
+}
+
+#[test]
+fn founders_with_different_lists_found_nothing_until_they_agree() {
+    let mut cluster = Cluster::prepare(3, &[]);
+    let all = cluster.peers();
+    let two = format!("{},{}", cluster.nodes[0].peer, cluster.nodes[1].peer);
+    for node in &mut cluster.nodes[..2] {
+        node.set("cluster.founders", &two);
+        node.set("cluster.seeds", &all);
+    }
+    cluster.start_nodes();
+    wait::until_true("somebody says what is wrong", || {
+        cluster.nodes.iter().any(|node| node.status()["problem"].as_str().is_some_and(|text| text.contains("founders")))
+            || cluster.nodes[..2].iter().all(|node| cluster_id(node).is_some())
+    });
+    // Whoever founded, founded one.
+    let ids: Vec<String> = cluster.nodes.iter().filter_map(cluster_id).collect();
+    assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "two rings: {ids:?}");
+    for node in &mut cluster.nodes {
+        node.kill();
+        node.set("cluster.founders", &all);
+        if ids.is_empty() && node.data.exists() {
+            std::fs::remove_dir_all(&node.data).expect("nothing was founded, nothing is lost");
+        }
+    }
+    cluster.start_nodes();
+    cluster.wait_ready();
+    let ids: Vec<Option<String>> = cluster.nodes.iter().map(cluster_id).collect();
+    assert!(ids[0].is_some() && ids.iter().all(|id| *id == ids[0]), "two rings: {ids:?}");
+    put_patiently(cluster.nodes[0].http, "a", b"1");
+    assert_eq!(get_patiently(cluster.nodes[2].http, "a").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn a_founder_alone_founds_nothing_and_says_so() {
+    let mut cluster = Cluster::prepare(3, &[]);
+    cluster.nodes[0].start();
+    let node = &cluster.nodes[0];
+    assert_eq!(cluster_id(node), None);
+    let ready = http::get(node.http, "/readyz").expect("an answer");
+    assert_eq!(ready.status, 503, "{}", ready.text());
+    let put = Request::new("PUT", "/v1/kv/a").with_headers(&["Request-Timeout: 1s"]).with_body(b"x");
+    let reply = put.ask(node.http).expect("an answer");
+    assert!(matches!(reply.status, 503 | 504), "{}: {}", reply.status, reply.text());
+    assert!(reply.is_not_applied(), "{}", reply.text());
+    cluster.nodes[1].start();
+    cluster.nodes[2].start();
+    cluster.wait_ready();
+    put_patiently(cluster.nodes[0].http, "a", b"1");
+}
+
+#[test]
+fn a_wiped_single_founder_does_not_found_again() {
+    let mut cluster = Cluster::start(1);
+    put_patiently(cluster.nodes[0].http, "a", b"1");
+    let second = cluster.push_node(&[]);
+    cluster.nodes[second].start();
+    cluster.nodes[second].wait_ready();
+    let ring = cluster_id(&cluster.nodes[0]);
+    assert!(ring.is_some());
+    assert_eq!(cluster_id(&cluster.nodes[second]), ring, "the second node found the cluster");
+
+    let seeds = cluster.peers();
+    let founder = &mut cluster.nodes[0];
+    let before = founder.id();
+    founder.kill();
+    std::fs::remove_dir_all(&founder.data).expect("data to wipe");
+    founder.set("cluster.seeds", &seeds);
+    founder.start();
+    founder.wait_ready();
+    assert_ne!(founder.id(), before);
+    assert_eq!(cluster_id(founder), ring, "a second ring");
+    assert_eq!(founder.role(), "", "the data is gone, and nobody pretends otherwise");
+    let reply = Request::new("GET", "/v1/kv/a").with_headers(&["Request-Timeout: 1s"]).ask(founder.http);
+    let reply = reply.expect("an answer");
+    assert!(matches!(reply.status, 503 | 504), "{}: {}", reply.status, reply.text());
+}
+
+#[test]
+fn a_node_of_another_cluster_is_refused() {
+    let mut cluster = Cluster::start(1);
+    put_patiently(cluster.nodes[0].http, "a", b"1");
+    let mut others = Cluster::prepare(1, &[]);
+    let seeds = format!("{},{}", cluster.peers(), others.peers());
+    let stranger = &mut others.nodes[0];
+    stranger.set("cluster.name", "another");
+    stranger.set("cluster.founders", "");
+    stranger.set("cluster.seeds", &seeds);
+    stranger.start();
+    wait::until_true("one of the two tells of it", || {
+        cluster.nodes[0].said().contains("another") || stranger.said().contains("refused")
+    });
+    assert_eq!(cluster_id(stranger), None, "{}", stranger.said());
+    let nodes = cluster.start_admin();
+    let nodes = http::get(nodes, "/v1/nodes").expect("an answer").json();
+    let ids: Vec<String> = nodes["nodes"].as_array().expect("nodes").iter().map(|node| text(&node["id"])).collect();
+    assert_eq!(ids, [cluster.nodes[0].id()]);
+}
