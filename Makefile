@@ -14,7 +14,7 @@ SEEDS ?= 200
 SEED ?=
 ARGS ?=
 
-.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix settings sim planted loom bench clean
+.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix settings sim processes planted loom bench clean
 
 # verify's steps go one after the other: each uses every core.
 .NOTPARALLEL:
@@ -78,6 +78,9 @@ settings: deps ## Brings the settings of the sample files into docs/operations.m
 
 sim: deps ## Simulates SEEDS=200 fault schedules, or replays SEED=n with its trace
 	@exec cargo run -q -p scatter-sim -- run $(if $(SEED),--seed $(SEED) --trace,--seeds $(SEEDS)) $(ARGS)
+
+processes: deps ## Tests the programs as real processes: kills, pauses, damage, full disks
+	@$(CARGO) test -p scatter-e2e --features processes $(ARGS)
 
 planted: deps ## Shows that the simulator catches every planted bug
 	@exec cargo run -q --target-dir "$(TARGET)/planted" -p scatter-sim --features planted -- planted $(ARGS)

@@ -134,7 +134,11 @@ fn copy_files(from: &Path, to: &Path) {
         let name = path.file_name().unwrap();
         if name != "LOCK" {
             // A compaction may remove a file meanwhile; the store under test has none running at this size.
-            std::fs::copy(&path, to.join(name)).unwrap();
+            match std::fs::copy(&path, to.join(name)) {
+                // RocksDB clears away files that nothing names any more; one that is named is missed when the copy is opened.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                copied => drop(copied.unwrap()),
+            }
         }
     }
 }
@@ -157,6 +161,8 @@ fn reclaiming_a_removed_range_gives_its_space_back_once_no_view_needs_it() {
     assert!(!store.reclaim(b"t1/", b"t10").unwrap(), "a view still reads");
     assert_eq!(keys(&view, "t1/", "t10").len(), 3000);
     drop(view);
+    // A file that a compaction is reading is not dropped.
+    store.inner.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
     assert!(store.reclaim(b"t1/", b"t10").unwrap());
     let after = store.statistics().file_bytes;
     assert!(after < before / 3, "{after} of {before}");
