@@ -17,7 +17,7 @@ const PACE: Duration = Duration::from_millis(2);
 /// How long a request may take, by its own word.
 const TIMEOUT: &str = "Request-Timeout: 3s";
 
-/// What clients asked and heard. Each write has a value of its own; keys from [`SHARED_KEYS`] on are written once.
+/// What clients asked and heard. Each write has a value of its own; keys from `SHARED_KEYS` on are written once.
 #[derive(Debug)]
 pub struct Recorder {
     began: Instant,
