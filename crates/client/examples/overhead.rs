@@ -30,9 +30,14 @@ impl LocalNode for Instantly {
                 epoch: EPOCH,
                 stamp,
             },
-            ClientBody::Read { .. } => {
-                ReplyBody::Value { found: None, group, epoch: EPOCH, path: ReadPath::Lease, staleness_ms: 0, stamp }
-            }
+            ClientBody::Read { .. } => ReplyBody::Value {
+                found: None,
+                group,
+                epoch: EPOCH,
+                path: ReadPath::Lease,
+                staleness_ms: Some(0),
+                stamp,
+            },
             ClientBody::Describe | ClientBody::Administer { .. } => ReplyBody::Description { description: describe() },
         };
         drop(reply.send(Ok(body)));

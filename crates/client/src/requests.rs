@@ -63,8 +63,8 @@ pub struct ReadReply {
     pub served: Served,
     /// How.
     pub path: ReadPath,
-    /// How old the answer may be at most; zero for linearizable reads.
-    pub staleness: Duration,
+    /// How old the answer may be at most: zero for linearizable reads, `None` if the replica cannot tell.
+    pub staleness: Option<Duration>,
 }
 
 /// A put that was applied.
@@ -114,7 +114,7 @@ impl Work for ReadWork {
         match ended {
             Ended::NotSent | Ended::Lost | Ended::Refused(_) => Verdict::Again,
             Ended::Reply(ReplyBody::Value { found, group, epoch, path, staleness_ms, stamp: _ }) => {
-                let staleness = Duration::from_millis(staleness_ms);
+                let staleness = staleness_ms.map(Duration::from_millis);
                 Verdict::Done(ReadReply { found, served: Served { group, epoch }, path, staleness })
             }
             Ended::Reply(_) => Verdict::Failed(odd_reply(Certainty::NotApplied)),

@@ -123,6 +123,9 @@ pub enum Message {
         entries: Vec<Entry>,
         /// Every slot up to here is decided.
         decided: Slot,
+        /// The receiver's ask that this answers: when it was heard, everything acknowledged lay at or below `decided`. Zero
+        /// for none.
+        vouches: u64,
     },
     /// Phase 2b, cumulative: everything up to `through` is on disk here, accepted in this ballot or decided.
     Accepted {
@@ -140,6 +143,8 @@ pub enum Message {
         applied: Slot,
         /// The newest feature level this node understands.
         level: FeatureLevel,
+        /// Asks the leader to vouch for what it knows decided; a number that the sender uses once.
+        ask: u64,
     },
     /// Asks for decided entries.
     CatchUp {
@@ -199,8 +204,8 @@ codec_enum!(Message {
     3 => Prepare { ballot, configuration, decided, ticket },
     4 => Promise { ballot, decided, truncated, accepted },
     5 => Refuse { ballot, refusal, promised, decided },
-    6 => Accept { ballot, stamp, lease_nanos, first, entries, decided },
-    7 => Accepted { ballot, stamp, lease_nanos, through, want, applied, level },
+    6 => Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches },
+    7 => Accepted { ballot, stamp, lease_nanos, through, want, applied, level, ask },
     8 => CatchUp { first },
     9 => Decided { first, entries, decided },
     10 => Truncated { through },

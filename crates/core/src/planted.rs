@@ -124,6 +124,10 @@ bugs! {
     StaleConfigurationPromised => "stale-configuration-promised",
     /// A reconfiguration keeps the lease earned from the old set.
     LeaseKeptAcrossReconfiguration => "lease-kept-across-reconfiguration",
+    /// A leader vouches for what it knows decided although its lease has ended.
+    VouchedWithoutLease => "vouched-without-lease",
+    /// A follower counts its age from when the leader's word arrived instead of when it asked.
+    FreshFromArrival => "fresh-from-arrival",
 }
 
 #[cfg(feature = "planted")]

@@ -14,6 +14,7 @@ use crate::message::{Envelope, Message, PeerMessage};
 use crate::paxos::acceptor::{Acknowledgement, Cursor, Grant, Unsynced};
 use crate::paxos::catch_up::Fetch;
 use crate::paxos::election::{Candidate, Follower};
+use crate::paxos::freshness::Freshness;
 use crate::paxos::leader::Leader;
 use crate::paxos::log::Log;
 use crate::paxos::membership::Retired;
@@ -104,6 +105,7 @@ pub struct Replica {
     pub(crate) pin: Option<(Slot, Instant)>,
     pub(crate) report: Option<MachineReport>,
     pub(crate) word: Arc<ReadWord>,
+    pub(crate) freshness: Freshness,
     /// Set when the replica is tombstoned: the node drops it.
     pub(crate) gone: bool,
 }
@@ -134,6 +136,7 @@ impl Replica {
             pin: None,
             report: None,
             word: Arc::new(ReadWord::default()),
+            freshness: Freshness::default(),
             gone: false,
         }
     }
@@ -255,13 +258,14 @@ impl Replica {
             Message::Refuse { ballot, refusal, promised, decided } => {
                 self.on_refuse(from, ballot, refusal, promised, decided, cx);
             }
-            Message::Accept { ballot, stamp, lease_nanos, first, entries, decided } => {
-                let accept = crate::paxos::acceptor::Accept { ballot, stamp, lease_nanos, first, entries, decided };
+            Message::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches } => {
+                let accept =
+                    crate::paxos::acceptor::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches };
                 self.on_accept(from, accept, cx);
             }
-            Message::Accepted { ballot, stamp, lease_nanos, through, want, applied, level } => {
+            Message::Accepted { ballot, stamp, lease_nanos, through, want, applied, level, ask } => {
                 let accepted =
-                    crate::paxos::leader::Accepted { ballot, stamp, lease_nanos, through, want, applied, level };
+                    crate::paxos::leader::Accepted { ballot, stamp, lease_nanos, through, want, applied, level, ask };
                 self.on_accepted(from, accepted, cx);
             }
             Message::CatchUp { first } => self.on_catch_up(from, first, cx),
@@ -343,6 +347,7 @@ impl Replica {
             self.flushed = self.applied;
         }
         self.leader_after_apply(cx);
+        self.settle_freshness();
     }
 
     /// The machine is durable up to `slot`: the log below may go, but for a tail that helps others.

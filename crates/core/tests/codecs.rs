@@ -111,25 +111,27 @@ fn election() -> impl Strategy<Value = Message> {
 }
 
 fn stream() -> impl Strategy<Value = Message> {
-    let accept = (ballot(), any::<(u64, u64)>(), slot(), vec(entry(), 0..4), slot());
-    let accepted = (ballot(), any::<(u64, u64)>(), slot(), option::of(slot()), slot(), any::<u16>());
+    let accept = (ballot(), any::<(u64, u64)>(), slot(), vec(entry(), 0..4), slot(), any::<u64>());
+    let accepted = (ballot(), any::<(u64, u64)>(), slot(), option::of(slot()), slot(), any::<u16>(), any::<u64>());
     prop_oneof![
-        accept.prop_map(|(ballot, (stamp, lease_nanos), first, entries, decided)| Message::Accept {
+        accept.prop_map(|(ballot, (stamp, lease_nanos), first, entries, decided, vouches)| Message::Accept {
             ballot,
             stamp: Instant(stamp),
             lease_nanos,
             first,
             entries,
-            decided
+            decided,
+            vouches
         }),
-        accepted.prop_map(|(ballot, (stamp, lease_nanos), through, want, applied, level)| Message::Accepted {
+        accepted.prop_map(|(ballot, (stamp, lease_nanos), through, want, applied, level, ask)| Message::Accepted {
             ballot,
             stamp: Instant(stamp),
             lease_nanos,
             through,
             want,
             applied,
-            level: FeatureLevel(level)
+            level: FeatureLevel(level),
+            ask
         }),
         slot().prop_map(|first| Message::CatchUp { first }),
         (slot(), vec(entry(), 0..4), slot()).prop_map(|(first, entries, decided)| Message::Decided {

@@ -29,12 +29,8 @@ impl Backend for ClientBackend {
             found: reply.found,
             group: reply.served.group,
             epoch: epoch(reply.served.epoch),
-            staleness: stale.then_some(reply.staleness),
-            path: match reply.path {
-                scatter_client::ReadPath::Lease => ReadPath::Lease,
-                scatter_client::ReadPath::Quorum => ReadPath::Quorum,
-                scatter_client::ReadPath::Stale => ReadPath::Stale,
-            },
+            staleness: reply.staleness.filter(|_| stale),
+            path: read_path(reply.path),
         })
     }
 
@@ -65,7 +61,19 @@ fn left(deadline: Instant) -> Option<Duration> {
     Some(deadline.saturating_duration_since(Instant::now()))
 }
 
-fn consistency(asked: Consistency) -> scatter_client::Consistency {
+/// What the data API calls the way a read was answered.
+#[must_use]
+pub const fn read_path(path: scatter_client::ReadPath) -> ReadPath {
+    match path {
+        scatter_client::ReadPath::Lease => ReadPath::Lease,
+        scatter_client::ReadPath::Quorum => ReadPath::Quorum,
+        scatter_client::ReadPath::Stale => ReadPath::Stale,
+    }
+}
+
+/// What a client request calls what the data API asks for.
+#[must_use]
+pub fn consistency(asked: Consistency) -> scatter_client::Consistency {
     match asked {
         Consistency::Linearizable => scatter_client::Consistency::Linearizable,
         Consistency::Bounded { max_staleness } => scatter_client::Consistency::Bounded {

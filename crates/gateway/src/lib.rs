@@ -5,7 +5,7 @@ mod backend;
 mod metrics;
 mod settings;
 
-pub use backend::ClientBackend;
+pub use backend::{ClientBackend, consistency, read_path};
 pub use settings::{ClientSettings, ClusterSettings, GatewaySettings};
 
 use scatter_api::{Api, ApiMetrics, openapi};

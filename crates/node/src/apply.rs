@@ -166,9 +166,14 @@ impl Worker {
         let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
         let stamp = state.stamp;
         match self.stage.read(group, key) {
-            Ok(found) => {
-                waiter.answer(ReplyBody::Value { found, group, epoch, path: ReadPath::Quorum, staleness_ms: 0, stamp })
-            }
+            Ok(found) => waiter.answer(ReplyBody::Value {
+                found,
+                group,
+                epoch,
+                path: ReadPath::Quorum,
+                staleness_ms: Some(0),
+                stamp,
+            }),
             Err(error) => waiter.answer(refused(Refusal::Unavailable { text: error.to_string() })),
         }
     }

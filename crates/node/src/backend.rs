@@ -3,9 +3,9 @@
 //! the lanes.
 
 use crate::service::NodeService;
-use scatter_api::{Backend, Consistency, Epoch, Failure, ReadPath, ReadReply, ReadRequest, WriteReply, WriteRequest};
-use scatter_gateway::ClientBackend;
-use std::time::Duration;
+use scatter_api::{Backend, Consistency, Failure, ReadReply, ReadRequest, WriteReply, WriteRequest};
+use scatter_gateway::{ClientBackend, consistency, read_path};
+use scatter_wire::Epoch;
 
 /// The backend.
 #[derive(Clone)]
@@ -24,15 +24,15 @@ impl NodeBackend {
 
 impl Backend for NodeBackend {
     async fn read(&self, request: ReadRequest) -> Result<ReadReply, Failure> {
-        let stale = request.consistency == Consistency::Any;
-        let here = if stale { self.service.try_read_stale(&request.key) } else { self.service.try_read(&request.key) };
-        let Some((served, found)) = here else { return self.elsewhere.read(request).await };
+        let here = self.service.try_read(&request.key, consistency(request.consistency));
+        let Some(here) = here else { return self.elsewhere.read(request).await };
+        let Epoch { configuration, range } = here.served.epoch();
         Ok(ReadReply {
-            found,
-            group: served.group,
-            epoch: Epoch { configuration: served.configuration.version, range: served.range_version },
-            staleness: matches!(request.consistency, Consistency::Bounded { .. }).then_some(Duration::ZERO),
-            path: if stale { ReadPath::Stale } else { ReadPath::Lease },
+            found: here.found,
+            group: here.served.group,
+            epoch: scatter_api::Epoch { configuration, range },
+            staleness: here.staleness.filter(|_| request.consistency != Consistency::Linearizable),
+            path: read_path(here.path),
         })
     }
 

@@ -17,6 +17,7 @@ use scatter_wire::{
 };
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// The node as clients see it. Usable on any thread.
 #[derive(Clone)]
@@ -24,6 +25,19 @@ pub struct NodeService {
     serving: Arc<Serving>,
     inbox: Arc<Inbox>,
     identity: Arc<Identity>,
+}
+
+/// A read that was answered where it arrived.
+#[derive(Debug)]
+pub struct Here {
+    /// The group that answered.
+    pub served: Arc<Served>,
+    /// What the key holds.
+    pub found: Option<Found>,
+    /// How it was answered.
+    pub path: ReadPath,
+    /// How old the answer may be; `None` if that is not known.
+    pub staleness: Option<Duration>,
 }
 
 impl std::fmt::Debug for NodeService {
@@ -45,23 +59,25 @@ impl NodeService {
         &self.serving
     }
 
-    /// A linearizable read, if it can be answered at once.
-    pub fn try_read(&self, key: &Key) -> Option<(Arc<Served>, Option<Found>)> {
+    /// A read, if it can be answered here and at once.
+    pub fn try_read(&self, key: &Key, consistency: Consistency) -> Option<Here> {
         let served = self.serving.find(key)?;
-        match self.serving.read(&served, key) {
-            Ok(Some(found)) => Some((served, found)),
-            // What failed here fails again on the long way, which says why.
-            Ok(None) | Err(_) => None,
-        }
+        // What failed here fails again on the long way, which says why.
+        self.read_here(served, key, consistency).ok().flatten()
     }
 
-    /// A read of whatever is applied here, if this node has a replica.
-    pub fn try_read_stale(&self, key: &Key) -> Option<(Arc<Served>, Option<Found>)> {
-        let served = self.serving.find(key)?;
-        match self.serving.read_stale(&served, key) {
-            Ok(Some(found)) => Some((served, found)),
-            Ok(None) | Err(_) => None,
+    /// A read beside the loop, as up to date as possible.
+    fn read_here(&self, served: Arc<Served>, key: &Key, consistency: Consistency) -> Result<Option<Here>, StoreError> {
+        if let Some(found) = self.serving.read(&served, key)? {
+            return Ok(Some(Here { served, found, path: ReadPath::Lease, staleness: Some(Duration::ZERO) }));
         }
+        let most = match consistency {
+            Consistency::Linearizable => return Ok(None),
+            Consistency::Bounded { max_staleness_ms } => Some(Duration::from_millis(max_staleness_ms)),
+            Consistency::Any => None,
+        };
+        let aged = self.serving.read_aged(&served, key, most)?;
+        Ok(aged.map(|(found, staleness)| Here { served, found, path: ReadPath::Stale, staleness }))
     }
 
     /// Answers, now or later.
@@ -76,18 +92,17 @@ impl NodeService {
 
     fn read(&self, key: Key, consistency: Consistency, waiter: Waiter) {
         let Some(served) = self.serving.find(&key) else { return waiter.answer(self.not_owner()) };
-        let stale = consistency == Consistency::Any;
-        let result = if stale { self.serving.read_stale(&served, &key) } else { self.serving.read(&served, &key) };
-        match result {
-            Ok(Some(found)) => waiter.answer(ReplyBody::Value {
+        let group = served.group;
+        match self.read_here(served, &key, consistency) {
+            Ok(Some(Here { served, found, path, staleness })) => waiter.answer(ReplyBody::Value {
                 found,
-                group: served.group,
+                group,
                 epoch: served.epoch(),
-                path: if stale { ReadPath::Stale } else { ReadPath::Lease },
-                staleness_ms: 0,
+                path,
+                staleness_ms: staleness.map(whole_milliseconds),
                 stamp: served.stamp(),
             }),
-            Ok(None) => self.inbox.push(Event::Read { group: served.group, key, waiter }),
+            Ok(None) => self.inbox.push(Event::Read { group, key, waiter }),
             Err(error) => waiter.answer(failed(&error)),
         }
     }
@@ -191,6 +206,11 @@ impl NodeService {
             pending: None,
         }
     }
+}
+
+/// Rounded up: what is said to be so old may be younger, never older.
+fn whole_milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 fn planned(answer: Result<serde_json::Value, String>) -> ReplyBody {

@@ -16,6 +16,10 @@ use scatter_wire::{Epoch, Identity};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What a replica holds of a key, and how old that may be, if it can tell.
+pub type Aged = (Option<Found>, Option<Duration>);
 
 /// One group with a replica here.
 #[derive(Debug)]
@@ -138,15 +142,19 @@ impl Serving {
         Ok(Some(found))
     }
 
-    /// A read of whatever this replica has applied. `None` if its data moved meanwhile.
-    pub fn read_stale(&self, served: &Served, key: &Key) -> Result<Option<Option<Found>>, StoreError> {
+    /// A read of what this replica has applied, with how old that may be; `None` as the age says that nobody knows.
+    /// `None` in all if its data moved meanwhile or may be older than `most`.
+    pub fn read_aged(&self, served: &Served, key: &Key, most: Option<Duration>) -> Result<Option<Aged>, StoreError> {
         let glance = served.word.glance();
+        let fresh = served.word.fresh();
         let found = scatter_core::group::read(&self.store, &served.tablets, key)?;
-        if !served.word.confirms(glance) {
+        let age = fresh.map(|at| crate::clock::instant().since(at));
+        let too_old = most.is_some_and(|most| age.is_none_or(|age| age > most));
+        if too_old || !served.word.confirms(glance) {
             return Ok(None);
         }
         served.figures.reads.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(found))
+        Ok(Some((found, age)))
     }
 
     /// What this node knows of the groups it has replicas of.

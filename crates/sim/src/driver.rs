@@ -571,7 +571,7 @@ impl World {
                     && holds(&host.disk.log, host.flushed.get(&name.group).copied().unwrap_or_default(), name, slot)
             })
         };
-        self.observer.acknowledged(group, slot, &on_disk)
+        self.observer.acknowledged(group, slot, self.now, &on_disk)
     }
 
     /// A request of the loop was answered without the machine.

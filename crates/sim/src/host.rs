@@ -13,6 +13,7 @@ use scatter_core::node::Node;
 use scatter_core::ring::Key;
 use scatter_core::stage::Stage as Machines;
 use scatter_core::store::map::{MapStore, MapView};
+use scatter_core::time::Instant;
 use scatter_core::types::{GroupId, NodeId, RequestId, Slot};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -92,8 +93,8 @@ pub enum Stage {
     Glanced(Served, Glance),
     /// The clock showed a time before the deadline.
     Clocked(Served, Glance),
-    /// All that was revealed is applied, or need not be.
-    Settled(Served, Glance),
+    /// All that was revealed is applied; or it need not be, and this is how fresh the replica says it is.
+    Settled(Served, Glance, Option<Instant>),
     /// A view is pinned.
     Pinned(Served, Glance, MapView),
     /// The loop was asked.

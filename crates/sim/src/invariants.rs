@@ -60,8 +60,9 @@ struct GroupRecord {
     lanes: BTreeMap<(SessionId, u32, u64), Outcome>,
     /// When the group's clock was first seen, and what it showed.
     clock: Option<(Time, LogTime)>,
-    /// The last slot whose write was acknowledged.
+    /// The last slot whose write was acknowledged, and when each that was the last became so.
     acknowledged: Slot,
+    acknowledgements: Vec<(Time, Slot)>,
     /// Names that live no more.
     tombstoned: BTreeSet<ReplicaName>,
 }
@@ -282,9 +283,18 @@ impl Observer {
     ///
     /// # Errors
     /// It does not.
-    pub fn acknowledged(&mut self, group: GroupId, slot: Slot, held: &dyn Fn(ReplicaName, Slot) -> bool) -> Checked {
+    pub fn acknowledged(
+        &mut self,
+        group: GroupId,
+        slot: Slot,
+        now: Time,
+        held: &dyn Fn(ReplicaName, Slot) -> bool,
+    ) -> Checked {
         let record = self.groups.entry(group).or_default();
-        record.acknowledged = record.acknowledged.max(slot);
+        if slot > record.acknowledged {
+            record.acknowledged = slot;
+            record.acknowledgements.push((now, slot));
+        }
         let slot = record.acknowledged;
         let Some((_, configuration)) = record.configurations.last() else { return Ok(()) };
         let holders = configuration
@@ -296,6 +306,21 @@ impl Observer {
             .count();
         require(9, holders >= configuration.majority(), || {
             format!("slot {slot} of group {group} was acknowledged and lies on {holders} of {configuration:?}")
+        })
+    }
+
+    /// I23: a view with everything up to `applied` is said to hold all that was acknowledged before `since`.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn fresh(&self, group: GroupId, applied: Slot, since: Time) -> Checked {
+        let Some(record) = self.groups.get(&group) else { return Ok(()) };
+        let before = record.acknowledgements.partition_point(|(at, _)| *at < since);
+        let newest = before.checked_sub(1).map_or(Slot(0), |index| record.acknowledgements[index].1);
+        require(23, applied >= newest, || {
+            format!(
+                "a view of group {group} at slot {applied} passes for newer than slot {newest}, acknowledged before"
+            )
         })
     }
 

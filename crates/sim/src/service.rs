@@ -201,11 +201,20 @@ impl World {
             },
             Stage::Found { served, stale } => {
                 let glance = served.word.glance();
-                Some(if stale { Stage::Settled(served, glance) } else { Stage::Glanced(served, glance) })
+                let fresh = served.word.fresh();
+                Some(if stale { Stage::Settled(served, glance, fresh) } else { Stage::Glanced(served, glance) })
             }
             Stage::Glanced(served, glance) => glance.holds(clock).then_some(Stage::Clocked(served, glance)),
-            Stage::Clocked(served, glance) => served.word.settled().then_some(Stage::Settled(served, glance)),
-            Stage::Settled(served, glance) => Some(Stage::Pinned(served, glance, store.view())),
+            Stage::Clocked(served, glance) => served.word.settled().then_some(Stage::Settled(served, glance, None)),
+            Stage::Settled(served, glance, fresh) => {
+                if let (Some(fresh), Some(machine)) = (fresh, process.stage.machine(group)) {
+                    // What passed by a clock of an unknown rate within the bound, at the most.
+                    let shown = clock.since(fresh).as_nanos() as u64;
+                    let passed = shown + shown * target.config.drift_ppm / (1_000_000 - target.config.drift_ppm) + 1;
+                    self.observer.fresh(group, machine.state().applied, self.now.saturating_sub(passed))?;
+                }
+                Some(Stage::Pinned(served, glance, store.view()))
+            }
             Stage::Pinned(served, glance, view) => {
                 let found = kv::read(&view, &served.tablets, &reader.key);
                 if served.word.confirms(glance) {

@@ -55,8 +55,8 @@ pub enum ReplyBody {
         epoch: Epoch,
         /// How it was served.
         path: ReadPath,
-        /// How old the answer may be at most, in milliseconds; 0 for linearizable reads.
-        staleness_ms: u64,
+        /// How old the answer may be at most, in milliseconds: 0 for linearizable reads, `None` if the replica cannot tell.
+        staleness_ms: Option<u64>,
         /// The group's stamp then: what a client may carry into its next write's lane.
         stamp: Version,
     },

@@ -227,9 +227,11 @@ fn reply_body() -> impl Strategy<Value = ReplyBody> {
     ];
     let descriptors = || prop::collection::vec(descriptor(), 0..3);
     prop_oneof![
-        (found, any::<[u64; 3]>(), epoch(), path).prop_map(|(found, [group, staleness_ms, stamp], epoch, path)| {
-            ReplyBody::Value { found, group: GroupId(group), epoch, path, staleness_ms, stamp: Version(stamp) }
-        }),
+        (found, any::<[u64; 2]>(), option::of(any::<u64>()), epoch(), path).prop_map(
+            |(found, [group, stamp], staleness_ms, epoch, path)| {
+                ReplyBody::Value { found, group: GroupId(group), epoch, path, staleness_ms, stamp: Version(stamp) }
+            }
+        ),
         (outcome, any::<[u64; 2]>(), epoch()).prop_map(|(outcome, [group, stamp], epoch)| ReplyBody::Outcome {
             outcome,
             group: GroupId(group),

@@ -272,8 +272,11 @@ impl Cluster {
                     value: value.clone(),
                 });
                 let stamp = Version(group.version);
-                let (path, staleness_ms) =
-                    if *consistency == Consistency::Linearizable { (ReadPath::Lease, 0) } else { (ReadPath::Stale, 7) };
+                let (path, staleness_ms) = if *consistency == Consistency::Linearizable {
+                    (ReadPath::Lease, Some(0))
+                } else {
+                    (ReadPath::Stale, Some(7))
+                };
                 Some(ReplyBody::Value { found, group: GROUP, epoch: epoch(), path, staleness_ms, stamp })
             }
             ClientBody::Write { command } => {

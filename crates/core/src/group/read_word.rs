@@ -56,6 +56,7 @@ pub struct ReadWord {
     deadline: AtomicU64,
     floor: AtomicU64,
     applied: AtomicU64,
+    fresh: AtomicU64,
 }
 
 impl Default for ReadWord {
@@ -65,6 +66,7 @@ impl Default for ReadWord {
             deadline: AtomicU64::new(0),
             floor: AtomicU64::new(u64::MAX),
             applied: AtomicU64::new(0),
+            fresh: AtomicU64::new(0),
         }
     }
 }
@@ -112,6 +114,18 @@ impl ReadWord {
     /// The loop: slots up to here are about to be revealed as decided.
     pub fn raise_floor(&self, floor: Slot) {
         self.floor.store(floor.0, Ordering::SeqCst);
+    }
+
+    /// By this node's boot clock, the moment before which everything that was acknowledged is visible to views pinned from now
+    /// on, whoever leads; `None` if nobody has vouched yet. See [`crate::paxos`] on freshness.
+    #[must_use]
+    pub fn fresh(&self) -> Option<Instant> {
+        Some(Instant(self.fresh.load(Ordering::SeqCst))).filter(|at| *at != Instant(0))
+    }
+
+    /// The loop: everything acknowledged before `at` is applied.
+    pub fn set_fresh(&self, at: Instant) {
+        self.fresh.fetch_max(at.0, Ordering::SeqCst);
     }
 
     /// The apply stage, after the store holds it: everything up to here is visible to views pinned from now on.

@@ -74,6 +74,7 @@ pub(crate) struct Accept {
     pub(crate) first: Slot,
     pub(crate) entries: Vec<Entry>,
     pub(crate) decided: Slot,
+    pub(crate) vouches: u64,
 }
 
 impl Replica {
@@ -230,6 +231,10 @@ impl Replica {
             accept.decided.min(self.cursor.through)
         };
         self.advance_decided(decided, cx);
+        if accept.vouches != 0 {
+            self.freshness.vouched(accept.vouches, accept.decided, cx.now.instant);
+            self.settle_freshness();
+        }
     }
 
     /// Grants the lease asked for, from this moment on this replica's clock. True if the disk must learn of its length
@@ -317,6 +322,7 @@ impl Replica {
             return;
         }
         self.owed = Some(Acknowledgement { due: false, want: None, ..owed });
+        let ask = self.freshness.ask(cx);
         let accepted = Message::Accepted {
             ballot: self.cursor.ballot,
             stamp: if owed.lease_unsynced { Instant(0) } else { owed.stamp },
@@ -325,6 +331,7 @@ impl Replica {
             want: owed.want,
             applied: self.applied,
             level: cx.config.feature_level,
+            ask,
         };
         self.send(owed.to, accepted, cx);
     }

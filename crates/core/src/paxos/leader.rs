@@ -42,6 +42,7 @@ pub(crate) struct Accepted {
     pub(crate) want: Option<Slot>,
     pub(crate) applied: Slot,
     pub(crate) level: FeatureLevel,
+    pub(crate) ask: u64,
 }
 
 /// What the leader knows of another member.
@@ -58,6 +59,9 @@ pub(crate) struct Peer {
     pub(crate) granted_until: Instant,
     pub(crate) answered_at: Instant,
     pub(crate) level: FeatureLevel,
+    /// What it asked last, and which of its asks was answered last.
+    pub(crate) ask: u64,
+    pub(crate) vouched: u64,
     /// Sent and not acknowledged: last slot and bytes of each message.
     in_flight: VecDeque<(Slot, usize)>,
     in_flight_bytes: usize,
@@ -78,6 +82,8 @@ impl Peer {
             granted_until: Instant(0),
             answered_at: now,
             level: FeatureLevel(0),
+            ask: 0,
+            vouched: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             rewound: Instant(0),
@@ -387,6 +393,7 @@ impl Replica {
         let Some(peer) = leader.peers.get_mut(&from.node).filter(|peer| peer.name == from) else { return };
         peer.answered_at = cx.now.instant;
         peer.level = accepted.level;
+        peer.ask = accepted.ask;
         peer.applied = peer.applied.max(accepted.applied);
         if accepted.stamp > leader.lease_after || planted::on(Bug::LeaseKeptAcrossReconfiguration) {
             peer.stamp = peer.stamp.max(accepted.stamp);
@@ -569,12 +576,13 @@ impl Replica {
 
     pub(crate) fn send_accept(&mut self, to: ReplicaName, first: Slot, entries: Vec<Entry>, cx: &mut Context<'_>) {
         let decided = self.decided;
+        let vouches = self.vouch_for(to.node, cx);
         let Role::Leader(leader) = &mut self.role else { return };
         let adopted = leader.structural.as_ref().is_some_and(|structural| structural.adopted);
         let leased = cx.config.read_mode == crate::config::ReadMode::Lease && !adopted;
         let lease_nanos = if leased { crate::time::nanos(cx.config.lease) } else { 0 };
         let (ballot, stamp) = (leader.ballot, leader.next_stamp(cx.now.instant));
-        self.send(to, Message::Accept { ballot, stamp, lease_nanos, first, entries, decided }, cx);
+        self.send(to, Message::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches }, cx);
     }
 
     /// Old entries came back from the disk for a member that lags.

@@ -3,6 +3,7 @@
 pub(crate) mod acceptor;
 pub(crate) mod catch_up;
 pub(crate) mod election;
+pub(crate) mod freshness;
 pub(crate) mod leader;
 pub(crate) mod lease;
 pub mod log;
