@@ -132,6 +132,18 @@ impl Inbox {
         std::mem::replace(&mut *self.events.lock(), spare)
     }
 
+    /// How many events are in.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.events.lock().len()
+    }
+
+    /// Whether nothing is in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Resolves when something may be in.
     pub async fn filled(&self) {
         self.filled.notified().await;
