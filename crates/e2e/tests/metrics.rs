@@ -46,6 +46,7 @@ fn the_operations_document_lists_every_metric() {
 fn what_happened_is_counted() {
     let mut cluster = Cluster::start(2);
     let gateway = cluster.start_gateway();
+    let admin = cluster.start_admin();
     for number in 0..20 {
         put_patiently(gateway, &format!("users/{number}"), b"value");
         assert!(get_patiently(gateway, &format!("users/{number}")).is_some());
@@ -79,6 +80,11 @@ fn what_happened_is_counted() {
     ] {
         wait::until_true(&format!("{series} of both nodes is {sum}"), || of_nodes(series) == sum);
     }
+    wait::until_true("the operations a second of the group are shown", || {
+        put_patiently(gateway, "users/1", b"again");
+        let ring = http::get(admin, "/v1/ring").expect("an answer").json();
+        ring["groups"][0]["ops_per_second"].as_u64().is_some_and(|rate| rate > 0)
+    });
     let lanes = of_nodes("scatter_lanes");
     assert!(lanes >= 2.0, "the gateway's lane is remembered twice, not {lanes} times");
     // What it leads under a lease it shows the rest of.
