@@ -91,6 +91,8 @@ async fn tells_what_is_wrong() {
     for kind in ["under_replicated", "no_leader", "unreachable"] {
         assert!(kinds.contains(&&json!(kind)), "{kind} is missing in {ring}");
     }
+    let unreachable = kinds.iter().filter(|kind| **kind == &json!("unreachable")).count();
+    assert_eq!(unreachable, 1, "the node that does not answer is the seed: {ring}");
     assert_eq!(ring["groups"][0]["leader"], Value::Null);
 }
 

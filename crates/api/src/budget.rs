@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Bytes that may still be taken. Clones share them.
+/// Bytes that may be taken. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
-    left: Arc<AtomicUsize>,
+    most: usize,
+    /// Also read by whoever shows metrics.
+    taken: Arc<AtomicUsize>,
 }
 
 /// Bytes taken by one request; given back when dropped.
@@ -19,26 +21,23 @@ pub(crate) struct Taken<'a> {
 }
 
 impl Budget {
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(bytes)) }
+    /// At most `most` bytes at a time, counted in `taken`.
+    pub(crate) const fn new(most: usize, taken: Arc<AtomicUsize>) -> Self {
+        Self { most, taken }
     }
 
     /// A request that has taken nothing yet.
     pub(crate) const fn open(&self) -> Taken<'_> {
         Taken { budget: self, bytes: 0 }
     }
-
-    #[cfg(test)]
-    pub(crate) fn left(&self) -> usize {
-        self.left.load(Ordering::Relaxed)
-    }
 }
 
 impl Taken<'_> {
     /// Takes more bytes, or refuses if that many are not left.
     pub(crate) fn take(&mut self, bytes: usize) -> Result<(), Problem> {
-        let took = self.budget.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        match took {
+        let Budget { most, taken } = self.budget;
+        let more = |taken: usize| taken.checked_add(bytes).filter(|taken| taken <= most);
+        match taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
             Ok(_) => {
                 self.bytes += bytes;
                 Ok(())
@@ -55,7 +54,7 @@ impl Taken<'_> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.budget.left.fetch_add(self.bytes, Ordering::Relaxed);
+            self.budget.taken.fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
 }
@@ -66,7 +65,8 @@ mod tests {
 
     #[test]
     fn what_is_taken_comes_back() {
-        let budget = Budget::new(10);
+        let taken = Arc::new(AtomicUsize::new(0));
+        let budget = Budget::new(10, taken.clone());
         let mut one = budget.open();
         one.take(4).expect("room");
         one.take(6).expect("room");
@@ -75,6 +75,6 @@ mod tests {
         drop(one);
         other.take(10).expect("room again");
         drop(other);
-        assert_eq!(budget.left(), 10);
+        assert_eq!(taken.load(Ordering::Relaxed), 0);
     }
 }

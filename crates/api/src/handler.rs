@@ -12,9 +12,11 @@ use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 use scatter_core::command::Operation;
 use scatter_service::http::{Body, BodyLimits, Handler, HttpSettings, Site, read_body};
-use scatter_service::metrics::{Counters, Durations};
-use scatter_service::{Problem, WriteOutcome};
+use scatter_service::metrics::{Counters, Durations, Reading, Sampled};
+use scatter_service::{Kind, Problem, WriteOutcome};
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// What all keys' paths begin with.
@@ -40,7 +42,7 @@ impl<B: Backend> Api<B> {
             backend,
             settings: settings.clone(),
             body_idle: Duration::from_millis(http.body_idle_ms),
-            budget: Budget::new(settings.maximum_buffered_bytes),
+            budget: Budget::new(settings.maximum_buffered_bytes, metrics.body_bytes.clone()),
             metrics,
             site,
         }
@@ -60,8 +62,12 @@ impl<B: Backend> Api<B> {
         let operation = Called::from(&head.method);
         let response = match operation {
             Called::Get | Called::Head => self.read(&head, operation == Called::Head, started).await,
-            Called::Put => self.put(&head, body, started).await.unwrap_or_else(refused),
-            Called::Delete => self.delete(&head, started).await.unwrap_or_else(refused),
+            Called::Put => {
+                self.put(&head, body, started).await.unwrap_or_else(|problem| self.refused(operation, problem))
+            }
+            Called::Delete => {
+                self.delete(&head, started).await.unwrap_or_else(|problem| self.refused(operation, problem))
+            }
             Called::Other => Problem::method_not_allowed(&head.method, METHODS).response(),
         };
         self.metrics.answered(operation, response.status().as_u16(), started.elapsed());
@@ -70,6 +76,7 @@ impl<B: Backend> Api<B> {
 
     async fn read(&self, head: &Parts, is_head: bool, started: Instant) -> Response<Body> {
         let refused = |problem: Problem| {
+            self.metrics.refused(if is_head { Called::Head } else { Called::Get }, problem.kind);
             let response = problem.response();
             if is_head { reply::without_body(response) } else { response }
         };
@@ -140,6 +147,13 @@ impl<B: Backend> Api<B> {
             Err(failure) => Err(reply::failure(failure, Asked::Write { is_repeatable })),
         }
     }
+
+    /// The reply to a write that failed. One that never reached the backend was not applied.
+    fn refused(&self, called: Called, mut problem: Problem) -> Response<Body> {
+        self.metrics.refused(called, problem.kind);
+        problem.outcome.get_or_insert(WriteOutcome::NotApplied);
+        problem.response()
+    }
 }
 
 impl<B: Backend> Handler for Api<B> {
@@ -150,12 +164,6 @@ impl<B: Backend> Handler for Api<B> {
 
 fn raw_key(head: &Parts) -> &str {
     head.uri.path().get(PREFIX.len()..).unwrap_or_default()
-}
-
-/// The reply to a write that failed. One that never reached the backend was not applied.
-fn refused(mut problem: Problem) -> Response<Body> {
-    problem.outcome.get_or_insert(WriteOutcome::NotApplied);
-    problem.response()
 }
 
 /// What was called, for metrics.
@@ -212,6 +220,9 @@ pub struct ApiMetrics {
     requests: Counters,
     seconds: Durations,
     reads: Counters,
+    shed: Counters,
+    /// Bytes of request bodies in memory; the budget counts here.
+    body_bytes: Arc<AtomicUsize>,
 }
 
 impl ApiMetrics {
@@ -234,12 +245,38 @@ impl ApiMetrics {
                 &["operation"],
                 &operations,
             )?,
-            reads: Counters::new("scatter_reads_total", "Reads, by the way they were answered.", &["path"], &paths)?,
+            reads: Counters::new(
+                "scatter_reads_total",
+                "Reads answered over the data API, by the way they were answered.",
+                &["path"],
+                &paths,
+            )?,
+            shed: Counters::new(
+                "scatter_requests_shed_total",
+                "Requests of the data API refused because too much work was under way, by operation.",
+                &["operation"],
+                &operations,
+            )?,
+            body_bytes: Arc::default(),
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.seconds.clone()))?;
         registry.register(Box::new(metrics.reads.clone()))?;
+        registry.register(Box::new(metrics.shed.clone()))?;
+        let bodies = Reading::gauge(
+            "scatter_request_body_bytes",
+            "Bytes of request bodies in memory.",
+            |bytes: &Arc<AtomicUsize>| bytes.load(Ordering::Relaxed) as f64,
+        );
+        let body_bytes = metrics.body_bytes.clone();
+        Sampled::register(registry, vec![bodies], move || body_bytes.clone())?;
         Ok(metrics)
+    }
+
+    fn refused(&self, called: Called, kind: Kind) {
+        if matches!(kind, Kind::Overloaded | Kind::Quota) {
+            self.shed.raise(called as usize);
+        }
     }
 
     fn answered(&self, called: Called, status: u16, took: Duration) {

@@ -211,6 +211,10 @@ async fn bodies_in_memory_are_bounded_over_all_requests() {
     holder.write_all("x".repeat(99_000).as_bytes()).await.expect("sent");
     assert!(until(&mut holder, "\r\n\r\n").await.starts_with("HTTP/1.1 201 "));
     assert!(talk(address, &other).await.starts_with("HTTP/1.1 200 "), "its share is back");
+    let metrics = talk(address, "GET /metrics HTTP/1.1\r\n\r\n").await;
+    for line in [r#"scatter_requests_shed_total{operation="put"} 1"#, "scatter_request_body_bytes 0"] {
+        assert!(metrics.contains(line), "`{line}` is missing in {metrics}");
+    }
 }
 
 #[tokio::test]

@@ -173,6 +173,12 @@ impl<'a, W: Work> Drive<'a, W> {
     }
 
     pub(crate) async fn run(mut self) -> Result<W::Output, Failure> {
+        let result = self.finish().await;
+        self.shared.metrics.ended(self.attempts);
+        result
+    }
+
+    async fn finish(&mut self) -> Result<W::Output, Failure> {
         self.send();
         let metrics = &self.shared.metrics;
         if self.open.is_empty() {

@@ -40,7 +40,7 @@ mod survey;
 pub use client::Client;
 pub use config::ClientConfig;
 pub use error::{AdminError, ReadError, Reason, StartError, WriteError};
-pub use metrics::ClientMetrics;
+pub use metrics::{ClientMetrics, MOST_HOPS};
 pub use requests::{BatchWritten, Deleted, ReadOptions, ReadReply, Served, WriteOptions, WriteReply, Written};
 pub use scatter_core::command::{Condition, Found, Idempotency, Operation, Outcome, Write};
 pub use scatter_core::ring::{Key, Position};

@@ -2,12 +2,19 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The most attempts of a request that are told apart.
+pub const MOST_HOPS: usize = 6;
+
 macro_rules! counters {
     ($(#[doc = $doc:literal] $name:ident,)*) => {
         /// Counts since the client began.
         #[derive(Default, Debug)]
         pub struct ClientMetrics {
             $(#[doc = $doc] pub(crate) $name: Counter,)*
+            /// Requests that ended, by how many attempts they took; the last for all beyond.
+            hops: [Counter; MOST_HOPS + 2],
+            /// The attempts of all those.
+            all_hops: Counter,
         }
 
         impl ClientMetrics {
@@ -56,12 +63,34 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    fn add_many(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 impl ClientMetrics {
+    /// A request ended after so many attempts.
+    pub(crate) fn ended(&self, attempts: u32) {
+        let attempts = attempts as usize;
+        self.hops[attempts.min(self.hops.len() - 1)].add();
+        self.all_hops.add_many(attempts as u64);
+    }
+
+    /// How many requests ended after 0, 1, … attempts, those with more than [`MOST_HOPS`] last; and the attempts of all of
+    /// them.
+    #[must_use]
+    pub fn hops(&self) -> ([u64; MOST_HOPS + 2], u64) {
+        let mut counts = [0; MOST_HOPS + 2];
+        for (count, hops) in counts.iter_mut().zip(&self.hops) {
+            *count = hops.get();
+        }
+        (counts, self.all_hops.get())
+    }
+
     /// The count of this name.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<u64> {

@@ -140,7 +140,8 @@ impl Nodes {
         self.addresses(node).into_iter().next()
     }
 
-    fn addresses(&self, node: NodeId) -> Vec<Arc<str>> {
+    /// Where a node may live, in the order in which it is tried.
+    pub(crate) fn addresses(&self, node: NodeId) -> Vec<Arc<str>> {
         let mut book = self.book.lock();
         let now = Instant::now();
         book.foreign.retain(|_, since| now.saturating_duration_since(*since) < FOREIGN_FOR);

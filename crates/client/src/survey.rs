@@ -24,7 +24,7 @@ pub struct Survey {
     pub descriptions: BTreeMap<NodeId, Description>,
     /// Nodes that others told of and that did not answer, with why.
     pub unreached: BTreeMap<NodeId, String>,
-    /// Seeds that did not answer and that no node that answered lives at, with why.
+    /// Seeds that did not answer and that no node that is known lives at, with why.
     pub silent_seeds: BTreeMap<String, String>,
     /// What others told of each node: of those that did not answer it is all there is.
     pub hearsay: BTreeMap<NodeId, NodeInfo>,
@@ -79,6 +79,8 @@ pub(crate) async fn survey(shared: &Arc<Shared>, limit: Duration) -> Survey {
         }
     }
     survey.tidy(&asked);
+    let silent: BTreeSet<Arc<str>> = survey.unreached.keys().flat_map(|node| shared.nodes.addresses(*node)).collect();
+    survey.silent_seeds.retain(|seed, _| !silent.contains(seed.as_str()));
     survey
 }
 

@@ -151,6 +151,8 @@ async fn exit_codes_say_what_happened() {
         (vec!["put", "a", "b"], 503, problem("not_applied"), 6),
         (vec!["put", "a", "b"], 413, problem("not_applied"), 1),
         (vec!["nodes"], 500, String::new(), 1),
+        (vec!["groups", "zz"], 400, problem("not_applied"), 2),
+        (vec!["ring"], 404, r#"{"type":"urn:scatter:problem:unknown-path","detail":"D"}"#.to_owned(), 1),
     ] {
         server.next(status, "", body);
         let run = server.run(&line, b"").await;
@@ -169,8 +171,17 @@ async fn nobody_at_the_address_is_unavailable_and_not_unknown() {
     let url = format!("http://{}", nowhere.local_addr().expect("bound"));
     drop(nowhere);
     let silent = Server { url, ..server };
-    assert_eq!(silent.run(&["put", "a", "b"], b"").await.status.code(), Some(6));
-    assert_eq!(silent.run(&["ring"], b"").await.status.code(), Some(6));
+    for (line, hint) in [
+        (&["put", "a", "b"][..], "--gateway or $SCATTER_GATEWAY"),
+        (&["ring"], "--admin or $SCATTER_ADMIN"),
+        (&["bench", "-d", "1h"], "--gateway or $SCATTER_GATEWAY"),
+    ] {
+        let run = silent.run(line, b"").await;
+        assert_eq!(run.status.code(), Some(6), "{line:?}");
+        let told = text(&run.stderr);
+        assert!(told.starts_with("scatterctl: cannot reach the ") && told.contains(hint), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
 }
 
 const RING: &str = r#"{"cluster":"c","groups":[{"id":"abc","epoch":{"configuration":1,"range":1},
@@ -184,7 +195,10 @@ async fn the_ring_is_shown_and_checked() {
     server.next(200, "", RING);
     let run = server.run(&["ring"], b"").await;
     let shown = text(&run.stdout);
-    assert!(run.status.success() && shown.contains("1 2!") && shown.contains("problem: node 2 is away"), "{shown}");
+    assert!(
+        run.status.success() && shown.contains("1, 2 (silent)") && shown.contains("problem: node 2 is away"),
+        "{shown}"
+    );
     server.next(200, "", RING);
     assert_eq!(server.run(&["ring", "--check"], b"").await.status.code(), Some(1));
     server.next(200, "", RING);
@@ -223,6 +237,16 @@ async fn members_are_changed_only_after_a_yes() {
     server.next(200, "", "{}");
     server.run(&["transfer-leader", "abc", "--to", "2"], b"").await;
     assert_eq!(server.last().3, r#"{"to":"2"}"#);
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_early_is_no_failure() {
+    for line in ["completions bash", "completions fish"] {
+        let script =
+            format!("'{}' {line} | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_scatterctl"));
+        let run = Command::new("bash").args(["-c", &script]).output().await.expect("bash");
+        assert_eq!((run.status.code(), text(&run.stderr).as_str()), (Some(0), ""), "{line}");
+    }
 }
 
 #[tokio::test]

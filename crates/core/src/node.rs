@@ -106,6 +106,8 @@ pub struct Node {
     /// The record of this boot is on disk: the node may speak.
     booted: bool,
     touched: BTreeSet<GroupId>,
+    /// Groups that wait for news of their machine.
+    eager: BTreeSet<GroupId>,
     /// The clocks of the step under way.
     pub(crate) now: Now,
 }
@@ -146,6 +148,7 @@ impl Node {
             disk_full: false,
             booted: false,
             touched: BTreeSet::new(),
+            eager: BTreeSet::new(),
             now,
             config,
         };
@@ -300,6 +303,12 @@ impl Node {
         replicas.into_iter().chain(self.birth_deadline()).min()
     }
 
+    /// Whether some replica can go on only once its machine has: [`Input::Applied`] should not wait for other inputs.
+    #[must_use]
+    pub fn waits_for_machines(&self) -> bool {
+        !self.eager.is_empty()
+    }
+
     /// How this node introduces itself to `to`.
     #[must_use]
     pub fn hello(&self, to: Option<NodeId>) -> Hello {
@@ -389,6 +398,11 @@ impl Node {
         self.now = now;
         for group in std::mem::take(&mut self.touched) {
             self.with(now, group, effects, |replica, cx| replica.flush(cx));
+            if self.replicas.get(&group).is_some_and(Replica::waits_for_machine) {
+                self.eager.insert(group);
+            } else {
+                self.eager.remove(&group);
+            }
             if self.replicas.get(&group).is_some_and(|replica| replica.gone) {
                 self.bury(group, effects);
             }

@@ -371,6 +371,15 @@ impl Replica {
         }
     }
 
+    /// Whether something waits for the machine, beside those who are answered by it.
+    pub(crate) fn waits_for_machine(&self) -> bool {
+        match &self.role {
+            Role::Follower(_) => self.report.is_none() || self.fetch.is_some(),
+            Role::Leader(leader) => leader.waits_for_machine(self.applied),
+            Role::Candidate(_) | Role::Retired(_) => true,
+        }
+    }
+
     /// When something must happen although nothing is heard.
     pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
         let role = match &self.role {

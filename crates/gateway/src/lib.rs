@@ -6,6 +6,7 @@ mod metrics;
 mod settings;
 
 pub use backend::{ClientBackend, consistency, read_path};
+pub use metrics::register_client;
 pub use settings::{ClientSettings, ClusterSettings, GatewaySettings};
 
 use scatter_api::{Api, ApiMetrics, openapi};
@@ -31,7 +32,7 @@ pub async fn run(settings: GatewaySettings, process: Process) -> Result<(), Box<
     let listener = bind(&settings.http.listen, "http.listen").await?;
     let client = Client::start(settings.client_config())?;
     let registry = scatter_service::metrics::registry();
-    metrics::register(&registry, &client)?;
+    register_client(&registry, &client)?;
     let (api_metrics, server_metrics) = (ApiMetrics::register(&registry)?, ServerMetrics::register(&registry)?);
     let document = openapi(&process.program, &serde_json::json!({}));
     let site = Site::new(&process.program, registry, readiness(client.clone()), document, process.shutdown.clone());

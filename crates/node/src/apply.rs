@@ -4,6 +4,7 @@
 //! it works: what is decided cannot be refused.
 
 use crate::events::{Event, Inbox, Waiter};
+use crate::metrics::ServedRead;
 use crate::serving::{Figures, Served, Serving};
 use crate::storage::rocks::RocksStore;
 use scatter_core::Input;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the thread waits before it tries a failing store again.
 const STORE_PAUSE: Duration = Duration::from_millis(100);
@@ -42,14 +43,16 @@ pub enum Job {
 /// Hands work to the thread.
 #[derive(Clone)]
 pub struct ApplyHandle {
-    jobs: Sender<Job>,
+    jobs: Sender<(Instant, Job)>,
+    serving: Arc<Serving>,
 }
 
 impl ApplyHandle {
     /// Adds a piece of work. The core bounds how much is decided and not applied.
     pub fn push(&self, job: Job) {
+        self.serving.counts.on_job();
         // The thread ends only with the process.
-        let _ = self.jobs.send(job);
+        let _ = self.jobs.send((Instant::now(), job));
     }
 }
 
@@ -60,10 +63,11 @@ pub fn start(
     inbox: Arc<Inbox>,
 ) -> std::io::Result<(ApplyHandle, JoinHandle<()>)> {
     let (jobs, work) = channel();
+    let handle = ApplyHandle { jobs, serving: serving.clone() };
     let mut worker = Worker { stage, serving, inbox, words: BTreeMap::new(), figures: BTreeMap::new(), failing: false };
     worker.publish();
     let thread = std::thread::Builder::new().name("apply".to_owned()).spawn(move || worker.run(&work))?;
-    Ok((ApplyHandle { jobs }, thread))
+    Ok((handle, thread))
 }
 
 struct Worker {
@@ -76,12 +80,19 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, work: &Receiver<Job>) {
-        while let Ok(job) = work.recv() {
+    fn run(mut self, work: &Receiver<(Instant, Job)>) {
+        while let Ok((since, job)) = work.recv() {
+            self.serving.counts.on_job_taken();
             match job {
-                Job::Apply(apply, waiters) => self.apply(&apply, waiters),
+                Job::Apply(apply, waiters) => {
+                    let begun = Instant::now();
+                    let entries = apply.entries.len();
+                    self.apply(&apply, waiters);
+                    self.serving.counts.on_applied(entries, begun - since, begun.elapsed());
+                }
                 Job::Order(order) => {
                     let done = self.until_done(|stage| stage.order(&order, crate::clock::instant()));
+                    self.serving.counts.on_order(&order, &done);
                     self.finish(done);
                 }
                 Job::Read(group, key, waiter) => self.read(group, &key, waiter),
@@ -131,6 +142,7 @@ impl Worker {
         let Some(state) = self.stage.state(group) else { return };
         let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
         let (keys, bytes, stamp) = (state.keys, state.bytes, state.stamp);
+        let lanes = self.lanes(group);
         for ((_, outcome), waiter) in done.outcomes.into_iter().zip(waiters) {
             let body = match outcome {
                 Outcome::NotOwner => refused(Refusal::NotOwner),
@@ -143,10 +155,12 @@ impl Worker {
             figures.keys.store(keys, Ordering::Relaxed);
             figures.bytes.store(bytes, Ordering::Relaxed);
             figures.stamp.store(stamp.0, Ordering::Relaxed);
+            figures.lanes.store(lanes, Ordering::Relaxed);
             let commands: usize = apply.waiting.iter().map(|(_, requests)| requests.len()).sum();
             figures.commands.fetch_add(commands as u64, Ordering::Relaxed);
         }
-        self.inbox.extend(done.inputs.into_iter().map(Event::Input));
+        // All this tells is how far the machine is.
+        self.inbox.extend_quietly(done.inputs.into_iter().map(Event::Input));
         if before != Some(epoch.configuration) {
             self.publish();
         }
@@ -166,16 +180,20 @@ impl Worker {
         let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
         let stamp = state.stamp;
         match self.stage.read(group, key) {
-            Ok(found) => waiter.answer(ReplyBody::Value {
-                found,
-                group,
-                epoch,
-                path: ReadPath::Quorum,
-                staleness_ms: Some(0),
-                stamp,
-            }),
+            Ok(found) => {
+                self.serving.counts.on_read(ServedRead::Quorum);
+                if let Some(figures) = self.figures.get(&group) {
+                    figures.reads.fetch_add(1, Ordering::Relaxed);
+                }
+                let (path, staleness_ms) = (ReadPath::Quorum, Some(0));
+                waiter.answer(ReplyBody::Value { found, group, epoch, path, staleness_ms, stamp });
+            }
             Err(error) => waiter.answer(refused(Refusal::Unavailable { text: error.to_string() })),
         }
+    }
+
+    fn lanes(&self, group: GroupId) -> u64 {
+        self.stage.machine(group).map_or(0, |machine| machine.lanes() as u64)
     }
 
     /// Shows readers what lives here.
@@ -188,6 +206,7 @@ impl Worker {
             figures.keys.store(state.keys, Ordering::Relaxed);
             figures.bytes.store(state.bytes, Ordering::Relaxed);
             figures.stamp.store(state.stamp.0, Ordering::Relaxed);
+            figures.lanes.store(self.lanes(group), Ordering::Relaxed);
             table.push(Arc::new(Served {
                 group,
                 range: state.range.clone(),

@@ -12,7 +12,8 @@
 
 use crate::apply::{ApplyHandle, Job};
 use crate::events::{Event, Inbox, Waiter};
-use crate::serving::{Leadership, NodeView, Serving};
+use crate::rates::Rates;
+use crate::serving::{Leadership, NodeView, Queues, Serving};
 use crate::storage::log::{LogReader, Space};
 use crate::storage::sync::{LogEvent, LogHandle, SubmitError};
 use crate::transport::Transport;
@@ -97,6 +98,7 @@ pub struct Driver {
     known: BTreeMap<NodeId, Identity>,
     leadership: BTreeMap<GroupId, Leadership>,
     leader_changes: u64,
+    rates: Rates,
     log_full: bool,
     store_full: bool,
     draining: bool,
@@ -134,6 +136,7 @@ impl Driver {
             known: BTreeMap::new(),
             leadership: BTreeMap::new(),
             leader_changes: 0,
+            rates: Rates::new(std::time::Instant::now()),
             log_full: false,
             store_full: false,
             draining: false,
@@ -206,6 +209,9 @@ impl Driver {
     fn carry_out(&mut self) {
         let now = crate::clock::now();
         self.node.flush(now, &mut self.effects);
+        if self.inbox.set_eager(self.node.waits_for_machines()) {
+            self.rearm.notify_one();
+        }
         if self.effects.is_empty() {
             return;
         }
@@ -221,6 +227,7 @@ impl Driver {
         self.send(effects.messages);
         self.note_leadership();
         for apply in effects.applies {
+            self.serving.counts.on_decided(&apply);
             let requests = apply.waiting.iter().flat_map(|(_, requests)| requests);
             let waiters = requests.filter_map(|request| self.waiter(*request)).collect();
             self.apply.push(Job::Apply(apply, waiters));
@@ -312,6 +319,9 @@ impl Driver {
             if known == Some(&found) {
                 continue;
             }
+            if known.is_some_and(|known| known.ballot < ballot) {
+                self.serving.counts.on_ballot();
+            }
             if known.is_none_or(|known| known.leader != leader) && leader.is_some() {
                 self.leader_changes += 1;
                 tracing::info!(%group, leader = ?leader.map(|node| node.to_string()), %ballot, "leader");
@@ -321,6 +331,8 @@ impl Driver {
         }
         if changed {
             self.serving.leadership.store(Arc::new(self.leadership.clone()));
+            // Nobody is to be shown a leader of the past.
+            self.publish_view();
         }
     }
 
@@ -333,6 +345,9 @@ impl Driver {
 
     fn reply(&mut self, request: RequestId, reply: Reply) {
         let Some(pending) = self.pending.remove(&request) else { return };
+        if matches!(pending, Pending::Write(..)) {
+            self.serving.counts.on_failed(&reply);
+        }
         match (reply, pending) {
             (Reply::ReadNow { group }, Pending::Read(waiter, _, key)) => self.apply.push(Job::Read(group, key, waiter)),
             (Reply::Done, Pending::Order(waiter)) => {
@@ -419,6 +434,7 @@ impl Driver {
             Event::Log(event) => self.on_log(event),
             Event::Propose { group, command, waiter } => {
                 if self.draining {
+                    self.serving.counts.on_draining();
                     return waiter.answer(ReplyBody::refused(Refusal::Draining));
                 }
                 let request = self.request(Pending::Write(waiter, group));
@@ -491,13 +507,28 @@ impl Driver {
         })
     }
 
-    fn publish_view(&self) {
+    fn queues(&self) -> Queues {
+        let (log_batches, log_bytes) = self.log.waiting();
+        let (peer_frames, peer_bytes) = self.transport.as_ref().map_or((0, 0), Transport::waiting);
+        Queues { log_batches: log_batches + self.backlog.len(), log_bytes, peer_frames, peer_bytes }
+    }
+
+    fn round_trips(&self) -> BTreeMap<NodeId, Duration> {
+        let Some(transport) = &self.transport else { return BTreeMap::new() };
+        self.known.keys().filter_map(|node| Some((*node, transport.round_trip(*node)?))).collect()
+    }
+
+    fn publish_view(&mut self) {
+        self.rates.update(&self.serving, std::time::Instant::now());
         let view = NodeView {
             cluster: self.node.cluster(),
             replicas: self.node.status(crate::clock::now()),
             known: self.known.clone(),
             problem: self.node.birth_problem().map(str::to_owned),
             waiting: self.pending.len(),
+            proposals: self.pending.values().filter(|pending| matches!(pending, Pending::Write(..))).count(),
+            queues: self.queues(),
+            round_trips: self.round_trips(),
             disk_full: self.log_full || self.store_full,
             leader_changes: self.leader_changes,
         };

@@ -87,11 +87,21 @@ pub enum Event {
     Fatal(String),
 }
 
-/// The driver's inbox: any thread puts in, the driver takes all at once.
+/// The driver's inbox: any thread puts in, the driver takes all at once. What can wait for the driver's next turn does not
+/// wake it: a wake costs more than most events.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    events: Mutex<Vec<Event>>,
+    inside: Mutex<Inside>,
     filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    events: Vec<Event>,
+    /// The driver was told that something is in.
+    told: bool,
+    /// The driver waits for what is put in quietly.
+    eager: bool,
 }
 
 impl Inbox {
@@ -103,37 +113,92 @@ impl Inbox {
 
     /// Puts an event in. What clients put in is bounded by their connections and the core's queues.
     pub fn push(&self, event: Event) {
-        let first = {
-            let mut events = self.events.lock();
-            events.push(event);
-            events.len() == 1
-        };
-        if first {
-            self.filled.notify_one();
-        }
+        self.put([event], false);
     }
 
     /// Puts several in at once.
     pub fn extend(&self, more: impl IntoIterator<Item = Event>) {
-        let first = {
-            let mut events = self.events.lock();
-            let before = events.len();
-            events.extend(more);
-            before == 0 && !events.is_empty()
+        self.put(more, false);
+    }
+
+    /// Puts several in that the driver will find at its next turn; wakes it only if it waits for them.
+    pub fn extend_quietly(&self, more: impl IntoIterator<Item = Event>) {
+        self.put(more, true);
+    }
+
+    fn put(&self, more: impl IntoIterator<Item = Event>, quietly: bool) {
+        let tell = {
+            let mut inside = self.inside.lock();
+            let before = inside.events.len();
+            inside.events.extend(more);
+            let tell = inside.events.len() > before && !inside.told && (inside.eager || !quietly);
+            inside.told |= tell;
+            tell
         };
-        if first {
+        if tell {
             self.filled.notify_one();
         }
+    }
+
+    /// The driver's wish to be woken, or not, by what is put in quietly from now on. True if that is in already.
+    pub fn set_eager(&self, eager: bool) -> bool {
+        let mut inside = self.inside.lock();
+        inside.eager = eager;
+        eager && !inside.events.is_empty()
     }
 
     /// Takes everything that is in; `spare` is the vector to leave in its place.
     pub fn take(&self, mut spare: Vec<Event>) -> Vec<Event> {
         spare.clear();
-        std::mem::replace(&mut *self.events.lock(), spare)
+        let mut inside = self.inside.lock();
+        inside.told = false;
+        std::mem::replace(&mut inside.events, spare)
+    }
+
+    /// How many events are in.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inside.lock().events.len()
+    }
+
+    /// Whether nothing is in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Resolves when something may be in.
     pub async fn filled(&self) {
         self.filled.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt as _;
+
+    fn woken(inbox: &Inbox) -> bool {
+        inbox.filled().now_or_never().is_some()
+    }
+
+    #[test]
+    fn what_is_put_in_quietly_wakes_only_who_waits_for_it() {
+        let inbox = Inbox::new();
+        inbox.extend_quietly([Event::Drain]);
+        assert!(!woken(&inbox));
+        // It does not hide what comes after it.
+        inbox.push(Event::Drain);
+        assert!(woken(&inbox));
+        assert_eq!(inbox.take(Vec::new()).len(), 2);
+        inbox.extend_quietly([Event::Drain]);
+        assert!(!inbox.set_eager(false) && inbox.set_eager(true), "it is in already");
+        assert_eq!(inbox.take(Vec::new()).len(), 1);
+        assert!(!inbox.set_eager(true));
+        inbox.extend_quietly([Event::Drain]);
+        assert!(woken(&inbox));
+        inbox.extend([]);
+        inbox.push(Event::Drain);
+        assert!(!woken(&inbox), "told once is enough until it looks");
     }
 }

@@ -3,6 +3,7 @@
 //! * [`driver`]: the loop that steps the core; [`transport`]: peers and clients on its thread.
 //! * [`storage`]: the consensus log and the data store; [`apply`]: the thread that applies what is decided.
 //! * [`serving`]: what other threads see; [`service`]: requests of clients; [`backend`]: requests over HTTP.
+//! * [`metrics`], [`rates`]: what is counted, for people and dashboards.
 
 pub mod apply;
 pub mod backend;
@@ -12,6 +13,7 @@ pub mod driver;
 pub mod events;
 pub mod gate;
 pub mod metrics;
+pub mod rates;
 pub mod service;
 pub mod serving;
 pub mod settings;

@@ -2,18 +2,18 @@
 
 use scatter_api::{Api, ApiMetrics, openapi};
 use scatter_client::{Client, ClientConfig};
-use scatter_gateway::ClientBackend;
+use scatter_gateway::{ClientBackend, register_client};
 use scatter_node::backend::NodeBackend;
 use scatter_node::boot::{Booted, boot};
 use scatter_node::driver::{Driver, Ended, Parts};
 use scatter_node::events::{Event, Inbox};
 use scatter_node::gate::Gate;
-use scatter_node::metrics::LogTimes;
+use scatter_node::metrics::{LogTimes, NodeCounts};
 use scatter_node::service::NodeService;
 use scatter_node::serving::Serving;
 use scatter_node::settings::NodeSettings;
 use scatter_node::storage::sync::{LogHandle, LogThreadSettings};
-use scatter_node::transport::{Transport, TransportConfig};
+use scatter_node::transport::{Transport, TransportConfig, TransportMetrics};
 use scatter_node::{apply, metrics, status};
 use scatter_service::http::{Readiness, ServerMetrics, Site, bind, serve};
 use scatter_service::{Flag, Process, Program, Shutdown, process};
@@ -56,19 +56,22 @@ async fn run(settings: NodeSettings, process: Process) -> Result<(), Failure> {
     };
     let identity = identity(&settings, &booted);
     tracing::info!(node = %identity.node, boot = identity.boot, "started");
-    let serving = Arc::new(Serving::new(booted.store.clone()));
+    let serving = Arc::new(Serving::new(booted.store.clone(), NodeCounts::new()?));
     let inbox = Inbox::new();
     let service = NodeService::new(serving.clone(), inbox.clone(), identity.clone());
-    metrics::register(&registry, serving.clone())?;
+    metrics::register(&registry, serving.clone(), inbox.clone())?;
     let times = LogTimes::register(&registry)?;
 
-    let (ended, consensus) = start_consensus(&settings, peer_listen, booted, &service, &inbox, times, &identity)?;
+    let (ended, consensus, transport) =
+        start_consensus(&settings, peer_listen, booted, &service, &inbox, times, &identity)?;
     let client = Client::start(ClientConfig {
         cluster_name: settings.cluster.name.clone(),
         seeds: vec![settings.peer_address()],
         agent: format!("scatter-node/{}", env!("CARGO_PKG_VERSION")),
         ..ClientConfig::default()
     })?;
+    metrics::register_transport(&registry, transport)?;
+    register_client(&registry, &client)?;
     client.register_local(Arc::new(service.clone()));
 
     let (api_metrics, server_metrics) = (ApiMetrics::register(&registry)?, ServerMetrics::register(&registry)?);
@@ -141,7 +144,7 @@ fn readiness(serving: Arc<Serving>) -> Readiness {
     })
 }
 
-type Started = (oneshot::Receiver<Ended>, std::thread::JoinHandle<()>);
+type Started = (oneshot::Receiver<Ended>, std::thread::JoinHandle<()>, Arc<TransportMetrics>);
 
 /// Starts the threads behind the node: log, apply, flush, and the one that runs driver and transport.
 fn start_consensus(
@@ -185,14 +188,15 @@ fn start_consensus(
             let gate = Rc::new(Gate(driver.clone()));
             match Transport::start(config, gate.clone(), gate, Rc::new(service)) {
                 Ok(transport) => {
+                    let metrics = transport.metrics();
                     driver.borrow_mut().attach_transport(transport);
-                    drop(tell_ready.send(Ok(())));
+                    drop(tell_ready.send(Ok(metrics)));
                     drop(tell_ended.send(scatter_node::driver::run(driver).await));
                 }
                 Err(error) => drop(tell_ready.send(Err(error))),
             }
         });
     })?;
-    ready.recv()??;
-    Ok((ended, thread))
+    let metrics = ready.recv()??;
+    Ok((ended, thread, metrics))
 }

@@ -3,6 +3,7 @@
 //! The apply thread publishes the table of groups whenever tablets, range or members change; the driver publishes who
 //! leads. Readers take whichever is current; the read word tells whether that was still true at the end of the read.
 
+use crate::metrics::{NodeCounts, ServedRead};
 use crate::storage::rocks::RocksStore;
 use arc_swap::ArcSwap;
 use scatter_core::command::Found;
@@ -49,6 +50,8 @@ pub struct Figures {
     pub bytes: AtomicU64,
     /// The version of the last operation applied.
     pub stamp: AtomicU64,
+    /// Lanes remembered.
+    pub lanes: AtomicU64,
     /// Commands applied since the process started.
     pub commands: AtomicU64,
     /// Reads answered since the process started.
@@ -80,6 +83,19 @@ pub struct Leadership {
     pub ballot: Ballot,
 }
 
+/// What waits for the log and for peers.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Queues {
+    /// Batches for the log.
+    pub log_batches: usize,
+    /// Bytes of entries in them.
+    pub log_bytes: usize,
+    /// Frames for peers.
+    pub peer_frames: usize,
+    /// Bytes of them.
+    pub peer_bytes: usize,
+}
+
 /// A view of the node for status pages, made anew now and then.
 #[derive(Clone, Debug, Default)]
 pub struct NodeView {
@@ -91,8 +107,14 @@ pub struct NodeView {
     pub known: BTreeMap<NodeId, Identity>,
     /// Why there is no cluster yet.
     pub problem: Option<String>,
-    /// Commands that wait or are being decided.
+    /// Commands, reads and orders that wait for the protocol.
     pub waiting: usize,
+    /// Commands among them.
+    pub proposals: usize,
+    /// What else waits.
+    pub queues: Queues,
+    /// Round trips to the peers that a connection to stands.
+    pub round_trips: BTreeMap<NodeId, Duration>,
     /// The log has no room.
     pub disk_full: bool,
     /// Leaders that changed, elections, since the process started.
@@ -109,13 +131,15 @@ pub struct Serving {
     pub leadership: ArcSwap<BTreeMap<GroupId, Leadership>>,
     /// The rest.
     pub view: ArcSwap<NodeView>,
+    /// What all threads count.
+    pub counts: NodeCounts,
 }
 
 impl Serving {
     /// Nothing yet.
     #[must_use]
-    pub fn new(store: RocksStore) -> Self {
-        Self { store, groups: ArcSwap::default(), leadership: ArcSwap::default(), view: ArcSwap::default() }
+    pub fn new(store: RocksStore, counts: NodeCounts) -> Self {
+        Self { store, groups: ArcSwap::default(), leadership: ArcSwap::default(), view: ArcSwap::default(), counts }
     }
 
     /// The group here that owns a key.
@@ -139,6 +163,7 @@ impl Serving {
             return Ok(None);
         }
         served.figures.reads.fetch_add(1, Ordering::Relaxed);
+        self.counts.on_read(ServedRead::Lease);
         Ok(Some(found))
     }
 
@@ -154,6 +179,7 @@ impl Serving {
             return Ok(None);
         }
         served.figures.reads.fetch_add(1, Ordering::Relaxed);
+        self.counts.on_read(ServedRead::Stale);
         Ok(Some((found, age)))
     }
 

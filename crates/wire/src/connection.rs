@@ -121,7 +121,7 @@ pub enum ConnectError {
         error: HandshakeError,
     },
     /// The last attempt failed so short a while ago that no new one was made.
-    #[error("{address} was not reachable a moment ago: {last}")]
+    #[error("{last}")]
     BackingOff {
         /// The address.
         address: String,

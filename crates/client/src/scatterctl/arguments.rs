@@ -1,6 +1,6 @@
 //! The command line's shape.
 
-use crate::remote::Remote;
+use crate::remote::{Remote, Server};
 use crate::{Exit, Failure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -24,7 +24,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) connections: Connections,
     /// How to write what is found
-    #[arg(short, long, value_enum, default_value_t = Format::Table, global = true)]
+    #[arg(short, long, value_enum, default_value_t = Format::Table, global = true,
+        help_heading = "Options of every command")]
     pub(crate) output: Format,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -32,6 +33,7 @@ pub(crate) struct Arguments {
 
 /// Whom to ask.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Connections {
     /// The gateway (or a node), for data [default: $SCATTER_GATEWAY or http://127.0.0.1:8080]
     #[arg(long, value_name = "URL", global = true)]
@@ -46,17 +48,17 @@ pub(crate) struct Connections {
 
 impl Connections {
     pub(crate) fn gateway(&self) -> Result<Remote, Failure> {
-        self.remote(&self.gateway, "SCATTER_GATEWAY", "http://127.0.0.1:8080")
+        self.remote(Server::Gateway, &self.gateway, "http://127.0.0.1:8080")
     }
 
     pub(crate) fn admin(&self) -> Result<Remote, Failure> {
-        self.remote(&self.admin, "SCATTER_ADMIN", "http://127.0.0.1:8081")
+        self.remote(Server::Admin, &self.admin, "http://127.0.0.1:8081")
     }
 
-    fn remote(&self, flag: &Option<String>, variable: &str, default: &str) -> Result<Remote, Failure> {
-        let url = flag.clone().or_else(|| std::env::var(variable).ok());
+    fn remote(&self, server: Server, flag: &Option<String>, default: &str) -> Result<Remote, Failure> {
+        let url = flag.clone().or_else(|| std::env::var(server.variable()).ok());
         let url = url.unwrap_or_else(|| default.to_owned());
-        Remote::new(&url, self.timeout).map_err(|text| Failure::new(Exit::Usage, text))
+        Remote::new(server, &url, self.timeout).map_err(|text| Failure::new(Exit::Usage, text))
     }
 }
 
@@ -175,11 +177,12 @@ pub(crate) struct Lookup {
 }
 
 #[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true).args(["add", "remove"]))]
 pub(crate) struct Members {
     /// The group's id
     pub(crate) group: String,
     /// A node to add; may be repeated
-    #[arg(long, value_name = "NODE", required_unless_present = "remove")]
+    #[arg(long, value_name = "NODE")]
     pub(crate) add: Vec<String>,
     /// A node to remove; may be repeated
     #[arg(long, value_name = "NODE")]

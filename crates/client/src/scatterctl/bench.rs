@@ -2,7 +2,7 @@
 
 use crate::arguments::{Bench, Connections};
 use crate::output::{Output, talk};
-use crate::remote::Remote;
+use crate::remote::{Effect, Remote};
 use crate::{Exit, Failure};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -77,7 +77,12 @@ pub(crate) async fn bench(connections: &Connections, output: &Output, bench: Ben
 
 async fn target(connections: &Connections, bench: &Bench) -> Result<Target, Failure> {
     if bench.native.is_empty() {
-        return Ok(Target::Http(connections.gateway()?));
+        let remote = connections.gateway()?;
+        // Nobody wants to wait for the end to hear that there is no gateway.
+        match remote.send(remote.data(Method::GET, OsStr::new(&format!("{}0", bench.prefix)))?, Effect::Reads).await {
+            Err(failure) if failure.exit != Exit::NotFound => return Err(failure),
+            Ok(_) | Err(_) => return Ok(Target::Http(remote)),
+        }
     }
     let config = ClientConfig {
         cluster_name: bench.cluster.clone(),

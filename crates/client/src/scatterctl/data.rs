@@ -82,7 +82,7 @@ pub(crate) async fn get(remote: &Remote, output: &Output, get: Get) -> Result<()
     let headers = response.headers().clone();
     let value = response.bytes().await.map_err(|error| remote.unsent(&error, Effect::Reads))?;
     if !output.is_json() {
-        return output.raw(&value);
+        return output.value(&value);
     }
     let mut document = json!({
         "key": shown(&get.key),

@@ -85,8 +85,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::TransferLeader(transfer) => ring::transfer_leader(&connections.admin()?, &output, transfer).await,
         Command::Bench(bench) => bench::bench(connections, &output, bench).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "scatterctl", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "scatterctl", &mut script);
+            output.raw(&script)
         }
     }
 }

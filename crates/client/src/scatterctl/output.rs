@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::arguments::Format;
 use serde_json::Value;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 /// Writes in the format that was asked for.
 pub(crate) struct Output {
@@ -19,11 +19,20 @@ impl Output {
         self.format == Format::Json
     }
 
-    /// Bytes as they are.
+    /// Bytes as they are. That the reader has gone, as `head` does once it has enough, is no failure.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
-        out.write_all(bytes)?;
-        Ok(out.flush()?)
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// A value: its bytes as they are; on a terminal the prompt after it begins on a line of its own.
+    pub(crate) fn value(&self, bytes: &[u8]) -> Result<(), Failure> {
+        self.raw(bytes)?;
+        let open = bytes.last().is_some_and(|last| *last != b'\n');
+        if open && io::stdout().is_terminal() { self.raw(b"\n") } else { Ok(()) }
     }
 
     pub(crate) fn line(&self, text: &str) -> Result<(), Failure> {

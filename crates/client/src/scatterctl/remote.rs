@@ -18,12 +18,49 @@ const GRACE: Duration = Duration::from_secs(2);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 const ORDER_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// How the type of a problem ends that a server reports for a path it does not have.
+const UNKNOWN_PATH: &str = ":unknown-path";
+
 /// The longest error text that is shown.
 const MOST_ERROR_BYTES: usize = 2000;
+
+/// What kind of server is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Server {
+    Gateway,
+    Admin,
+}
+
+impl Server {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Admin => "admin program",
+        }
+    }
+
+    /// The variable that says where it is.
+    pub(crate) const fn variable(self) -> &'static str {
+        match self {
+            Self::Gateway => "SCATTER_GATEWAY",
+            Self::Admin => "SCATTER_ADMIN",
+        }
+    }
+
+    /// How a person changes where it is.
+    fn hint(self) -> String {
+        let flag = match self {
+            Self::Gateway => "--gateway",
+            Self::Admin => "--admin",
+        };
+        format!("{flag} or ${} says where it is", self.variable())
+    }
+}
 
 /// One server.
 #[derive(Clone, Debug)]
 pub(crate) struct Remote {
+    server: Server,
     http: Client,
     base: String,
     timeout: Option<Duration>,
@@ -40,19 +77,21 @@ pub(crate) enum Effect {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
     title: String,
     detail: String,
     outcome: Option<String>,
 }
 
 impl Remote {
-    pub(crate) fn new(url: &str, timeout: Option<Duration>) -> Result<Self, String> {
+    pub(crate) fn new(server: Server, url: &str, timeout: Option<Duration>) -> Result<Self, String> {
         let parsed = Url::parse(url).map_err(|error| format!("`{url}` is no URL: {error}"))?;
         if parsed.scheme() != "http" || parsed.host().is_none() {
             return Err(format!("`{url}` is not of the form http://host:port"));
         }
         let http = Client::builder().tcp_nodelay(true).build().map_err(|error| error.to_string())?;
-        Ok(Self { http, base: url.trim_end_matches('/').to_owned(), timeout })
+        Ok(Self { server, http, base: url.trim_end_matches('/').to_owned(), timeout })
     }
 
     /// A request to the data API.
@@ -87,39 +126,53 @@ impl Remote {
             return Ok(response);
         }
         let body = response.bytes().await.unwrap_or_default();
-        Err(refused(status, &body, effect))
+        Err(self.refused(status, &body, effect))
+    }
+
+    fn refused(&self, status: StatusCode, body: &[u8], effect: Effect) -> Failure {
+        let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+        if problem.kind.ends_with(UNKNOWN_PATH) {
+            let Self { server, base, .. } = self;
+            let text = format!("{base} is no {}: {}; {}", server.name(), problem.detail, server.hint());
+            return Failure::new(Exit::Error, text);
+        }
+        refused(status, &problem, body, effect)
     }
 
     /// What a request that brought no reply means.
     pub(crate) fn unsent(&self, error: &reqwest::Error, effect: Effect) -> Failure {
-        let mut text = format!("no answer from {}: {error}", self.base);
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
+        // The last cause is what a person can do something about; those above it name libraries.
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(deeper) = cause.source() {
+            cause = deeper;
         }
-        let exit = if effect == Effect::Writes && !error.is_connect() && !error.is_builder() {
-            text.push_str("; it may have happened all the same");
-            Exit::Unknown
-        } else {
-            Exit::Unavailable
-        };
-        Failure::new(exit, text)
+        let name = self.server.name();
+        if error.is_connect() {
+            let text = format!("cannot reach the {name} at {}: {cause}; {}", self.base, self.server.hint());
+            return Failure::new(Exit::Unavailable, text);
+        }
+        let text = format!("no answer from the {name} at {}: {cause}", self.base);
+        if effect == Effect::Writes && !error.is_builder() {
+            return Failure::new(Exit::Unknown, format!("{text}; it may have happened all the same"));
+        }
+        Failure::new(Exit::Unavailable, text)
     }
 }
 
-fn refused(status: StatusCode, body: &[u8], effect: Effect) -> Failure {
-    let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
-    let text = if problem.title.is_empty() {
-        let shown = String::from_utf8_lossy(&body[..body.len().min(MOST_ERROR_BYTES)]);
-        format!("{status}: {}", shown.trim())
-    } else {
-        format!("{} ({})", problem.detail, problem.title)
+fn refused(status: StatusCode, problem: &Problem, body: &[u8], effect: Effect) -> Failure {
+    let text = match (problem.detail.as_str(), problem.title.as_str()) {
+        ("", "") => {
+            let shown = String::from_utf8_lossy(&body[..body.len().min(MOST_ERROR_BYTES)]);
+            format!("{status}: {}", shown.trim()).trim_end_matches([':', ' ']).to_owned()
+        }
+        ("", title) => title.to_owned(),
+        (detail, _) => detail.to_owned(),
     };
     let unknown = problem.outcome.as_deref() == Some("unknown");
     // A proxy on the way that gives up knows nothing of outcomes.
     let nobody_knows = problem.outcome.is_none() && effect == Effect::Writes && status.is_server_error();
     let exit = match status {
+        StatusCode::BAD_REQUEST => Exit::Usage,
         _ if unknown || nobody_knows => Exit::Unknown,
         StatusCode::NOT_FOUND => Exit::NotFound,
         StatusCode::PRECONDITION_FAILED => Exit::ConditionFailed,
@@ -181,13 +234,14 @@ mod tests {
     #[test]
     fn addresses_that_cannot_work_are_refused() {
         for url in ["", "nowhere", "ftp://a", "https://a", "unix:/x"] {
-            Remote::new(url, None).expect_err(url);
+            Remote::new(Server::Gateway, url, None).expect_err(url);
         }
-        assert_eq!(Remote::new("http://a:1/", None).expect("good").base(), "http://a:1");
+        assert_eq!(Remote::new(Server::Gateway, "http://a:1/", None).expect("good").base(), "http://a:1");
     }
 
     #[test]
     fn refusals_have_their_exit_codes() {
+        let remote = Remote::new(Server::Gateway, "http://a:1/", None).expect("good");
         let problem = |outcome: &str| format!(r#"{{"title":"T","detail":"D"{outcome}}}"#).into_bytes();
         let (plain, unknown) = (problem(""), problem(r#","outcome":"unknown""#));
         let not_applied = problem(r#","outcome":"not_applied""#);
@@ -200,12 +254,19 @@ mod tests {
             (503, &plain, Effect::Reads, Exit::Unavailable),
             (502, &plain, Effect::Writes, Exit::Unknown),
             (413, &not_applied, Effect::Writes, Exit::Error),
-            (400, &plain, Effect::Reads, Exit::Error),
+            (400, &plain, Effect::Reads, Exit::Usage),
         ] {
             let status = StatusCode::from_u16(status).expect("a status");
-            let failure = refused(status, body, effect);
-            assert_eq!((failure.exit, failure.text.as_str()), (expected, "D (T)"), "{status}");
+            let failure = remote.refused(status, body, effect);
+            assert_eq!((failure.exit, failure.text.as_str()), (expected, "D"), "{status}");
         }
-        assert_eq!(refused(StatusCode::NOT_FOUND, b"not json", Effect::Reads).text, "404 Not Found: not json");
+        let text = |body: &[u8]| remote.refused(StatusCode::NOT_FOUND, body, Effect::Reads).text;
+        assert_eq!(text(b"not json"), "404 Not Found: not json");
+        assert_eq!(text(b""), "404 Not Found");
+        assert_eq!(text(br#"{"title":"T"}"#), "T");
+        let stranger = br#"{"type":"urn:scatter:problem:unknown-path","title":"T","detail":"D"}"#;
+        let failure = remote.refused(StatusCode::NOT_FOUND, stranger, Effect::Reads);
+        assert_eq!(failure.exit, Exit::Error, "no key, group or node was looked for");
+        assert!(failure.text.starts_with("http://a:1 is no gateway"), "{}", failure.text);
     }
 }

@@ -19,9 +19,13 @@ pub(crate) async fn ring(remote: &Remote, output: &Output, arguments: Ring) -> R
         for problem in problems {
             output.line(&format!("problem: {} ({})", cell(&problem["text"]), cell(&problem["kind"])))?;
         }
+        if problems.is_empty() {
+            talk("nothing is wrong");
+        }
     }
     if arguments.check && !problems.is_empty() {
-        return Err(Failure::new(Exit::Error, format!("{} found wrong with the ring", problems.len())));
+        let things = if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
+        return Err(Failure::new(Exit::Error, format!("the ring has {things}")));
     }
     Ok(())
 }
@@ -147,21 +151,27 @@ fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
     value[name].as_array().map_or(&[], Vec::as_slice)
 }
 
-const GROUP_HEAD: [&str; 9] = ["group", "start", "end", "leader", "members", "keys", "bytes", "ops/s", "pending"];
+fn range(range: &Value) -> String {
+    if range["start"] == range["end"] {
+        return "the whole ring".into();
+    }
+    format!("{}..{}", cell(&range["start"]), cell(&range["end"]))
+}
+
+const GROUP_HEAD: [&str; 8] = ["group", "range", "leader", "members", "keys", "bytes", "ops/s", "pending"];
 
 fn group_rows(groups: &[Value]) -> Vec<Vec<String>> {
     let row = |group: &Value| {
         let members = list(group, "members").iter().map(|member| {
-            let mark = if member["reachable"] == json!(false) { "!" } else { "" };
-            let learner = if member["role"] == json!("learner") { "?" } else { "" };
-            format!("{}{learner}{mark}", cell(&member["node"]))
+            let silent = if member["reachable"] == json!(false) { " (silent)" } else { "" };
+            let learner = if member["role"] == json!("learner") { " (learning)" } else { "" };
+            format!("{}{learner}{silent}", cell(&member["node"]))
         });
         vec![
             cell(&group["id"]),
-            cell(&group["range"]["start"]),
-            cell(&group["range"]["end"]),
+            range(&group["range"]),
             cell(&group["leader"]),
-            members.collect::<Vec<_>>().join(" "),
+            members.collect::<Vec<_>>().join(", "),
             cell(&group["keys"]),
             cell(&group["bytes"]),
             cell(&group["ops_per_second"]),

@@ -203,6 +203,12 @@ impl Leader {
         self.heartbeat_at
     }
 
+    /// Whether the barrier, a read or an order waits until more is applied.
+    pub(crate) fn waits_for_machine(&self, applied: Slot) -> bool {
+        let orders = self.change.is_some() || self.hand_over.is_some() || self.structural.is_some();
+        applied < self.barrier || !self.reads.is_empty() || orders || self.log_time_base.is_none()
+    }
+
     /// Microseconds that the next entry adds to log time, and what log time will then be.
     fn advance(&self, cx: &Context<'_>) -> (u64, Option<LogTime>) {
         let Some(clocked_at) = self.clocked_at else { return (0, None) };

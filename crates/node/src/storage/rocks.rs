@@ -23,7 +23,8 @@ use rocksdb::{
 use scatter_core::store::{Batch, Read, Store, StoreError, Visit};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 const LEVELS: usize = 7;
 /// Memtables in memory, the one in use included, beyond which writes are held back.
@@ -71,6 +72,8 @@ struct Inner {
     /// How the last flush failed, if it did. Held while flushing: a second caller would only wait inside RocksDB.
     failed_flush: Mutex<Option<StoreError>>,
     gate: Mutex<Gate>,
+    /// Microseconds for which writes were held back.
+    held_micros: AtomicU64,
     memtable_bytes: usize,
 }
 
@@ -102,6 +105,7 @@ impl RocksStore {
             read_options: ReadOptions::default(),
             failed_flush: Mutex::new(None),
             gate: Mutex::new(Gate::default()),
+            held_micros: AtomicU64::new(0),
             memtable_bytes: settings.memtable_bytes,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -149,6 +153,7 @@ impl RocksStore {
             running_flushes: self.integer("rocksdb.num-running-flushes"),
             views: self.integer("rocksdb.num-snapshots"),
             stall_micros: ticker(Ticker::StallMicros),
+            held_micros: self.inner.held_micros.load(Ordering::Relaxed),
             delayed_write_rate: self.integer("rocksdb.actual-delayed-write-rate"),
             is_write_stopped: self.integer("rocksdb.is-write-stopped") != 0,
             background_errors: self.integer("rocksdb.background-errors"),
@@ -176,7 +181,10 @@ impl RocksStore {
                 self.flush()?;
                 gate.errors = errors;
             }
+            let since = Instant::now();
             std::thread::sleep(HOLD_INTERVAL);
+            let held = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.inner.held_micros.fetch_add(held, Ordering::Relaxed);
         }
     }
 
@@ -210,6 +218,8 @@ pub struct RocksStatistics {
     pub running_flushes: u64,
     pub views: u64,
     pub stall_micros: u64,
+    /// Microseconds for which writes were held back before they reached RocksDB.
+    pub held_micros: u64,
     /// Bytes per second to which writes are slowed; zero if they are not.
     pub delayed_write_rate: u64,
     pub is_write_stopped: bool,

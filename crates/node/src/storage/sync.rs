@@ -157,6 +157,13 @@ impl LogHandle {
         self.shared.queue.lock().space
     }
 
+    /// Batches that wait, and bytes of entries in them.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        let queue = self.shared.queue.lock();
+        (queue.waiting.len(), queue.bytes)
+    }
+
     /// Syncs what waits and ends the thread.
     pub fn stop(mut self) {
         self.join();

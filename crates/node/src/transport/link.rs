@@ -83,6 +83,12 @@ impl Link {
         self.writer.borrow().as_ref().and_then(|writer| socket::round_trip((**writer).as_ref()))
     }
 
+    /// Frames that wait, and their bytes.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let queue = self.queue.borrow();
+        (queue.len(), queue.bytes())
+    }
+
     /// Queues a frame.
     pub(super) fn push(&self, frame: &Frame) -> Sent {
         let metrics = &self.inner.metrics;

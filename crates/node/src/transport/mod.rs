@@ -22,7 +22,7 @@ mod queue;
 pub use clients::{ClientService, Incoming, Responder};
 pub use gatekeeper::{Gatekeeper, check_introduction, check_target};
 pub use link::Sent;
-pub use metrics::TransportMetrics;
+pub use metrics::{Counter, TransportMetrics};
 pub use queue::QueueLimits;
 
 use bytes::Bytes;
@@ -236,6 +236,13 @@ impl Transport {
     #[must_use]
     pub fn round_trip(&self, node: NodeId) -> Option<Duration> {
         self.inner.links.borrow().get(&(node, Channel::Control)).and_then(|link| link.round_trip())
+    }
+
+    /// Frames that wait for peers' connections, and their bytes.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        let links = self.inner.links.borrow();
+        links.values().map(|link| link.waiting()).fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
     /// Asks who is at `address`, as a peer. No message can follow on this connection.

@@ -35,6 +35,14 @@ impl FrameQueue {
         self.frames.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn has_room(&self, length: usize) -> bool {
         self.frames.is_empty()
             || (self.frames.len() < self.limits.frames && self.bytes.saturating_add(length) <= self.limits.bytes)
