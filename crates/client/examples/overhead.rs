@@ -78,6 +78,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         node: NodeId(1),
         boot: 1,
         nonce: 1,
+        earlier: Vec::new(),
         peer_address: "127.0.0.1:1".into(),
         http_address: String::new(),
         zone: String::new(),

@@ -37,6 +37,9 @@ pub struct Binding {
 
 codec_struct!(Binding { cluster, group, founders, log_time });
 
+/// How many boots back a node can show its nonces.
+pub const MAX_NONCES: usize = 64;
+
 /// What a node keeps about itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeRecord {
@@ -44,6 +47,8 @@ pub struct NodeRecord {
     pub node: NodeId,
     /// How often this data directory was opened; rises before the first message of each boot.
     pub boot: u64,
+    /// The nonces of this boot and of those before it, newest first, at most [`MAX_NONCES`].
+    pub nonces: Vec<u64>,
     /// The cluster it belongs to, once it does.
     pub cluster: Option<ClusterId>,
     /// As a founder, what it is bound to.
@@ -54,7 +59,7 @@ pub struct NodeRecord {
     pub given_up: bool,
 }
 
-codec_struct!(NodeRecord { node, boot, cluster, binding, longest_lease_nanos, given_up });
+codec_struct!(NodeRecord { node, boot, nonces, cluster, binding, longest_lease_nanos, given_up });
 
 /// What a replica's acceptor has promised, beside its accepted entries.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -3,7 +3,7 @@
 //! A message may be lost, repeated, delayed and reordered; nothing here relies on the transport for more than keeping the
 //! bytes of one message together. Every message between replicas carries both full names.
 
-use crate::durable::Binding;
+use crate::durable::{Binding, PeerRecord};
 use crate::entry::Entry;
 use crate::group::Configuration;
 use crate::time::Instant;
@@ -252,7 +252,7 @@ pub enum PeerMessage {
 codec_enum!(PeerMessage { 1 => Replica { envelope }, 2 => Bind { binding }, 3 => Bound { binding } });
 
 /// How a node introduces itself on a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
     /// The cluster it belongs to, if any yet.
     pub cluster: Option<ClusterId>,
@@ -264,9 +264,27 @@ pub struct Hello {
     pub boot: u64,
     /// A number drawn at this boot.
     pub nonce: u64,
+    /// Those of the boots before, newest first: a disk that was put back cannot show the ones it has missed, however often
+    /// it was started since.
+    pub earlier: Vec<u64>,
 }
 
-codec_struct!(Hello { cluster, from, to, boot, nonce });
+codec_struct!(Hello { cluster, from, to, boot, nonce, earlier });
+
+impl Hello {
+    /// Whether the sender had the boot that `seen` tells of: `None` if it is too long ago to show.
+    #[must_use]
+    pub fn remembers(&self, seen: &PeerRecord) -> Option<bool> {
+        match self.boot.checked_sub(seen.boot) {
+            None => Some(false),
+            Some(0) => Some(self.nonce == seen.nonce),
+            Some(ago) => {
+                let index = usize::try_from(ago - 1).ok()?;
+                self.earlier.get(index).map(|nonce| *nonce == seen.nonce)
+            }
+        }
+    }
+}
 
 /// Why a connection is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -5,7 +5,7 @@
 
 use crate::birth::{Birth, Origin};
 use crate::config::Config;
-use crate::durable::{NodeRecord, PeerRecord, Recovered, Write};
+use crate::durable::{MAX_NONCES, NodeRecord, PeerRecord, Recovered, Write};
 use crate::effects::{Effects, MachineOrder, Refused, Reply};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::{Input, MachineReport};
@@ -125,6 +125,7 @@ impl Node {
         let mut record = recovered.node.unwrap_or(NodeRecord {
             node: boot.fresh_id,
             boot: 0,
+            nonces: Vec::new(),
             cluster: None,
             binding: None,
             longest_lease_nanos: 0,
@@ -134,6 +135,8 @@ impl Node {
             return Err(RecoverError::GivenUp(record.node));
         }
         record.boot += 1;
+        record.nonces.insert(0, boot.nonce);
+        record.nonces.truncate(MAX_NONCES);
         let mut node = Self {
             record,
             nonce: boot.nonce,
@@ -312,7 +315,15 @@ impl Node {
     /// How this node introduces itself to `to`.
     #[must_use]
     pub fn hello(&self, to: Option<NodeId>) -> Hello {
-        Hello { cluster: self.record.cluster, from: self.record.node, to, boot: self.record.boot, nonce: self.nonce }
+        let NodeRecord { cluster, node, boot, ref nonces, .. } = self.record;
+        let earlier = nonces.iter().skip(1).copied().collect();
+        Hello { cluster, from: node, to, boot, nonce: self.nonce, earlier }
+    }
+
+    /// Whether another node has introduced itself before, as far as this one remembers.
+    #[must_use]
+    pub fn has_seen(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node)
     }
 
     /// Whether another node's introduction is believed. What is learned about it goes to disk with the next batch.
@@ -331,14 +342,20 @@ impl Node {
         let seen = PeerRecord { node: hello.from, boot: hello.boot, nonce: hello.nonce };
         match self.peers.get(&hello.from) {
             Some(known) if *known == seen => return Ok(()),
-            Some(known) if known.boot >= seen.boot && !planted::on(Bug::RollbackNotRefused) => {
-                return Err(HelloError::RolledBack);
-            }
+            Some(known) if self.is_rolled_back(hello, known) => return Err(HelloError::RolledBack),
             Some(_) | None => {}
         }
         self.peers.insert(hello.from, seen);
         effects.writes.push(Write::Peer { record: seen });
         Ok(())
+    }
+
+    /// Whether a node that was seen at the boot `known` cannot have come to this hello from there.
+    fn is_rolled_back(&self, hello: &Hello, known: &PeerRecord) -> bool {
+        if planted::on(Bug::RollbackNotRefused) || planted::on(Bug::LineageNotChecked) && hello.boot > known.boot {
+            return false;
+        }
+        hello.remembers(known) == Some(false)
     }
 
     /// One thing happened.
@@ -417,6 +434,7 @@ impl Node {
 
     fn bury(&mut self, group: GroupId, effects: &mut Effects) {
         let Some(replica) = self.replicas.remove(&group) else { return };
+        self.eager.remove(&group);
         if planted::on(Bug::TombstoneForgotten) {
             effects.orders.push(MachineOrder::Destroy { replica: replica.name });
             return;

@@ -104,6 +104,8 @@ bugs! {
     IncarnationIgnored => "incarnation-ignored",
     /// A boot counter that fell is not refused (hazard 18).
     RollbackNotRefused => "rollback-not-refused",
+    /// A rolled-back disk that was started often enough passes for a later boot (hazard 18).
+    LineageNotChecked => "lineage-not-checked",
     /// A founder rebinds to a later binding (hazard 17).
     FounderRebinds => "founder-rebinds",
     /// A first group is born before all founders are bound (hazard 17).

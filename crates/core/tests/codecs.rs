@@ -170,10 +170,12 @@ fn peer_message() -> impl Strategy<Value = PeerMessage> {
 }
 
 fn node_record() -> impl Strategy<Value = NodeRecord> {
-    (any::<(u64, u64, u64, bool)>(), option::of(any::<u128>()), option::of(binding())).prop_map(
-        |((node, boot, longest_lease_nanos, given_up), cluster, binding)| NodeRecord {
+    let nonces = vec(any::<u64>(), 0..4);
+    (any::<(u64, u64, u64, bool)>(), nonces, option::of(any::<u128>()), option::of(binding())).prop_map(
+        |((node, boot, longest_lease_nanos, given_up), nonces, cluster, binding)| NodeRecord {
             node: NodeId(node),
             boot,
+            nonces,
             cluster: cluster.map(ClusterId),
             binding,
             longest_lease_nanos,
@@ -205,13 +207,14 @@ fn write() -> impl Strategy<Value = Write> {
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
-    (option::of(any::<u128>()), option::of(any::<u64>()), any::<(u64, u64, u64)>()).prop_map(
-        |(cluster, to, (from, boot, nonce))| Hello {
+    (option::of(any::<u128>()), option::of(any::<u64>()), any::<(u64, u64, u64)>(), vec(any::<u64>(), 0..4)).prop_map(
+        |(cluster, to, (from, boot, nonce), earlier)| Hello {
             cluster: cluster.map(ClusterId),
             from: NodeId(from),
             to: to.map(NodeId),
             boot,
             nonce,
+            earlier,
         },
     )
 }

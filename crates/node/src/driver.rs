@@ -164,7 +164,8 @@ impl Driver {
 
     /// Asks the core about another node's introduction, and remembers what it said of itself.
     pub fn check_hello(&mut self, theirs: &Identity, to: Option<NodeId>) -> Result<(), HelloError> {
-        let hello = Hello { cluster: theirs.cluster, from: theirs.node, to, boot: theirs.boot, nonce: theirs.nonce };
+        let Identity { cluster, node: from, boot, nonce, ref earlier, .. } = *theirs;
+        let hello = Hello { cluster, from, to, boot, nonce, earlier: earlier.clone() };
         self.node.check_hello(&hello, &mut self.effects)?;
         if !self.effects.writes.is_empty() {
             self.rearm.notify_one();

@@ -119,6 +119,7 @@ fn identity(settings: &NodeSettings, booted: &Booted) -> Identity {
         node: record.node,
         boot: record.boot,
         nonce: booted.nonce,
+        earlier: record.nonces.iter().skip(1).copied().collect(),
         peer_address: settings.peer_address(),
         http_address: settings.http_address(),
         zone: settings.node.zone.clone(),

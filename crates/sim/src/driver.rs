@@ -456,7 +456,9 @@ impl World {
         let mut outcomes = done.outcomes.into_iter();
         for (slot, results) in &done.results {
             if let Some((_, entry)) = apply.entries.iter().find(|(at, _)| at == slot) {
-                self.observer.applied(group, *slot, entry, results)?;
+                if self.observer.applied(group, *slot, entry, results)? {
+                    self.applied_puts.extend(crate::workload::puts_of(entry, results));
+                }
             }
         }
         for (slot, requests) in &apply.waiting {

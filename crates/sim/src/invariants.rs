@@ -245,18 +245,18 @@ impl Observer {
         Ok(())
     }
 
-    /// A host applied `entry` with these outcomes.
+    /// A host applied `entry` with these outcomes. Whether it is the first to do so.
     ///
     /// # Errors
     /// I8: versions do not rise. I10: a request was applied twice.
-    pub fn applied(&mut self, group: GroupId, slot: Slot, entry: &Entry, outcomes: &[Outcome]) -> Checked {
+    pub fn applied(&mut self, group: GroupId, slot: Slot, entry: &Entry, outcomes: &[Outcome]) -> Result<bool, Broken> {
         let record = self.group(group);
         if slot <= record.judged || entry.kind != EntryKind::Commands {
             record.judged = record.judged.max(slot);
-            return Ok(());
+            return Ok(false);
         }
         record.judged = slot;
-        let Ok(commands) = Vec::<bytes::Bytes>::from_all(entry.body.clone()) else { return Ok(()) };
+        let Ok(commands) = Vec::<bytes::Bytes>::from_all(entry.body.clone()) else { return Ok(false) };
         for (command, outcome) in commands.into_iter().zip(outcomes) {
             let Ok(command) = Command::from_all(command) else { continue };
             if let (Some(lane), true) = (&command.lane, is_recorded(outcome)) {
@@ -275,7 +275,7 @@ impl Observer {
                 record.stamp = record.stamp.max(version);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// I9: everything acknowledged lies on a majority of those who are members now. `held` tells whether a node's disk

@@ -57,6 +57,8 @@ pub struct Nemesis {
     boots: BTreeMap<NodeId, (u64, u64)>,
     /// Nodes whose disk was put back.
     tampered: BTreeSet<NodeId>,
+    /// The nonces of processes that run on such a disk.
+    impostors: BTreeSet<u64>,
 }
 
 /// How long after an order its set may come to be.
@@ -75,11 +77,15 @@ impl Nemesis {
             ordered: Vec::new(),
             boots: BTreeMap::new(),
             tampered: BTreeSet::new(),
+            impostors: BTreeSet::new(),
         }
     }
 
     /// A process has started.
     pub fn started(&mut self, node: NodeId, boot: u64, nonce: u64) {
+        if self.tampered.contains(&node) {
+            self.impostors.insert(nonce);
+        }
         let newest = self.boots.entry(node).or_insert((boot, nonce));
         if boot > newest.0 {
             *newest = (boot, nonce);
@@ -92,10 +98,10 @@ impl Nemesis {
         self.boots.get(&node).copied()
     }
 
-    /// Whether a node's disk was put back.
+    /// Whether the process of this nonce runs on a disk that was put back.
     #[must_use]
-    pub fn is_tampered(&self, node: NodeId) -> bool {
-        self.tampered.contains(&node)
+    pub fn is_impostor(&self, nonce: u64) -> bool {
+        self.impostors.contains(&nonce)
     }
 }
 

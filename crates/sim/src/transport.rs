@@ -250,13 +250,14 @@ impl World {
         let mut effects = Effects::default();
         let Some(process) = &mut self.hosts[to].process else { return Ok(()) };
         let own = process.node.id();
+        let had_seen = process.node.has_seen(hello.from);
         let known = process.node.check_hello(hello, &mut effects);
         let wanted = hello.to.unwrap_or(own);
         self.carry_out_after_flush(to, effects)?;
         let reply = match known {
             Ok(()) => {
                 require(17, wanted == own, || format!("host {to} answers for {wanted}, which it is not"))?;
-                self.believes(to, hello)?;
+                self.believes(to, hello, had_seen)?;
                 let Some(process) = &mut self.hosts[to].process else { return Ok(()) };
                 process.book.insert(hello.from, address);
                 let hello = process.node.hello(Some(hello.from));
@@ -269,13 +270,11 @@ impl World {
         Ok(())
     }
 
-    /// I17: nobody believes a boot that another one has replaced.
-    fn believes(&mut self, host: usize, hello: &Hello) -> Checked {
-        let newest = self.nemesis.newest_boot(hello.from);
-        let forged =
-            newest.is_some_and(|(boot, nonce)| hello.boot < boot || (hello.boot == boot && hello.nonce != nonce));
-        let known = self.nemesis.is_tampered(hello.from);
-        require(17, !(forged && known), || format!("host {host} believes {hello:?}, though {newest:?} was seen"))
+    /// I17: nobody believes a process that runs on a disk that was put back. All had seen a boot that it does not know of, but
+    /// for those who have lost their own disk since.
+    fn believes(&mut self, host: usize, hello: &Hello, had_seen: bool) -> Checked {
+        let forged = had_seen && self.nemesis.is_impostor(hello.nonce);
+        require(17, !forged, || format!("host {host} believes {hello:?}, whose disk was put back"))
     }
 
     fn welcome(&mut self, from: usize, to: usize, hello: &Hello, wanted: NodeId, epoch: u64, to_epoch: u64) -> Checked {

@@ -6,12 +6,14 @@
 //! told as *not applied*.
 
 use crate::history::{Change, End, Guard, KeyIndex, Operation, Request, Response, Time, ValueId};
+use crate::linearizability::Applied;
 use crate::plan::{MILLISECOND, Plan};
 use crate::random::Random;
 use bytes::{BufMut, Bytes, BytesMut};
-use scatter_core::codec::Encode;
+use scatter_core::codec::{Decode, Encode};
 use scatter_core::command::{Command, Condition, Found, Idempotency, LaneUse, Operation as Asked, Outcome, Write};
 use scatter_core::effects::Refused;
+use scatter_core::entry::Entry;
 use scatter_core::planted::{self, Bug};
 use scatter_core::ring::Key;
 use scatter_core::types::{GroupId, SessionId, Version};
@@ -132,7 +134,7 @@ pub struct Workload {
     /// What was asked and heard.
     pub history: Vec<Operation>,
     /// What stale reads saw: (key, version, value).
-    pub stale: Vec<(KeyIndex, u64, ValueId)>,
+    pub stale: Vec<Applied>,
     workers: Vec<Worker>,
     sessions: Vec<Session>,
     repeatable: Vec<Repeatable>,
@@ -655,6 +657,36 @@ impl Workload {
     pub fn all_keys(&self) -> impl Iterator<Item = (KeyIndex, GroupId)> + '_ {
         (0..self.keys).map(|key| (key, self.groups[key as usize % self.groups.len()]))
     }
+}
+
+/// The puts that the commands of an entry carried out.
+#[must_use]
+pub fn puts_of(entry: &Entry, outcomes: &[Outcome]) -> Vec<Applied> {
+    let commands = Vec::<Bytes>::from_all(entry.body.clone()).unwrap_or_default();
+    let mut puts = Vec::new();
+    for (bytes, outcome) in commands.into_iter().zip(outcomes) {
+        let Ok(command) = Command::from_all(bytes) else { continue };
+        match (command.operation, outcome) {
+            (Asked::Put { key, value, .. }, Outcome::Written { version, .. }) => {
+                puts.push((index_of(&key), version.0, value_of(&value)));
+            }
+            (Asked::Batch { writes, .. }, Outcome::BatchWritten { versions }) => {
+                for (write, version) in writes.iter().zip(versions) {
+                    if let Write::Put { key, value, .. } = write {
+                        puts.push((index_of(key), version.0, value_of(value)));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    puts
+}
+
+/// The index of a key.
+fn index_of(key: &Key) -> KeyIndex {
+    let digits = key.bytes().strip_prefix(b"key-").and_then(|digits| std::str::from_utf8(digits).ok());
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(KeyIndex::MAX)
 }
 
 /// The key of an index.

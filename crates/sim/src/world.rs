@@ -10,6 +10,7 @@ use crate::disk::Disk;
 use crate::history::Time;
 use crate::host::Host;
 use crate::invariants::{Broken, Checked, Observer};
+use crate::linearizability::Applied;
 use crate::nemesis::{Nemesis, Undo};
 use crate::network::Network;
 use crate::plan::{Plan, SECOND};
@@ -136,6 +137,8 @@ pub struct World {
     pub directory: BTreeMap<NodeId, usize>,
     /// The clients.
     pub workload: Workload,
+    /// Every put that was carried out.
+    pub applied_puts: Vec<Applied>,
     /// The faults.
     pub nemesis: Nemesis,
     /// Chance for disks and processes.
@@ -166,6 +169,7 @@ impl World {
             addresses: BTreeMap::new(),
             directory: BTreeMap::new(),
             workload,
+            applied_puts: Vec::new(),
             nemesis,
             random,
             limits,
@@ -242,6 +246,7 @@ impl World {
             let record = NodeRecord {
                 node: *node,
                 boot: 0,
+                nonces: Vec::new(),
                 cluster: Some(cluster),
                 binding: None,
                 longest_lease_nanos: 0,

@@ -17,6 +17,8 @@ pub struct Identity {
     pub boot: u64,
     /// Drawn at boot: the same boot counter with another nonce is another copy of the disk.
     pub nonce: u64,
+    /// The nonces of the boots before, newest first.
+    pub earlier: Vec<u64>,
     /// Where it listens for peers.
     pub peer_address: String,
     /// Where it serves HTTP.
@@ -25,7 +27,7 @@ pub struct Identity {
     pub zone: String,
 }
 
-codec_struct!(Identity { cluster_name, cluster, node, boot, nonce, peer_address, http_address, zone });
+codec_struct!(Identity { cluster_name, cluster, node, boot, nonce, earlier, peer_address, http_address, zone });
 
 /// Which of the connections between two nodes this is. They never wait for each other.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -22,6 +22,7 @@ fn identity() -> Identity {
         node: NodeId(7),
         boot: 1,
         nonce: 2,
+        earlier: Vec::new(),
         peer_address: "peer".into(),
         http_address: "http".into(),
         zone: "a".into(),

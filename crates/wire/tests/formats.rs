@@ -43,20 +43,13 @@ fn identity() -> impl Strategy<Value = Identity> {
         ".{0,9}",
         option::of(any::<u128>().prop_map(ClusterId)),
         node(),
-        any::<(u64, u64)>(),
+        (any::<(u64, u64)>(), prop::collection::vec(any::<u64>(), 0..4)),
         ".{0,20}",
         ".{0,20}",
         ".{0,3}",
     )
-        .prop_map(|(cluster_name, cluster, node, (boot, nonce), peer_address, http_address, zone)| Identity {
-            cluster_name,
-            cluster,
-            node,
-            boot,
-            nonce,
-            peer_address,
-            http_address,
-            zone,
+        .prop_map(|(cluster_name, cluster, node, ((boot, nonce), earlier), peer_address, http_address, zone)| {
+            Identity { cluster_name, cluster, node, boot, nonce, earlier, peer_address, http_address, zone }
         })
 }
 

@@ -207,6 +207,7 @@ impl Cluster {
             node: id,
             boot: 1,
             nonce: 1,
+            earlier: Vec::new(),
             peer_address: address.clone(),
             http_address: String::new(),
             zone: "a".into(),

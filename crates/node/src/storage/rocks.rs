@@ -52,7 +52,7 @@ pub struct RocksSettings {
 
 impl Default for RocksSettings {
     fn default() -> Self {
-        Self { cache_bytes: 128 << 20, memtable_bytes: 32 << 20, most_open_files: 512, background_jobs: 2 }
+        Self { cache_bytes: 128 << 20, memtable_bytes: 8 << 20, most_open_files: 512, background_jobs: 2 }
     }
 }
 

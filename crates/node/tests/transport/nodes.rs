@@ -70,6 +70,7 @@ pub(crate) fn identity(node: NodeId) -> Identity {
         node,
         boot: 1,
         nonce: 1,
+        earlier: Vec::new(),
         peer_address: "127.0.0.1:1".into(),
         http_address: String::new(),
         zone: String::new(),

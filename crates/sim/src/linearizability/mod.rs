@@ -92,13 +92,21 @@ pub enum Violation {
     },
 }
 
-/// Checks a whole history. The clients' times must be distinct or at least ordered as the events were: an operation
+/// A put that was carried out: its key, version and value.
+pub type Applied = (KeyIndex, VersionNumber, ValueId);
+
+/// Checks a whole history. `applied`, if it is known, lists every put that was carried out: one whose client heard nothing
+/// has its version from there, or was never carried out. That only narrows the orders that count. The clients' times must be distinct or at least ordered as the events were: an operation
 /// invoked at the very moment at which another returned counts as later.
 ///
 /// # Errors
 /// The first violation found.
-pub fn check(history: &[Operation]) -> Result<(), Violation> {
-    let facts = Facts::gather(history)?;
+pub fn check(history: &[Operation], applied: Option<&[Applied]>) -> Result<(), Violation> {
+    let mut facts = Facts::gather(history)?;
+    facts.complete = applied.is_some();
+    for (key, version, value) in applied.unwrap_or_default() {
+        facts.note(*key, *version, *value)?;
+    }
     for component in components(history) {
         search::check(history, &component, &facts, SEARCH_LIMIT)?;
     }
@@ -109,7 +117,7 @@ pub fn check(history: &[Operation]) -> Result<(), Violation> {
 ///
 /// # Errors
 /// The first violation found.
-pub fn check_stale(history: &[Operation], stale: &[(KeyIndex, VersionNumber, ValueId)]) -> Result<(), Violation> {
+pub fn check_stale(history: &[Operation], stale: &[Applied]) -> Result<(), Violation> {
     let reads: Vec<Operation> = stale
         .iter()
         .map(|(key, version, value)| Operation {
@@ -130,6 +138,8 @@ struct Facts {
     versions: BTreeMap<(KeyIndex, ValueId), VersionNumber>,
     /// The value seen at (key, version).
     values: BTreeMap<(KeyIndex, VersionNumber), ValueId>,
+    /// A put without a version was never carried out.
+    complete: bool,
 }
 
 impl Facts {

@@ -344,6 +344,11 @@ fn prepare(
         End::NotApplied => return None,
     };
     let versions = versions_of(operation, facts);
+    let mut changes = operation.request.changes().into_iter().zip(&versions);
+    let never = changes.any(|((_, change), version)| matches!(change, Change::Put { .. }) && *version == 0);
+    if !required && facts.complete && never {
+        return None;
+    }
     let request = localised(&operation.request, local)?;
     let response = operation.response().cloned();
     let step = Step { request, response, versions };

@@ -70,8 +70,15 @@ fn tombstone(group: u64, incarnation: u64) -> Write {
 }
 
 fn node(boot: u64) -> Write {
-    let record =
-        NodeRecord { node: NodeId(1), boot, cluster: None, binding: None, longest_lease_nanos: boot, given_up: false };
+    let record = NodeRecord {
+        node: NodeId(1),
+        boot,
+        nonces: vec![boot * 7],
+        cluster: None,
+        binding: None,
+        longest_lease_nanos: boot,
+        given_up: false,
+    };
     Write::Node { record }
 }
 
