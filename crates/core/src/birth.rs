@@ -78,12 +78,13 @@ impl Node {
         (self.record.cluster.is_none() || self.misses_somebody()).then_some(self.birth.dial_at)
     }
 
-    /// Whether this boot has not announced itself, a group here has no leader, or one led here a member that is silent.
+    /// Whether this boot has not announced itself, a group here has no leader, one led here a member that is silent, or a
+    /// newcomer here, who hears its leader and nobody else's address, waits for its first snapshot.
     fn misses_somebody(&self) -> bool {
         let silent = |since: Instant| self.now.instant.since(since) > SEARCH;
         let missed = |replica: &Replica| match &replica.role {
             Role::Leader(leader) => leader.peers.values().any(|peer| silent(peer.answered_at)),
-            Role::Follower(follower) => follower.leader.is_none(),
+            Role::Follower(follower) => follower.leader.is_none() || replica.report.is_none(),
             Role::Candidate(_) => true,
             Role::Retired(_) => false,
         };

@@ -80,6 +80,8 @@ bugs! {
     AdoptsNothing => "adopts-nothing",
     /// A candidate proposes past an adopted configuration with the old set's promises (hazard 1).
     ProposesPastAdoptedConfiguration => "proposes-past-adopted-configuration",
+    /// A candidate adopts a configuration that does not follow the one in force.
+    AdoptsStaleConfiguration => "adopts-stale-configuration",
     /// A configuration is decided by the old majority alone (hazard 2).
     OldMajorityDecidesConfiguration => "old-majority-decides-configuration",
     /// A leader proposes past an undecided configuration.

@@ -16,7 +16,9 @@
 //! first configuration it adopts so: entries behind it, if any, were decided by *another* set of members. Once that
 //! configuration is decided anew, phase 1 runs again with the new set.
 
-use crate::entry::{Entry, EntryClock};
+use crate::codec::Decode;
+use crate::entry::{Entry, EntryClock, EntryKind};
+use crate::group::Configuration;
 use crate::message::{AcceptedEntry, Message, Refusal, Ticket};
 use crate::paxos::acceptor::Unsynced;
 use crate::paxos::leader::Leader;
@@ -390,6 +392,18 @@ impl Replica {
         }
     }
 
+    /// Whether an entry found in phase 1 may have been decided. A configuration that does not follow the one in force was
+    /// proposed behind a slot that took another value since; acknowledgements are cumulative, so had it been decided, that
+    /// slot would have kept its value.
+    fn may_adopt(&self, entry: &Entry) -> bool {
+        if entry.kind != EntryKind::Configuration || planted::on(Bug::AdoptsStaleConfiguration) {
+            return true;
+        }
+        let proposed = Configuration::from_all(entry.body.clone());
+        let current = self.configuration.as_ref().map(|configuration| configuration.version);
+        proposed.is_ok_and(|proposed| current.is_some_and(|current| proposed.version == current.next()))
+    }
+
     /// Phase 1 is done: proposes anew what it found, then an entry of its own.
     fn lead(&mut self, ballot: Ballot, accepted: BTreeMap<Slot, (Ballot, Entry)>, cx: &mut Context<'_>) {
         let first = self.decided.next();
@@ -399,8 +413,8 @@ impl Replica {
             accepted.keys().next_back().filter(|last| **last >= first && !planted::on(Bug::AdoptsNothing))
         {
             for slot in (first.0..=last.0).map(Slot) {
-                let entry =
-                    accepted.get(&slot).map_or_else(|| Entry::noop(EntryClock::default()), |(_, entry)| entry.clone());
+                let found = accepted.get(&slot).map(|(_, entry)| entry).filter(|entry| self.may_adopt(entry));
+                let entry = found.cloned().unwrap_or_else(|| Entry::noop(EntryClock::default()));
                 let structural = entry.kind.is_structural();
                 entries.push(entry);
                 if structural && !planted::on(Bug::ProposesPastAdoptedConfiguration) {
