@@ -100,8 +100,8 @@ pub struct Driver {
     log_full: bool,
     store_full: bool,
     draining: bool,
-    /// Groups that were led when the node began to drain, each with its ballot.
-    handed_over: Vec<(GroupId, Ballot)>,
+    /// Groups that a draining node led, each with the ballot in which it handed over last.
+    handed_over: BTreeMap<GroupId, Ballot>,
     ended: Option<Ended>,
     /// Set once the id is given up: the process ends when this batch is on disk.
     last_write: Option<WriteId>,
@@ -137,7 +137,7 @@ impl Driver {
             log_full: false,
             store_full: false,
             draining: false,
-            handed_over: Vec::new(),
+            handed_over: BTreeMap::new(),
             ended: None,
             last_write: None,
             armed: None,
@@ -443,7 +443,7 @@ impl Driver {
                 self.store_full = full;
                 self.step(Input::DiskFull { full: self.log_full || self.store_full });
             }
-            Event::Drain => self.drain(),
+            Event::Drain => self.draining = true,
             Event::Fatal(why) => self.ended = Some(Ended::Fatal(why)),
         }
     }
@@ -470,13 +470,17 @@ impl Driver {
         }
     }
 
-    /// Lets others lead what this node leads.
-    fn drain(&mut self) {
-        self.draining = true;
-        let led: Vec<(GroupId, NodeId)> =
-            self.node.groups().filter_map(|group| Some((group, self.node.successor(group)?))).collect();
-        for (group, to) in led {
-            self.handed_over.extend(self.node.leadership(group).map(|(_, ballot)| (group, ballot)));
+    /// Lets others lead what this node leads: once in each ballot. If a hand-over came to nothing, for the successor may not
+    /// vote yet after its own restart, this node may be elected again, and hands over again.
+    fn hand_over(&mut self) {
+        let led: Vec<(GroupId, NodeId, Ballot)> = self
+            .node
+            .groups()
+            .filter_map(|group| Some((group, self.node.successor(group)?, self.node.leadership(group)?.1)))
+            .filter(|(group, _, ballot)| self.handed_over.get(group) != Some(ballot))
+            .collect();
+        for (group, to, ballot) in led {
+            self.handed_over.insert(group, ballot);
             self.next_request += 1;
             self.step(Input::HandOver { request: RequestId(self.next_request), group, to });
         }
@@ -524,6 +528,9 @@ pub async fn run(shared: Shared) -> Ended {
             let now = crate::clock::instant();
             if driver.node.deadline().is_some_and(|at| at <= now) {
                 driver.step(Input::Tick);
+            }
+            if driver.draining {
+                driver.hand_over();
             }
             driver.carry_out();
             if let Some(ended) = driver.ended.take() {
