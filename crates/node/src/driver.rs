@@ -40,6 +40,10 @@ const VIEW_EVERY: Duration = Duration::from_millis(250);
 /// How long a draining node waits for others to take over what it leads.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often a node without room for clients' writes tries to let others lead. They may have no room either, and say so the
+/// same way.
+const FULL_HAND_OVER_EVERY: Duration = Duration::from_secs(10);
+
 /// Who waits for the core's answer to a request.
 enum Pending {
     Write(Waiter, GroupId),
@@ -100,8 +104,10 @@ pub struct Driver {
     log_full: bool,
     store_full: bool,
     draining: bool,
-    /// Groups that a draining node led, each with the ballot in which it handed over last.
+    /// Groups that a node without room led, or one that drains, each with the ballot in which it handed over last.
     handed_over: BTreeMap<GroupId, Ballot>,
+    /// When a node without room may hand over again.
+    full_hand_over_at: Option<Instant>,
     ended: Option<Ended>,
     /// Set once the id is given up: the process ends when this batch is on disk.
     last_write: Option<WriteId>,
@@ -138,6 +144,7 @@ impl Driver {
             store_full: false,
             draining: false,
             handed_over: BTreeMap::new(),
+            full_hand_over_at: None,
             ended: None,
             last_write: None,
             armed: None,
@@ -470,6 +477,20 @@ impl Driver {
         }
     }
 
+    /// A leader without room refuses every write of its groups: others may have room.
+    fn hand_over_if_full(&mut self) {
+        let now = crate::clock::instant();
+        let is_full = self.log_full || self.store_full;
+        if is_full && !self.draining && self.full_hand_over_at.is_none_or(|at| at <= now) {
+            self.handed_over.clear();
+            self.hand_over();
+            if !self.handed_over.is_empty() {
+                tracing::info!("this node's disk is full: it lets others lead");
+                self.full_hand_over_at = Some(now.after(FULL_HAND_OVER_EVERY));
+            }
+        }
+    }
+
     /// Lets others lead what this node leads: once in each ballot. If a hand-over came to nothing, for the successor may not
     /// vote yet after its own restart, this node may be elected again, and hands over again.
     fn hand_over(&mut self) {
@@ -532,6 +553,7 @@ pub async fn run(shared: Shared) -> Ended {
             if driver.draining {
                 driver.hand_over();
             }
+            driver.hand_over_if_full();
             driver.carry_out();
             if let Some(ended) = driver.ended.take() {
                 return ended;
