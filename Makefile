@@ -34,13 +34,19 @@ run: deps ## Builds and runs a local cluster: three nodes, a gateway, the admin 
 	@$(CARGO) build -p scatter-node -p scatter-gateway -p scatter-admin
 	@exec scripts/run.sh
 
+# Tests of scatter-e2e start the programs, which must be there and up to date.
+BUILD_TESTS := $(CARGO) build --workspace --bins --tests
+PROGRAMS := SCATTER_PROGRAMS="$(abspath $(TARGET))/debug"
+NEXTEST := cargo nextest --version >/dev/null 2>&1
+
 test: deps ## Runs every test; ARGS goes to the test runner
 	@$(CARGO) test --workspace --doc --quiet
-	@export SCATTER_PROGRAMS="$(abspath $(TARGET))/debug"; \
-	if cargo nextest --version >/dev/null 2>&1; then \
-	    exec $(CARGO) nextest run --workspace $(ARGS); \
+	@$(BUILD_TESTS)
+	@if $(NEXTEST); then \
+	    $(PROGRAMS) exec $(CARGO) nextest run --workspace $(ARGS); \
 	else \
-	    exec $(CARGO) test --workspace --lib --bins --tests --no-fail-fast $(ARGS); \
+	    $(CARGO) test --workspace --exclude scatter-e2e --lib --bins --tests --no-fail-fast $(ARGS); \
+	    $(MAKE) processes; \
 	fi
 
 verify: fmt-check clippy doc deny test ## All that a change must pass: format, lints, docs, licences, tests, simulator
@@ -79,8 +85,13 @@ settings: deps ## Brings the settings of the sample files into docs/operations.m
 sim: deps ## Simulates SEEDS=200 fault schedules, or replays SEED=n with its trace
 	@exec cargo run -q -p scatter-sim -- run $(if $(SEED),--seed $(SEED) --trace,--seeds $(SEEDS)) $(ARGS)
 
-processes: deps ## Tests the programs as real processes: kills, pauses, damage, full disks
-	@$(CARGO) test -p scatter-e2e --features processes $(ARGS)
+processes: deps ## Runs only those tests that start real processes: kills, pauses, damage, full disks
+	@$(BUILD_TESTS)
+	@if $(NEXTEST); then \
+	    $(PROGRAMS) exec $(CARGO) nextest run --workspace --filterset 'package(scatter-e2e)' $(ARGS); \
+	else \
+	    $(PROGRAMS) RUST_TEST_THREADS=1 exec $(CARGO) test --workspace --test processes $(ARGS); \
+	fi
 
 planted: deps ## Shows that the simulator catches every planted bug
 	@exec cargo run -q --target-dir "$(TARGET)/planted" -p scatter-sim --features planted -- planted $(ARGS)

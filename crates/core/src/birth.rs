@@ -72,6 +72,11 @@ impl Birth {
     }
 }
 
+/// Where a binding's founders live.
+fn addresses(binding: &Binding) -> BTreeSet<&String> {
+    binding.founders.iter().map(|(_, address)| address).collect()
+}
+
 impl Node {
     /// When founders and seeds are asked next; `None` while there is nothing to ask.
     pub(crate) fn birth_deadline(&self) -> Option<Instant> {
@@ -126,12 +131,15 @@ impl Node {
             match &self.record.binding {
                 // Some founder saw all of them bound, so all of them are.
                 Some(binding) if binding.cluster == cluster => self.be_born(effects),
-                Some(_) => {
+                Some(binding) => {
+                    let ours = addresses(binding);
                     self.birth.problem = Some(format!(
-                        "this founder is bound to a cluster that was never born, and {address} belongs to another; wipe one"
+                        "this founder is bound to found a cluster with {ours:?}, which is not born, and {address} belongs \
+                         to another; to join that one, start this node on an empty data directory"
                     ));
                 }
                 None => {
+                    self.birth.problem = None;
                     self.record.cluster = Some(cluster);
                     self.write_record(effects);
                 }
@@ -201,7 +209,7 @@ impl Node {
         }
         let rebinds = planted::on(Bug::FounderRebinds) && self.record.cluster.is_none();
         if self.record.binding.is_none() && self.record.cluster.is_none() || rebinds {
-            let theirs: BTreeSet<&String> = binding.founders.iter().map(|(_, address)| address).collect();
+            let theirs = addresses(&binding);
             let ours: BTreeSet<&String> = self.birth.origin.founders.iter().collect();
             if theirs != ours && !rebinds {
                 self.birth.problem = Some(format!("node {from} was given another list of founders: {theirs:?}"));
@@ -222,7 +230,11 @@ impl Node {
     pub(crate) fn on_bound(&mut self, from: NodeId, binding: &Binding, effects: &mut Effects) {
         let Some(own) = &self.record.binding else { return };
         if own != binding {
-            self.birth.problem = Some(format!("founder {from} is bound to another cluster and must be wiped to join"));
+            // That a cluster was born elsewhere says more, and stays.
+            let theirs = addresses(binding);
+            self.birth.problem.get_or_insert_with(|| {
+                format!("founder {from} has bound itself with {theirs:?} instead; at most one of the two can be born")
+            });
             return;
         }
         self.birth.bound.insert(from);

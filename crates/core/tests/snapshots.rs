@@ -153,6 +153,24 @@ fn only_whole_snapshots_of_the_right_group_are_taken() {
 }
 
 #[test]
+fn any_damaged_bit_of_a_chunk_is_noticed() {
+    let mut machine = create(&MapStore::new(), 1, 1);
+    fill(&mut machine);
+    for chunk in chunks(&machine, 400) {
+        let good = chunk.to_bytes();
+        assert_eq!(Chunk::from_all(good.clone()), Ok(chunk));
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Chunk::from_all(bytes.into()).is_err(), "bit {bit}");
+        }
+        for length in 0..good.len() {
+            assert!(Chunk::from_all(good.slice(..length)).is_err(), "cut to {length}");
+        }
+    }
+}
+
+#[test]
 fn a_snapshot_leaves_the_replicas_beside_it_alone() {
     let store = MapStore::new();
     let mut beside = create(&store, 2, 5);

@@ -15,7 +15,7 @@
 //! propose A x=1 y=2, read A x  clients, all at once
 //! hand-over A B, change A +D -B    an operator's orders to the leader A
 //! cut A [B], heal              no message passes; everything passes
-//! drop A>B [KIND], hold A>B [KIND], release A>B, pass A>B
+//! drop A>B [KIND], hold A>B [KIND], release A>B, damage A>B [KIND], pass A>B
 //! hold-sync A, sync A          the disk stops answering; answers
 //! full A, room A, flush A      the log's disk is full or not; the store becomes durable
 //! wall A MS                    the date is off by so much
@@ -28,7 +28,7 @@
 mod harness;
 
 use harness::disk::{Disk, copy_store};
-use harness::network::Rule;
+use harness::network::{Fate, Rule};
 use harness::{Cluster, address, config, render};
 use scatter_core::store::map::MapStore;
 use scatter_core::types::FeatureLevel;
@@ -189,25 +189,30 @@ impl Story {
 
     fn disturb(&mut self, words: &[&str]) {
         let network = &mut self.cluster.network;
-        let rule = |from: char, to: char, kind: Option<&&str>, held: bool| {
+        let rule = |from: char, to: char, kind: Option<&&str>, fate: Fate| {
             let kind = kind.map(|kind| (*kind).to_owned());
-            Rule { from, to, kind, held }
+            Rule { from, to, kind, fate }
         };
         let ends = |pair: &str| pair.split_once('>').map(|(from, to)| (only(from), only(to))).unwrap();
         match words {
             ["tell", what] => network.tell_all = *what == "all",
             ["heal"] => network.rules.clear(),
             ["cut", node] => {
-                network.rules.push(rule(only(node), '*', None, false));
-                network.rules.push(rule('*', only(node), None, false));
+                network.rules.push(rule(only(node), '*', None, Fate::Lost));
+                network.rules.push(rule('*', only(node), None, Fate::Lost));
             }
             ["cut", one, other] => {
-                network.rules.push(rule(only(one), only(other), None, false));
-                network.rules.push(rule(only(other), only(one), None, false));
+                network.rules.push(rule(only(one), only(other), None, Fate::Lost));
+                network.rules.push(rule(only(other), only(one), None, Fate::Lost));
             }
-            [what @ ("drop" | "hold"), pair, kind @ ..] => {
+            [what @ ("drop" | "hold" | "damage"), pair, kind @ ..] => {
+                let fate = match *what {
+                    "hold" => Fate::Held,
+                    "damage" => Fate::Damaged,
+                    _ => Fate::Lost,
+                };
                 let (from, to) = ends(pair);
-                network.rules.push(rule(from, to, kind.first(), *what == "hold"));
+                network.rules.push(rule(from, to, kind.first(), fate));
             }
             ["pass", pair] => {
                 let (from, to) = ends(pair);

@@ -55,7 +55,9 @@ impl Reply {
         self.json()["outcome"] == "not_applied"
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    /// Reads one; `None` while it is not whole, or if it is none.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
         let head = std::str::from_utf8(&bytes[..end]).ok()?;
         let mut lines = head.split("\r\n");

@@ -1,7 +1,8 @@
 //! The apply thread: decided entries into the data store, answers to those who wait, snapshots out and in.
 //!
 //! Work arrives in the order the core decided it and is done in that order. A full or failing store is tried again until
-//! it works: what is decided cannot be refused.
+//! it works: what is decided cannot be refused. While it is tried nobody reads what waits behind it, so clients' writes are
+//! refused before it comes to that: as long as the disk has room for everything that is still to be applied.
 
 use crate::events::{Event, Inbox, Waiter};
 use crate::metrics::ServedRead;
@@ -19,7 +20,7 @@ use scatter_wire::{ReadPath, Refusal, ReplyBody};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -59,29 +60,58 @@ impl ApplyHandle {
 /// Starts the thread.
 pub fn start(
     stage: Stage<RocksStore>,
+    store: RocksStore,
     serving: Arc<Serving>,
     inbox: Arc<Inbox>,
 ) -> std::io::Result<(ApplyHandle, JoinHandle<()>)> {
     let (jobs, work) = channel();
     let handle = ApplyHandle { jobs, serving: serving.clone() };
-    let mut worker = Worker { stage, serving, inbox, words: BTreeMap::new(), figures: BTreeMap::new(), failing: false };
+    let mut worker = Worker {
+        stage,
+        store,
+        serving,
+        inbox,
+        words: BTreeMap::new(),
+        figures: BTreeMap::new(),
+        failing: false,
+        told_full: false,
+    };
     worker.publish();
+    worker.tell_space();
     let thread = std::thread::Builder::new().name("apply".to_owned()).spawn(move || worker.run(&work))?;
     Ok((handle, thread))
 }
 
 struct Worker {
     stage: Stage<RocksStore>,
+    store: RocksStore,
     serving: Arc<Serving>,
     inbox: Arc<Inbox>,
     words: BTreeMap<GroupId, Arc<ReadWord>>,
     figures: BTreeMap<GroupId, Arc<Figures>>,
     failing: bool,
+    /// The driver was told that there is no room for clients' writes.
+    told_full: bool,
 }
 
 impl Worker {
     fn run(mut self, work: &Receiver<(Instant, Job)>) {
-        while let Ok((since, job)) = work.recv() {
+        loop {
+            let (since, job) = if self.told_full {
+                match work.recv_timeout(STORE_PAUSE) {
+                    Ok(job) => job,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.tell_space();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            } else {
+                match work.recv() {
+                    Ok(job) => job,
+                    Err(_) => return,
+                }
+            };
             self.serving.counts.on_job_taken();
             match job {
                 Job::Apply(apply, waiters) => {
@@ -106,6 +136,19 @@ impl Worker {
         }
     }
 
+    /// Tells the driver when room for clients' writes ends, and when there is some again.
+    fn tell_space(&mut self) {
+        let needed = self.store.needed_bytes();
+        // Once it was short, a little more is asked for, so that the answer does not change with every file that goes.
+        let wanted = if self.told_full { needed + needed / 4 } else { needed };
+        let full = self.failing || self.store.free_bytes().is_some_and(|free| free < wanted);
+        if full != self.told_full {
+            self.told_full = full;
+            tracing::warn!(full, needed, "room for the data store on its disk");
+            self.inbox.push(Event::StoreFull(full));
+        }
+    }
+
     /// Repeats until the store takes it.
     fn until_done(&mut self, mut attempt: impl FnMut(&mut Stage<RocksStore>) -> Result<Done, StoreError>) -> Done {
         loop {
@@ -113,8 +156,8 @@ impl Worker {
                 Ok(done) => {
                     if std::mem::take(&mut self.failing) {
                         tracing::info!("the data store takes writes again");
-                        self.inbox.push(Event::StoreFull(false));
                     }
+                    self.tell_space();
                     return done;
                 }
                 Err(StoreError::Damaged(what)) => {
@@ -127,8 +170,8 @@ impl Worker {
                 Err(error) => {
                     if !std::mem::replace(&mut self.failing, true) {
                         tracing::error!(%error, "the data store does not take writes; trying again until it does");
-                        self.inbox.push(Event::StoreFull(true));
                     }
+                    self.tell_space();
                     std::thread::park_timeout(STORE_PAUSE);
                 }
             }

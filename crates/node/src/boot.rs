@@ -10,7 +10,11 @@ use scatter_core::stage::Stage;
 use scatter_core::store::StoreError;
 use scatter_core::types::NodeId;
 use scatter_core::{Boot, Effects, Node, Origin};
+use std::fs::File;
 use std::path::{Path, PathBuf};
+
+/// What the folders with data of a former node are called, before their number.
+const ASIDE_PREFIX: &str = "set-aside-";
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -57,9 +61,13 @@ pub struct Booted {
 /// Opens what is in the data directory. A disk that lost what it once held makes a *new* node: the old data is set aside,
 /// never voted with.
 pub fn boot(settings: &NodeSettings) -> Result<Booted, BootError> {
+    let directory = &settings.node.data_dir;
+    for (_, aside) in what_was_set_aside(directory).unwrap_or_default() {
+        tracing::warn!(aside = %aside.display(), "data of a former node takes up space; delete it when nobody needs it");
+    }
     match open(settings) {
         Err(error) if loses_identity(&error) => {
-            let aside = set_aside(&settings.node.data_dir)?;
+            let aside = set_aside(directory)?;
             tracing::error!(%error, aside = %aside.display(), "this node starts anew under another id");
             open(settings)
         }
@@ -124,24 +132,92 @@ fn recover(
     Node::recover(config, boot, recovered, stage.reports(), crate::clock::now())
 }
 
-/// Moves what the directory holds into a folder inside it, where a person can look at it.
+/// Moves what the directory holds into a folder inside it, where a person can look at it. What was set aside before gives way
+/// to it, so that a disk that fails again and again does not fill up with copies.
 fn set_aside(directory: &Path) -> Result<PathBuf, BootError> {
     let failed = |action, path: &Path, reason| BootError::Directory { action, path: path.to_owned(), reason };
-    for number in 1_u32.. {
-        let aside = directory.join(format!("set-aside-{number}"));
-        match std::fs::create_dir(&aside) {
-            Ok(()) => {
-                for part in ["log", "store"] {
-                    let from = directory.join(part);
-                    if from.exists() {
-                        std::fs::rename(&from, aside.join(part)).map_err(|error| failed("move", &from, error))?;
-                    }
-                }
-                return Ok(aside);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed("make", &aside, error)),
+    let earlier = what_was_set_aside(directory).map_err(|error| failed("list", directory, error))?;
+    let number = earlier.last().map_or(0, |(number, _)| *number).saturating_add(1);
+    let aside = directory.join(format!("{ASIDE_PREFIX}{number}"));
+    std::fs::create_dir(&aside).map_err(|error| failed("make", &aside, error))?;
+    for part in ["log", "store"] {
+        let from = directory.join(part);
+        if from.exists() {
+            std::fs::rename(&from, aside.join(part)).map_err(|error| failed("move", &from, error))?;
         }
     }
-    Ok(directory.to_owned())
+    // On disk before the node has another id to speak under: the former one must not come back.
+    for path in [&aside, directory] {
+        File::open(path).and_then(|folder| folder.sync_all()).map_err(|error| failed("sync", path, error))?;
+    }
+    for (_, older) in earlier {
+        match std::fs::remove_dir_all(&older) {
+            Ok(()) => tracing::warn!(removed = %older.display(), "data set aside earlier gave way to the newest"),
+            Err(error) => tracing::warn!(path = %older.display(), %error, "data set aside earlier cannot be removed"),
+        }
+    }
+    Ok(aside)
+}
+
+/// The folders that [`set_aside`] left behind, the newest last.
+fn what_was_set_aside(directory: &Path) -> std::io::Result<Vec<(u32, PathBuf)>> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(number) = name.strip_prefix(ASIDE_PREFIX).and_then(|number| number.parse().ok()) {
+            found.push((number, path));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn fill(directory: &Path, text: &str) {
+        for part in ["log", "store"] {
+            std::fs::create_dir(directory.join(part)).unwrap();
+            std::fs::write(directory.join(part).join("file"), text).unwrap();
+        }
+    }
+
+    #[test]
+    fn only_the_newest_copy_is_kept() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path();
+        assert_eq!(what_was_set_aside(&directory.join("nowhere")).unwrap(), []);
+        // Somebody else's files, however alike their names.
+        std::fs::create_dir(directory.join("set-aside-for-later")).unwrap();
+        std::fs::write(directory.join("set-aside-"), "").unwrap();
+        for round in 1..=11_u32 {
+            fill(directory, &round.to_string());
+            let aside = set_aside(directory).unwrap();
+            assert_eq!(aside, directory.join(format!("set-aside-{round}")));
+            assert_eq!(names(&aside), ["log", "store"]);
+            assert_eq!(std::fs::read_to_string(aside.join("log/file")).unwrap(), round.to_string());
+            assert_eq!(names(directory), ["set-aside-", &format!("set-aside-{round}"), "set-aside-for-later"]);
+        }
+        // A person took the copy away: counting begins anew, and a part that is not there is not missed.
+        std::fs::remove_dir_all(directory.join("set-aside-11")).unwrap();
+        fill(directory, "again");
+        std::fs::remove_dir_all(directory.join("store")).unwrap();
+        assert_eq!(names(&set_aside(directory).unwrap()), ["log"]);
+        assert_eq!(what_was_set_aside(directory).unwrap(), [(1, directory.join("set-aside-1"))]);
+    }
 }

@@ -41,6 +41,10 @@ const VIEW_EVERY: Duration = Duration::from_millis(250);
 /// How long a draining node waits for others to take over what it leads.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How often a node without room for clients' writes tries to let others lead. They may have no room either, and say so the
+/// same way.
+const FULL_HAND_OVER_EVERY: Duration = Duration::from_secs(10);
+
 /// Who waits for the core's answer to a request.
 enum Pending {
     Write(Waiter, GroupId),
@@ -102,8 +106,10 @@ pub struct Driver {
     log_full: bool,
     store_full: bool,
     draining: bool,
-    /// Groups that were led when the node began to drain, each with its ballot.
-    handed_over: Vec<(GroupId, Ballot)>,
+    /// Groups that a node without room led, or one that drains, each with the ballot in which it handed over last.
+    handed_over: BTreeMap<GroupId, Ballot>,
+    /// When a node without room may hand over again.
+    full_hand_over_at: Option<Instant>,
     ended: Option<Ended>,
     /// Set once the id is given up: the process ends when this batch is on disk.
     last_write: Option<WriteId>,
@@ -140,7 +146,8 @@ impl Driver {
             log_full: false,
             store_full: false,
             draining: false,
-            handed_over: Vec::new(),
+            handed_over: BTreeMap::new(),
+            full_hand_over_at: None,
             ended: None,
             last_write: None,
             armed: None,
@@ -460,7 +467,7 @@ impl Driver {
                 self.store_full = full;
                 self.step(Input::DiskFull { full: self.log_full || self.store_full });
             }
-            Event::Drain => self.drain(),
+            Event::Drain => self.draining = true,
             Event::Fatal(why) => self.ended = Some(Ended::Fatal(why)),
         }
     }
@@ -487,13 +494,31 @@ impl Driver {
         }
     }
 
-    /// Lets others lead what this node leads.
-    fn drain(&mut self) {
-        self.draining = true;
-        let led: Vec<(GroupId, NodeId)> =
-            self.node.groups().filter_map(|group| Some((group, self.node.successor(group)?))).collect();
-        for (group, to) in led {
-            self.handed_over.extend(self.node.leadership(group).map(|(_, ballot)| (group, ballot)));
+    /// A leader without room refuses every write of its groups: others may have room.
+    fn hand_over_if_full(&mut self) {
+        let now = crate::clock::instant();
+        let is_full = self.log_full || self.store_full;
+        if is_full && !self.draining && self.full_hand_over_at.is_none_or(|at| at <= now) {
+            self.handed_over.clear();
+            self.hand_over();
+            if !self.handed_over.is_empty() {
+                tracing::info!("this node's disk is full: it lets others lead");
+                self.full_hand_over_at = Some(now.after(FULL_HAND_OVER_EVERY));
+            }
+        }
+    }
+
+    /// Lets others lead what this node leads: once in each ballot. If a hand-over came to nothing, for the successor may not
+    /// vote yet after its own restart, this node may be elected again, and hands over again.
+    fn hand_over(&mut self) {
+        let led: Vec<(GroupId, NodeId, Ballot)> = self
+            .node
+            .groups()
+            .filter_map(|group| Some((group, self.node.successor(group)?, self.node.leadership(group)?.1)))
+            .filter(|(group, _, ballot)| self.handed_over.get(group) != Some(ballot))
+            .collect();
+        for (group, to, ballot) in led {
+            self.handed_over.insert(group, ballot);
             self.next_request += 1;
             self.step(Input::HandOver { request: RequestId(self.next_request), group, to });
         }
@@ -557,6 +582,10 @@ pub async fn run(shared: Shared) -> Ended {
             if driver.node.deadline().is_some_and(|at| at <= now) {
                 driver.step(Input::Tick);
             }
+            if driver.draining {
+                driver.hand_over();
+            }
+            driver.hand_over_if_full();
             driver.carry_out();
             if let Some(ended) = driver.ended.take() {
                 return ended;

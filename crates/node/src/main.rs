@@ -159,7 +159,7 @@ fn start_consensus(
 ) -> Result<Started, Failure> {
     let Booted { node, effects, log, reader, store, stage, nonce: _ } = booted;
     let serving = service.serving().clone();
-    let (apply, _) = apply::start(stage, serving.clone(), inbox.clone())?;
+    let (apply, _) = apply::start(stage, store.clone(), serving.clone(), inbox.clone())?;
     let interval = Duration::from_millis(settings.storage.flush_interval_ms);
     apply::start_flusher(store, apply.clone(), inbox.clone(), interval)?;
     let tell = inbox.clone();

@@ -364,7 +364,22 @@ impl World {
         let current = groups.iter().filter_map(|group| self.observer.configuration(*group)).map(voters);
         let recent = self.nemesis.ordered.iter().filter(|(at, ..)| at + ORDER_LIFE > self.now);
         let sets: Vec<Vec<NodeId>> = current.chain(recent.map(|(_, _, set)| set.clone())).collect();
-        !groups.is_empty() && sets.iter().all(|set| !set.contains(&node) || self.lives_without(set, Some(node)))
+        let spared = sets.iter().all(|set| !set.contains(&node) || self.lives_without(set, Some(node)));
+        !groups.is_empty() && spared && groups.iter().all(|group| self.has_begun_without(*group, node))
+    }
+
+    /// Whether a majority of a group's voters have begun without `node`. Until then the first group may be known to one
+    /// founder alone, and the others cannot tell that it was bound.
+    fn has_begun_without(&self, group: GroupId, node: NodeId) -> bool {
+        let Some(configuration) = self.observer.configuration(group) else { return false };
+        let begun = |voter: &NodeId| {
+            *voter != node
+                && self.hosts.iter().any(|host| {
+                    let log = &host.disk.log;
+                    log.node.as_ref().is_some_and(|record| record.node == *voter) && log.replicas.contains_key(&group)
+                })
+        };
+        voters(configuration).iter().filter(|voter| begun(voter)).count() >= configuration.majority()
     }
 
     /// Whether a set of voters has a majority that is not lost, even without one more.

@@ -150,7 +150,7 @@ pub(crate) struct Leader {
     pub(crate) lease_after: Instant,
     heartbeat_at: Instant,
     /// Somebody waits for a heartbeat round.
-    round_wanted: bool,
+    pub(crate) round_wanted: bool,
     /// When the last entry was made, for the elapsed time of the next.
     clocked_at: Option<Instant>,
     /// Log time handed out in this ballot: the sum up to each slot not yet applied, and in all.
@@ -285,9 +285,11 @@ impl Replica {
         for read in leader.reads {
             cx.reply(read.request, Reply::Refused(refused.clone()));
         }
-        let orders = leader.change.map(|change| change.request).into_iter();
-        for request in orders.chain(leader.hand_over.map(|hand_over| hand_over.request)) {
-            cx.reply(request, Reply::Refused(Refused::GivenUp("the leader changed meanwhile".to_owned())));
+        if let Some(change) = leader.change {
+            cx.reply(change.request, change.left_by_leader());
+        }
+        if let Some(hand_over) = leader.hand_over {
+            cx.reply(hand_over.request, Reply::Refused(Refused::GivenUp("the leader changed meanwhile".to_owned())));
         }
     }
 

@@ -5,6 +5,7 @@
 //!   1. propose {A, B, C, d}         d learns: receives the log, counts nowhere
 //!   2. d has caught up
 //!   3. propose {B, C, D}            decided by majorities of {A, B, C} *and* {B, C, D}
+//!      the operator hears that it is done when a majority of {B, C, D} has applied it
 //!   4. A learns that it is removed, keeps its data and answers catch-up
 //!   5. A asks {B, C, D}; a majority has applied the change: A deletes and leaves a tombstone
 //! ```
@@ -51,6 +52,21 @@ enum ChangeStage {
     Learning,
     /// The final set is proposed.
     Switching,
+    /// It is decided at this slot, and its members are told. Until a majority of them knows, they would still look for the
+    /// majority of the former set if they lost this leader.
+    Telling(Slot),
+}
+
+impl Change {
+    /// What the operator hears if this leader goes.
+    pub(crate) fn left_by_leader(&self) -> Reply {
+        match self.stage {
+            ChangeStage::Inviting | ChangeStage::Learning | ChangeStage::Switching => {
+                Reply::Refused(Refused::GivenUp("the leader changed meanwhile".to_owned()))
+            }
+            ChangeStage::Telling(_) => Reply::Done,
+        }
+    }
 }
 
 /// An order to let another member lead, under way.
@@ -106,8 +122,9 @@ impl Replica {
         let Some(structural) = leader.structural.filter(|structural| structural.slot <= decided) else { return };
         leader.structural = None;
         leader.forget_lease();
-        if let Some(change) = leader.change.take_if(|change| change.stage == ChangeStage::Switching) {
-            cx.reply(change.request, Reply::Done);
+        if let Some(change) = leader.change.as_mut().filter(|change| change.stage == ChangeStage::Switching) {
+            change.stage = ChangeStage::Telling(structural.slot);
+            leader.round_wanted = true;
         }
         self.renew_peers(cx);
         let removed = self.configuration.as_ref().is_some_and(|configuration| self.is_removed_by(configuration));
@@ -198,6 +215,20 @@ impl Replica {
             return;
         }
         let request = change.request;
+        if let ChangeStage::Telling(slot) = change.stage {
+            let knows = |node: NodeId| {
+                if node == own {
+                    barred >= slot
+                } else {
+                    leader.peers.get(&node).is_some_and(|peer| peer.applied >= slot)
+                }
+            };
+            if crate::paxos::election::majority(&configuration, knows) {
+                leader.change = None;
+                cx.reply(request, Reply::Done);
+            }
+            return;
+        }
         if cx.now.instant >= change.deadline {
             leader.change = None;
             let why =
@@ -230,8 +261,8 @@ impl Replica {
                     self.propose_configuration(&next, cx);
                 }
             }
-            // Done when the entry is decided.
-            ChangeStage::Switching => {}
+            // Goes on when the entry is decided.
+            ChangeStage::Switching | ChangeStage::Telling(_) => {}
         }
     }
 

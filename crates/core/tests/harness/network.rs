@@ -13,6 +13,15 @@ pub(crate) struct Flight {
     pub(crate) message: PeerMessage,
 }
 
+/// What a rule does to a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Lost,
+    Held,
+    /// The piece of a snapshot in it arrives with one bit turned.
+    Damaged,
+}
+
 /// What is done to messages that match. `*` is every node.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
@@ -20,8 +29,7 @@ pub(crate) struct Rule {
     pub(crate) to: char,
     /// Of which kind; `None`: of every.
     pub(crate) kind: Option<String>,
-    /// Held back, rather than lost.
-    pub(crate) held: bool,
+    pub(crate) fate: Fate,
 }
 
 impl Rule {
@@ -57,13 +65,18 @@ impl Network {
         let kind = render::kind(&message);
         let applies = |rule: &&Rule| rule.on(from, to) && rule.kind.as_ref().is_none_or(|wanted| wanted == kind);
         let rule = self.rules.iter().find(applies).cloned();
-        let flight = Flight { due_ms: now_ms + 1, from, to, message };
-        let fate = match rule {
-            Some(rule) if rule.held => {
+        let mut flight = Flight { due_ms: now_ms + 1, from, to, message };
+        let fate = match rule.map(|rule| rule.fate) {
+            Some(Fate::Held) => {
                 self.held.push(flight);
                 " (held)"
             }
-            Some(_) => " (lost)",
+            Some(Fate::Lost) => " (lost)",
+            Some(Fate::Damaged) => {
+                damage(&mut flight.message);
+                self.flights.push_back(flight);
+                " (damaged)"
+            }
             None => {
                 self.flights.push_back(flight);
                 ""
@@ -103,8 +116,8 @@ impl Network {
 
     /// Sends on what was held back between two nodes.
     pub(crate) fn release(&mut self, now_ms: u64, from: char, to: char) -> Vec<String> {
-        self.rules.retain(|rule| !(rule.held && rule.from == from && rule.to == to));
-        let pair = Rule { from, to, kind: None, held: true };
+        self.rules.retain(|rule| !(rule.fate == Fate::Held && rule.from == from && rule.to == to));
+        let pair = Rule { from, to, kind: None, fate: Fate::Held };
         let (released, kept) = std::mem::take(&mut self.held).into_iter().partition(|it| pair.on(it.from, it.to));
         self.held = kept;
         let mut words = Vec::new();
@@ -128,5 +141,17 @@ impl Network {
     pub(crate) fn greet(&mut self, from: char, to: char, boots: (u64, u64)) {
         self.greeted.insert((from, to, boots));
         self.greeted.insert((to, from, (boots.1, boots.0)));
+    }
+}
+
+/// Turns a bit in the middle of a snapshot's piece.
+fn damage(message: &mut PeerMessage) {
+    if let PeerMessage::Replica { envelope } = message
+        && let Message::SnapshotChunk { chunk, .. } = &mut envelope.message
+    {
+        let mut bytes = chunk.to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        *chunk = bytes.into();
     }
 }

@@ -9,8 +9,47 @@ fn cluster_id(node: &Member) -> Option<String> {
     node.status()["cluster"]["id"].as_str().map(str::to_owned)
 }
 
+fn problem(node: &Member) -> String {
+    node.status()["problem"].as_str().unwrap_or_default().to_owned()
+}
+
 #[test]
 fn founders_with_different_lists_found_nothing_until_they_agree() {
+    let mut cluster = Cluster::prepare(3, &[]);
+    let all = cluster.peers();
+    // No two of them agree. Whoever has the smallest id asks the others to bind themselves, and is refused.
+    for (index, others) in [[0, 1], [1, 2], [2, 0]].into_iter().enumerate() {
+        let list = others.map(|other| cluster.nodes[other].peer.to_string()).join(",");
+        cluster.nodes[index].set("cluster.founders", &list);
+        cluster.nodes[index].set("cluster.seeds", &all);
+    }
+    cluster.start_nodes();
+    wait::until_true("somebody says what is wrong", || {
+        cluster.nodes.iter().any(|node| problem(node).contains("founders"))
+    });
+    for node in &mut cluster.nodes {
+        assert_eq!(cluster_id(node), None, "{}", node.said());
+        let ready = http::get(node.http, "/readyz").expect("an answer");
+        assert_eq!(ready.status, 503, "{}", ready.text());
+        // Nothing was founded, so nothing is lost; and a binding is for life.
+        node.kill();
+        node.set("cluster.founders", &all);
+        std::fs::remove_dir_all(&node.data).expect("data to wipe");
+    }
+    cluster.start_nodes();
+    cluster.wait_ready();
+    expect_one_ring(&cluster);
+    put_patiently(cluster.nodes[0].http, "a", b"1");
+    assert_eq!(get_patiently(cluster.nodes[2].http, "a").as_deref(), Some(&b"1"[..]));
+}
+
+fn expect_one_ring(cluster: &Cluster) {
+    let ids: Vec<Option<String>> = cluster.nodes.iter().map(cluster_id).collect();
+    assert!(ids[0].is_some() && ids.iter().all(|id| *id == ids[0]), "two rings: {ids:?}");
+}
+
+#[test]
+fn a_founder_that_the_others_do_not_name_joins_them() {
     let mut cluster = Cluster::prepare(3, &[]);
     let all = cluster.peers();
     let two = format!("{},{}", cluster.nodes[0].peer, cluster.nodes[1].peer);
@@ -19,25 +58,24 @@ fn founders_with_different_lists_found_nothing_until_they_agree() {
         node.set("cluster.seeds", &all);
     }
     cluster.start_nodes();
-    wait::until_true("somebody says what is wrong", || {
-        cluster.nodes.iter().any(|node| node.status()["problem"].as_str().is_some_and(|text| text.contains("founders")))
-            || cluster.nodes[..2].iter().all(|node| cluster_id(node).is_some())
-    });
-    // Whoever founded, founded one.
-    let ids: Vec<String> = cluster.nodes.iter().filter_map(cluster_id).collect();
-    assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "two rings: {ids:?}");
-    for node in &mut cluster.nodes {
-        node.kill();
-        node.set("cluster.founders", &all);
-        if ids.is_empty() && node.data.exists() {
-            std::fs::remove_dir_all(&node.data).expect("nothing was founded, nothing is lost");
-        }
+    for node in &mut cluster.nodes[..2] {
+        node.wait_ready();
     }
-    cluster.start_nodes();
-    cluster.wait_ready();
-    let ids: Vec<Option<String>> = cluster.nodes.iter().map(cluster_id).collect();
-    assert!(ids[0].is_some() && ids.iter().all(|id| *id == ids[0]), "two rings: {ids:?}");
     put_patiently(cluster.nodes[0].http, "a", b"1");
+    // The third one hears of the cluster and joins, unless chance gave it the smallest id and it was the first to bind itself.
+    let third = &mut cluster.nodes[2];
+    let stays_apart = wait::until("the third one joins, or says what is left to do", || {
+        let apart = problem(third).contains("start this node on an empty data directory");
+        (apart || cluster_id(third).is_some()).then_some(apart)
+    });
+    if stays_apart {
+        third.kill();
+        std::fs::remove_dir_all(&third.data).expect("data to wipe");
+        third.start();
+    }
+    third.wait_ready();
+    assert_eq!(third.role(), "", "it holds nothing until it is told to");
+    expect_one_ring(&cluster);
     assert_eq!(get_patiently(cluster.nodes[2].http, "a").as_deref(), Some(&b"1"[..]));
 }
 
@@ -103,6 +141,31 @@ fn a_node_of_another_cluster_is_refused() {
     assert_eq!(cluster_id(stranger), None, "{}", stranger.said());
     let nodes = cluster.start_admin();
     let nodes = http::get(nodes, "/v1/nodes").expect("an answer").json();
+    let ids: Vec<String> = nodes["nodes"].as_array().expect("nodes").iter().map(|node| text(&node["id"])).collect();
+    assert_eq!(ids, [cluster.nodes[0].id()]);
+}
+
+#[test]
+fn a_node_of_another_ring_of_the_same_name_is_refused() {
+    let mut cluster = Cluster::start(1);
+    put_patiently(cluster.nodes[0].http, "a", b"ours");
+    let mut others = Cluster::start(1);
+    let stranger = &mut others.nodes[0];
+    put_patiently(stranger.http, "a", b"theirs");
+    let rings = [cluster_id(&cluster.nodes[0]), cluster_id(stranger)];
+    assert_ne!(rings[0], rings[1]);
+    stranger.kill();
+    stranger.set("cluster.seeds", &cluster.peers());
+    stranger.start();
+    stranger.wait_ready();
+    wait::until_true("one of the two tells of it", || {
+        [&cluster.nodes[0], stranger].iter().any(|node| node.said().contains("the cluster here is "))
+    });
+    assert_eq!([cluster_id(&cluster.nodes[0]), cluster_id(stranger)], rings);
+    assert_eq!(get_patiently(cluster.nodes[0].http, "a").as_deref(), Some(&b"ours"[..]));
+    assert_eq!(get_patiently(stranger.http, "a").as_deref(), Some(&b"theirs"[..]));
+    let admin = cluster.start_admin();
+    let nodes = http::get(admin, "/v1/nodes").expect("an answer").json();
     let ids: Vec<String> = nodes["nodes"].as_array().expect("nodes").iter().map(|node| text(&node["id"])).collect();
     assert_eq!(ids, [cluster.nodes[0].id()]);
 }

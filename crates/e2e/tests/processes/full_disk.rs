@@ -124,12 +124,17 @@ fn writes_go_on_by_themselves_when_space_returns() {
     std::fs::write(&ballast, vec![1; 24 << 20]).expect("the disk is still empty");
     let mut cluster = Cluster::prepare(3, &[]);
     let small = cluster.nodes.len() - 1;
+    // The one with the small disk is the first to stand for election.
+    for node in &mut cluster.nodes[..small] {
+        node.set("consensus.election_max_ms", "3000");
+        node.set("consensus.election_min_ms", "1500");
+    }
     cluster.nodes[small].set("storage.segment_bytes", "1048576");
     cluster.nodes[small].set("storage.memtable_bytes", "1048576");
     cluster.nodes[small].set("node.data_dir", &disk.join("data").display().to_string());
     cluster.start_nodes();
     cluster.wait_ready();
-    // The others have room: they are a majority, with or without the full one in the lead.
+    // The others have room and are a majority: the full one lets one of them lead.
     let to = cluster.nodes[small].http;
     let mut written = Vec::new();
     wait::until_true("the small disk is full", || {
@@ -141,6 +146,7 @@ fn writes_go_on_by_themselves_when_space_returns() {
         cluster.nodes[small].status()["disk_full"] == true
     });
     expect_all(to, &written);
+    assert_ne!(cluster.leader_without(&[small]), small);
     put_patiently(to, "through", b"the full one");
     std::fs::remove_file(&ballast).expect("space");
     wait::until_true("the node has room", || cluster.nodes[small].status()["disk_full"] == false);

@@ -6,6 +6,8 @@ mod damage;
 mod founding;
 mod full_disk;
 mod hostile;
+mod idle;
 mod pauses;
+mod requests;
 mod serving;
 mod starting;

@@ -12,8 +12,10 @@ const FAILURE: i32 = 1;
 
 /// Runs a command that is to end by itself.
 fn run(mut command: Command) -> (i32, String) {
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a program");
+    // A place of its own, should it start after all and make the default data directory.
+    let folder = tempfile::tempdir().expect("a folder");
+    command.current_dir(&folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("a program");
     let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         wait::until_true("the program ends by itself", || child.try_wait().expect("a child").is_some());
     }));
@@ -52,7 +54,7 @@ fn a_bad_configuration_names_key_value_and_what_is_allowed() {
         path.display().to_string()
     };
     let seeds = "cluster.seeds=127.0.0.1:1";
-    refuses(program("scatter-node", &[]), USAGE, &["cluster.seeds", "founders"]);
+    refuses(program("scatter-node", &["--set", "cluster.seeds="]), USAGE, &["cluster.seeds", "founders"]);
     for (setting, words) in [
         ("consensus.lease_ms=5", &["consensus.lease_ms", "5", "20"][..]),
         ("consensus.lease_ms=soon", &["consensus.lease_ms", "soon"]),

@@ -21,6 +21,8 @@ use rocksdb::{
     SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 use scatter_core::store::{Batch, Read, Store, StoreError, Visit};
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,6 +36,8 @@ const SLOW_FIRST_LEVEL_FILES: i32 = 20;
 const MOST_FIRST_LEVEL_FILES: u64 = 36;
 /// Out of reach of the limits above.
 const NEVER: i32 = 1000;
+/// Room on the disk beside what memtables need when they are flushed.
+const SPARE_BYTES: u64 = 4 << 20;
 /// How often a writer that is held back looks again.
 const HOLD_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -124,6 +128,24 @@ impl RocksStore {
         }
         self.inner.db.delete_file_in_range(start, end).map_err(store_error)?;
         Ok(true)
+    }
+
+    /// Bytes that must be free on the disk so that what is in memory, and what is decided and not applied yet, can still be
+    /// written.
+    #[must_use]
+    pub fn needed_bytes(&self) -> u64 {
+        (MOST_MEMTABLES * self.inner.memtable_bytes) as u64 + SPARE_BYTES
+    }
+
+    /// Bytes that are free on the disk; `None` if the system does not say.
+    #[must_use]
+    pub fn free_bytes(&self) -> Option<u64> {
+        let path = CString::new(self.inner.db.path().as_os_str().as_bytes()).ok()?;
+        // SAFETY: all its fields are integers, for which zero is a value.
+        let mut figures: libc::statvfs = unsafe { std::mem::zeroed() };
+        // SAFETY: a terminated path and a struct of the right type, both of which live for the time of the call.
+        let result = unsafe { libc::statvfs(path.as_ptr(), &raw mut figures) };
+        (result == 0).then(|| figures.f_bavail.saturating_mul(figures.f_frsize))
     }
 
     /// What RocksDB counts about itself.

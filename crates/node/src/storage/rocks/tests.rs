@@ -116,7 +116,8 @@ fn a_crash_keeps_what_was_flushed_and_otherwise_a_prefix() {
     for number in 10..20 {
         put(&store, &[(&format!("data{number}"), "x"), ("applied", &number.to_string())]);
     }
-    // As a crash leaves it: only what is in files.
+    // As a crash leaves it: only what is in files. No compaction may take files away while they are copied.
+    store.inner.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
     let crashed = tempfile::tempdir().unwrap();
     copy_files(directory.path(), crashed.path());
     let store = open(crashed.path());
@@ -133,7 +134,6 @@ fn copy_files(from: &Path, to: &Path) {
     for path in paths {
         let name = path.file_name().unwrap();
         if name != "LOCK" {
-            // A compaction may remove a file meanwhile; the store under test has none running at this size.
             match std::fs::copy(&path, to.join(name)) {
                 // RocksDB clears away files that nothing names any more; one that is named is missed when the copy is opened.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
