@@ -409,6 +409,15 @@ impl Node {
         }
     }
 
+    /// Brings to disk what saves the next start work. For a process about to end; flush and carry out the effects afterwards.
+    pub fn settle(&mut self, now: Now, effects: &mut Effects) {
+        self.now = now;
+        let groups: Vec<GroupId> = self.groups().collect();
+        for group in groups {
+            self.with(now, group, effects, |replica, cx| replica.settle(cx));
+        }
+    }
+
     /// Ends a burst of steps: entries are formed, messages and writes made. Must be called before the effects are carried
     /// out.
     pub fn flush(&mut self, now: Now, effects: &mut Effects) {

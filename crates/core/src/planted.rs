@@ -66,6 +66,10 @@ bugs! {
     LanesNotCheckpointed => "lanes-not-checkpointed",
     /// The log is truncated up to what is applied instead of what is flushed.
     TruncatedTooFar => "truncated-too-far",
+    /// Entries are read back from the disk beyond its decided mark, where it may hold what was accepted before.
+    LogReadPastMark => "log-read-past-the-mark",
+    /// After a restart the log is trusted between its decided mark and what the store had applied.
+    UnsureLogKept => "unsure-log-kept",
     /// A snapshot's applied mark becomes visible before its data is complete.
     SnapshotNotAtomic => "snapshot-not-atomic",
     /// A follower takes the leader's decided mark for slots it accepted in another ballot.

@@ -6,7 +6,7 @@
 use crate::codec::Decode;
 use crate::config::Config;
 use crate::durable::{HardState, NodeRecord, RecoveredReplica, Write};
-use crate::effects::{Apply, Effects, Outgoing, Refused, Reply};
+use crate::effects::{Apply, Effects, LogRead, Outgoing, Refused, Reply};
 use crate::entry::{Entry, EntryKind};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::MachineReport;
@@ -179,10 +179,12 @@ impl Replica {
     }
 
     /// The store may hold more than the log: entries decided elsewhere were applied and flushed, then the log lost its unsynced
-    /// end. What is missing from the log below the applied slot is never written again, so the log begins after it.
+    /// end. What it lacks up to the applied slot is never written again, and what it has above its decided mark may be what
+    /// was accepted there before; so the log begins after the applied slot.
     fn close_gap(&mut self, cx: &mut Context<'_>) {
         let held = (self.log.truncated().0 + 1..=self.applied.0).all(|slot| self.log.get(Slot(slot)).is_some());
-        if !held {
+        let unsure = self.decided_on_disk < self.applied && !planted::on(Bug::UnsureLogKept);
+        if !held || unsure {
             let through = self.applied;
             self.log.truncate(through);
             cx.write(Write::Truncate { group: self.name.group, through });
@@ -342,7 +344,7 @@ impl Replica {
         }
         self.applied = report.applied;
         self.report = Some(report);
-        self.log.trim(self.applied.min(self.decided), cx.config.log_memory_bytes);
+        self.log.trim(self.applied.min(self.decided_on_disk), cx.config.log_memory_bytes);
         if planted::on(Bug::TruncatedTooFar) {
             self.flushed = self.applied;
         }
@@ -430,12 +432,32 @@ impl Replica {
         let awaited = cx.effects.writes.is_empty() && self.waits_for(cx.write);
         // Others wait for news of a configuration that is decided here for good.
         let configured = self.hard.decided < self.configuration_slot && self.configuration_slot <= state.decided;
-        if promised || rides || lags || awaited || configured {
+        // After a restart only what the mark covers is known to be the decided entries.
+        let flushed = self.hard.decided < self.flushed;
+        if promised || rides || lags || awaited || configured || flushed {
             if state.decided > self.hard.decided {
                 self.unsynced.push_back((cx.write, Unsynced::Decided(state.decided)));
             }
             self.hard = state;
             cx.write(Write::Hard { group: self.name.group, state });
+        }
+    }
+
+    /// Has old entries read back from the disk, for a member that lags. Only up to the decided mark on disk: above it the disk
+    /// may still hold what was accepted before.
+    pub(crate) fn read_log(&self, to: ReplicaName, first: Slot, cx: &mut Context<'_>) {
+        let last =
+            if planted::on(Bug::LogReadPastMark) { self.decided } else { self.decided.min(self.decided_on_disk) };
+        let (group, bytes) = (self.name.group, cx.config.message_bytes);
+        cx.effects.log_reads.push(LogRead { group, to, first, last, bytes });
+    }
+
+    /// Brings the decided mark on disk up to date, for a process about to end.
+    pub(crate) fn settle(&mut self, cx: &mut Context<'_>) {
+        if self.hard.decided < self.decided && !self.gone {
+            self.hard = HardState { decided: self.decided, ..self.hard };
+            self.unsynced.push_back((cx.write, Unsynced::Decided(self.decided)));
+            cx.write(Write::Hard { group: self.name.group, state: self.hard });
         }
     }
 

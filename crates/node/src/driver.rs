@@ -544,6 +544,12 @@ impl Driver {
         self.known.keys().filter_map(|node| Some((*node, transport.round_trip(*node)?))).collect()
     }
 
+    /// The last that the log hears.
+    fn settle(&mut self) {
+        self.node.settle(crate::clock::now(), &mut self.effects);
+        self.carry_out();
+    }
+
     fn publish_view(&mut self) {
         self.rates.update(&self.serving, std::time::Instant::now());
         let view = NodeView {
@@ -593,6 +599,7 @@ pub async fn run(shared: Shared) -> Ended {
             if driver.draining {
                 let by = *drained_by.get_or_insert_with(|| tokio::time::Instant::now() + HAND_OVER_PATIENCE);
                 if driver.is_relieved() && driver.pending.is_empty() || tokio::time::Instant::now() >= by {
+                    driver.settle();
                     return Ended::Drained;
                 }
             }

@@ -15,7 +15,7 @@
 //! falls silent. A leader's stream ([`crate::paxos::leader`]) serves most laggards without any of this.
 
 use crate::durable::Write;
-use crate::effects::{LogRead, MachineOrder};
+use crate::effects::MachineOrder;
 use crate::entry::Entry;
 use crate::input::MachineReport;
 use crate::message::Message;
@@ -50,8 +50,7 @@ impl Replica {
         let entries = self.log.run(first, self.decided, cx.config.message_bytes);
         let decided = self.decided;
         if entries.is_empty() {
-            let bytes = cx.config.message_bytes;
-            cx.effects.log_reads.push(LogRead { group: self.name.group, to: from, first, last: decided, bytes });
+            self.read_log(from, first, cx);
             return;
         }
         self.send(from, Message::Decided { first, entries, decided }, cx);

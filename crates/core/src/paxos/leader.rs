@@ -13,7 +13,7 @@
 //! Everything a step brought in is proposed at its end, so batches grow by themselves with load. The decided mark rides
 //! on the next message. Every message asks for a lease; see [`crate::paxos::lease`].
 
-use crate::effects::{LogRead, MachineOrder, Refused, Reply};
+use crate::effects::{MachineOrder, Refused, Reply};
 use crate::entry::{Entry, EntryClock, EntryKind};
 use crate::message::Message;
 use crate::paxos::membership::{Change, HandingOver, Structural};
@@ -549,7 +549,7 @@ impl Replica {
 
     /// Sends a member what it lacks, or a heartbeat if one is due.
     fn stream_to(&mut self, node: NodeId, beat: bool, cx: &mut Context<'_>) {
-        let (last, truncated, decided) = (self.cursor.through, self.log.truncated(), self.decided);
+        let (last, truncated) = (self.cursor.through, self.log.truncated());
         let mut sent = false;
         loop {
             let Role::Leader(leader) = &mut self.role else { return };
@@ -564,8 +564,7 @@ impl Replica {
                     self.send(name, Message::Truncated { through: truncated }, cx);
                 } else if first > truncated && !peer.reading {
                     peer.reading = true;
-                    let bytes = cx.config.message_bytes;
-                    cx.effects.log_reads.push(LogRead { group: name.group, to: name, first, last: decided, bytes });
+                    self.read_log(name, first, cx);
                 }
                 break;
             }

@@ -73,7 +73,7 @@ fn node(boot: u64) -> Write {
     let record = NodeRecord {
         node: NodeId(1),
         boot,
-        nonces: vec![boot * 7],
+        nonces: vec![boot],
         cluster: None,
         binding: None,
         longest_lease_nanos: boot,
