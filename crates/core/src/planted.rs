@@ -98,6 +98,8 @@ bugs! {
     WordNotWithdrawn => "word-not-withdrawn",
     /// A reader does not check the generation again after reading (hazard 12).
     GenerationNotChecked => "generation-not-checked",
+    /// A reader does not look again where the data lies once it was let through (hazard 12).
+    TabletsNotChecked => "tablets-not-checked",
     /// A grantor passes over grants newer than the ticket's stamp, and the old leader goes on renewing (hazard 8).
     HandOverRenewed => "hand-over-renewed",
     /// Evicting a lane does not raise the forgotten stamp (hazard 9).

@@ -36,7 +36,7 @@ pub struct Done {
     pub outcomes: Vec<(RequestId, Outcome)>,
     /// For each entry applied its slot and the outcomes of its commands: for those who watch.
     pub results: Vec<(Slot, Vec<Outcome>)>,
-    /// Tablets of the group changed: whoever reads beside the loop needs the new map.
+    /// Tablets of the group changed: whoever reads beside the loop needs the new map, and then [`Stage::published`] is called.
     pub moved: Option<GroupId>,
 }
 
@@ -127,6 +127,13 @@ impl<S: Store> Stage<S> {
         self.machines.iter().map(|(group, machine)| (*group, machine.state().applied)).collect()
     }
 
+    /// The shell has published where the data of a group lies, after [`Done::moved`]: readers beside the loop may go on.
+    pub fn published(&self, group: GroupId) {
+        if let Some(word) = self.words.get(&group) {
+            word.end_move();
+        }
+    }
+
     /// Reads a key as of everything applied.
     pub fn read(&self, group: GroupId, key: &Key) -> Result<Option<Found>, StoreError> {
         match self.machines.get(&group) {
@@ -185,7 +192,7 @@ impl<S: Store> Stage<S> {
                 }
                 if self.machines.get(&replica.group).is_some_and(|machine| machine.name() == *replica) {
                     if let Some(word) = self.words.get(&replica.group) {
-                        word.withdraw();
+                        word.begin_move();
                     }
                     self.sources.retain(|_, source| source.group != replica.group);
                     if let Some(machine) = self.machines.remove(&replica.group) {
@@ -286,7 +293,7 @@ impl<S: Store> Stage<S> {
         let Some(sink) = self.sinks.remove(&group) else { return Ok(refused) };
         // Whoever reads the old tablets is turned back before they go.
         if let Some(word) = self.words.get(&group) {
-            word.withdraw();
+            word.begin_move();
         }
         match sink.finish() {
             Ok(machine) => {

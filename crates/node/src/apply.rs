@@ -210,8 +210,9 @@ impl Worker {
     }
 
     fn finish(&mut self, done: Done) {
-        if done.moved.is_some() {
+        if let Some(group) = done.moved {
             self.publish();
+            self.stage.published(group);
         }
         let inputs: Vec<Input> = done.inputs;
         self.inbox.extend(inputs.into_iter().map(Event::Input));

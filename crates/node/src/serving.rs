@@ -155,9 +155,17 @@ impl Serving {
         self.groups.load().iter().find(|served| served.group == group).cloned()
     }
 
+    /// Whether what a reader found is still what is published. Asked after the word has let it through: it may have slept
+    /// since it found it, while the data moved.
+    fn is_current(&self, served: &Served) -> bool {
+        self.groups.load().iter().any(|current| std::ptr::eq(&**current, served))
+    }
+
     /// A linearizable read beside the loop: `None` if the read word does not allow it.
     pub fn read(&self, served: &Served, key: &Key) -> Result<Option<Option<Found>>, StoreError> {
-        let Some(glance) = served.word.admit(crate::clock::instant) else { return Ok(None) };
+        let Some(glance) = served.word.admit(crate::clock::instant).filter(|_| self.is_current(served)) else {
+            return Ok(None);
+        };
         let found = scatter_core::group::read(&self.store, &served.tablets, key)?;
         if !served.word.confirms(glance) {
             return Ok(None);
@@ -170,7 +178,7 @@ impl Serving {
     /// A read of what this replica has applied, with how old that may be; `None` as the age says that nobody knows.
     /// `None` in all if its data moved meanwhile or may be older than `most`.
     pub fn read_aged(&self, served: &Served, key: &Key, most: Option<Duration>) -> Result<Option<Aged>, StoreError> {
-        let glance = served.word.glance();
+        let Some(glance) = served.word.glance_at_rest().filter(|_| self.is_current(served)) else { return Ok(None) };
         let fresh = served.word.fresh();
         let found = scatter_core::group::read(&self.store, &served.tablets, key)?;
         let age = fresh.map(|at| crate::clock::instant().since(at));

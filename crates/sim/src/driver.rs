@@ -393,7 +393,11 @@ impl World {
         let now = self.now;
         let target = &mut self.hosts[host];
         let Some(process) = &mut target.process else { return };
-        process.work.push_back(work);
+        match work {
+            // The very next: readers run in between, the stage does nothing else.
+            Work::Publish(..) => process.work.push_front(work),
+            _ => process.work.push_back(work),
+        }
         if !process.work_scheduled {
             process.work_scheduled = true;
             let at = (now + wait).max(process.work_stalled_until);
@@ -434,6 +438,12 @@ impl World {
                 Ok(())
             }
             Work::Read(reader) => self.read_at_stage(host, reader),
+            Work::Publish(group, inputs) => {
+                let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+                process.publish();
+                process.stage.published(group);
+                inputs.into_iter().try_for_each(|input| self.input(host, input))
+            }
         }
     }
 
@@ -478,7 +488,6 @@ impl World {
             Err(error) => return require(21, false, || format!("host {host} cannot carry out an order: {error}")),
         };
         if done.moved.is_some() {
-            process.publish();
             match process.stage.machine(group) {
                 Some(machine) => {
                     let (state, fingerprint) = (machine.state().clone(), machine.fingerprint());
@@ -492,6 +501,8 @@ impl World {
                     self.hosts[host].flushed.remove(&group);
                 }
             }
+            self.queue_work(host, Work::Publish(group, done.inputs));
+            return Ok(());
         }
         done.inputs.into_iter().try_for_each(|input| self.input(host, input))
     }

@@ -29,6 +29,8 @@ pub enum Work {
     Attach(GroupId, Arc<ReadWord>),
     /// Read for a reader that the loop let go on.
     Read(u64),
+    /// Show readers where a group's data lies, and tell the loop what came of the order that moved it.
+    Publish(GroupId, Vec<Input>),
 }
 
 /// What readers beside the loop see of a replica.

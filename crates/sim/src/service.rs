@@ -10,6 +10,7 @@ use scatter_core::command::{Found, Outcome};
 use scatter_core::effects::{Refused, Reply};
 use scatter_core::group::kv;
 use scatter_core::input::Input;
+use scatter_core::planted::{self, Bug};
 use scatter_core::store::{Store, StoreError};
 use scatter_core::types::{GroupId, RequestId, Slot};
 
@@ -199,13 +200,22 @@ impl World {
                     return Ok(Progress::Gone);
                 }
             },
-            Stage::Found { served, stale } => {
-                let glance = served.word.glance();
+            Stage::Found { served, stale: true } => {
                 let fresh = served.word.fresh();
-                Some(if stale { Stage::Settled(served, glance, fresh) } else { Stage::Glanced(served, glance) })
+                served.word.glance_at_rest().map(|glance| Stage::Settled(served, glance, fresh))
+            }
+            Stage::Found { served, stale: false } => {
+                let glance = served.word.glance();
+                Some(Stage::Glanced(served, glance))
             }
             Stage::Glanced(served, glance) => glance.holds(clock).then_some(Stage::Clocked(served, glance)),
             Stage::Clocked(served, glance) => served.word.settled().then_some(Stage::Settled(served, glance, None)),
+            Stage::Settled(served, ..)
+                if !process.served.get(&group).is_some_and(|current| current.tablets == served.tablets)
+                    && !planted::on(Bug::TabletsNotChecked) =>
+            {
+                None
+            }
             Stage::Settled(served, glance, fresh) => {
                 if let (Some(fresh), Some(machine)) = (fresh, process.stage.machine(group)) {
                     // What passed by a clock of an unknown rate within the bound, at the most.

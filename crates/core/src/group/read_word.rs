@@ -7,14 +7,17 @@
 //! 1. notes the generation and the deadline,
 //! 2. looks at the clock: the deadline must lie ahead,
 //! 3. checks that the applied slot has reached the floor,
-//! 4. pins a view of the store and reads from it,
+//! 4. checks that where it is about to look is still where the data lies, pins a view of the store and reads from it,
 //! 5. checks that the generation is still the one noted.
 //! ```
 //!
 //! Between any two steps it may sleep as long as it likes. Why the answer is linearizable: at step 2 no other leader can
 //! have decided anything (the lease), and everything this leader has revealed as decided is at or below the floor (the
 //! loop raises it *before* such a message or reply leaves), hence in the view. Step 5 tells whether in the meantime the
-//! data was replaced or the range given away: both raise the generation first.
+//! data was replaced or the range given away: both raise the generation first. Where the data lies the reader may have
+//! looked up long before step 1, so it looks again in step 4: the new place is published before the barrier of a leader
+//! that could let it through is applied. Who reads without a lease has no barrier and is turned back while data *moves*, from
+//! before it is replaced until its new place is published.
 //!
 //! Any failed step sends the read through the loop.
 
@@ -57,6 +60,7 @@ pub struct ReadWord {
     floor: AtomicU64,
     applied: AtomicU64,
     fresh: AtomicU64,
+    moving: AtomicU64,
 }
 
 impl Default for ReadWord {
@@ -67,6 +71,7 @@ impl Default for ReadWord {
             floor: AtomicU64::new(u64::MAX),
             applied: AtomicU64::new(0),
             fresh: AtomicU64::new(0),
+            moving: AtomicU64::new(0),
         }
     }
 }
@@ -103,6 +108,24 @@ impl ReadWord {
     pub fn withdraw(&self) {
         self.deadline.store(0, Ordering::SeqCst);
         self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The apply stage, before it replaces or destroys data: no reader gets through until [`ReadWord::end_move`].
+    pub fn begin_move(&self) {
+        self.moving.store(1, Ordering::SeqCst);
+        self.withdraw();
+    }
+
+    /// The shell, once it has published where the data lies.
+    pub fn end_move(&self) {
+        self.moving.store(0, Ordering::SeqCst);
+    }
+
+    /// Step 1 of a read that needs no lease; `None` while data moves.
+    #[must_use]
+    pub fn glance_at_rest(&self) -> Option<Glance> {
+        let glance = self.glance();
+        (self.moving.load(Ordering::SeqCst) == 0).then_some(glance)
     }
 
     /// The loop: reads are allowed before `deadline` of those who see at least `floor` applied. The floor is set first.
