@@ -9,7 +9,7 @@ use crate::entry::Entry;
 use crate::group::GroupState;
 use crate::message::PeerMessage;
 use crate::time::LogTime;
-use crate::types::{GroupId, NodeId, ReplicaName, RequestId, Slot, WriteId};
+use crate::types::{FeatureLevel, GroupId, NodeId, ReplicaName, RequestId, Slot, WriteId};
 use bytes::Bytes;
 
 /// A message on its way out.
@@ -170,6 +170,8 @@ pub struct Effects {
     pub dials: Vec<String>,
     /// The node has given up its id and must end.
     pub give_up: bool,
+    /// A group has come to use features that this program does not know: it must end, its data stays good.
+    pub too_new: Option<(GroupId, FeatureLevel)>,
 }
 
 impl Effects {
@@ -184,5 +186,6 @@ impl Effects {
             && self.log_reads.is_empty()
             && self.dials.is_empty()
             && !self.give_up
+            && self.too_new.is_none()
     }
 }

@@ -14,7 +14,9 @@ use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::rng::Rng;
 use crate::time::{Instant, Now};
-use crate::types::{Ballot, ClusterId, GroupId, Incarnation, NodeId, ReplicaName, RequestId, Slot, WriteId};
+use crate::types::{
+    Ballot, ClusterId, FeatureLevel, GroupId, Incarnation, NodeId, ReplicaName, RequestId, Slot, WriteId,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -24,6 +26,16 @@ pub enum RecoverError {
     /// It was refused as rolled back or cloned in an earlier life.
     #[error("this node gave up its id {0} because its disk was rolled back or cloned; start it on an empty directory")]
     GivenUp(NodeId),
+    /// A later version of the program has raised a group's feature level.
+    #[error("group {group} is at feature level {level} and this program knows {known}: run the newer version")]
+    TooNew {
+        /// The group.
+        group: GroupId,
+        /// Its level.
+        level: FeatureLevel,
+        /// The newest level this program understands.
+        known: FeatureLevel,
+    },
     /// Log and data store do not fit together: something that was on disk is gone.
     #[error("the data of group {group} is older than its log: applied {applied}, log begins after {truncated}")]
     Damaged {
@@ -183,6 +195,10 @@ impl Node {
         effects: &mut Effects,
     ) -> Result<(), RecoverError> {
         let name = recovered.replica;
+        let (level, known) = (report.as_ref().map(|report| report.feature_level), self.config.feature_level);
+        if let Some(level) = level.filter(|level| *level > known) {
+            return Err(RecoverError::TooNew { group: name.group, level, known });
+        }
         let applied = report.as_ref().map_or(Slot(0), |report| report.applied);
         let genesis = self.record.binding.as_ref().is_some_and(|binding| binding.group == name.group)
             && name.incarnation == Incarnation(1);
@@ -386,9 +402,11 @@ impl Node {
                 self.request(now, group, request, effects, |replica, cx| replica.on_order_hand_over(request, to, cx));
             }
             Input::Applied { group, report } => {
+                self.check_level(group, report.feature_level, effects);
                 self.with(now, group, effects, |replica, cx| replica.on_applied(report, cx));
             }
             Input::Installed { group, report } => {
+                self.check_level(group, report.feature_level, effects);
                 self.with(now, group, effects, |replica, cx| replica.on_installed(report, cx));
             }
             Input::Flushed { group, slot } => {
@@ -406,6 +424,13 @@ impl Node {
             Input::LogRead { group, to, first, entries } => {
                 self.with(now, group, effects, |replica, cx| replica.on_log_read(to, first, entries, cx));
             }
+        }
+    }
+
+    /// A program does not serve a group whose entries it may misunderstand.
+    fn check_level(&self, group: GroupId, level: FeatureLevel, effects: &mut Effects) {
+        if level > self.config.feature_level {
+            effects.too_new = Some((group, level));
         }
     }
 

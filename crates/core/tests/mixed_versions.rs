@@ -153,3 +153,20 @@ fn a_newcomer_that_understands_too_little_keeps_the_level_down() {
     cluster.run(1000);
     assert_eq!(levels(&cluster, "ABD"), [NEW, NEW, NEW]);
 }
+
+#[test]
+fn an_older_program_does_not_serve_a_group_it_may_misunderstand() {
+    let mut cluster = founded([NEW, NEW, NEW]);
+    cluster.run(500);
+    write(&mut cluster, "a");
+    "ABC".chars().for_each(|letter| cluster.flush(letter));
+    replace_program(&mut cluster, 'C', OLD);
+    assert!(cluster.host('C').process.is_none(), "it refuses to start");
+    // Its data stays good: the newer program goes on from there.
+    cluster.host('C').config.feature_level = NEW;
+    cluster.start('C');
+    cluster.run(500);
+    write(&mut cluster, "b");
+    cluster.run(100);
+    applied_alike(&mut cluster, "ABC");
+}

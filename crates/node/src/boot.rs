@@ -84,6 +84,7 @@ fn loses_identity(error: &BootError) -> bool {
         // A full disk, or one that cannot be read at the moment, may be whole tomorrow.
         BootError::Log(_)
         | BootError::Store(StoreError::Failed(_) | StoreError::NoSpace)
+        | BootError::Recover(RecoverError::TooNew { .. })
         | BootError::Directory { .. } => false,
     }
 }

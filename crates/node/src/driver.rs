@@ -224,6 +224,10 @@ impl Driver {
             return;
         }
         let effects = std::mem::take(&mut self.effects);
+        if let Some((group, level)) = effects.too_new {
+            let why = format!("group {group} has come to feature level {level}: run a newer version of this program");
+            self.ended = Some(Ended::Fatal(why));
+        }
         if let Some(write) = effects.write {
             if effects.give_up {
                 self.last_write = Some(write);

@@ -6,6 +6,7 @@
 use crate::history::Time;
 use crate::host::{Asked, Process, Work};
 use crate::invariants::{Checked, holds, require};
+use crate::nemesis::Undo;
 use crate::plan::{MICROSECOND, MILLISECOND, SECOND};
 use crate::world::{Event, World};
 use scatter_core::durable::Write;
@@ -53,6 +54,10 @@ impl World {
                 self.wipe(host);
                 return self.start(host);
             }
+            Err(RecoverError::TooNew { level, .. }) => {
+                self.hosts[host].config.feature_level = level;
+                return self.start(host);
+            }
             Err(error) => return require(21, false, || format!("host {host} does not start: {error}")),
         };
         let target = &mut self.hosts[host];
@@ -89,6 +94,14 @@ impl World {
         let full = self.hosts[host].disk_full;
         self.carry_out(host, effects)?;
         if full { self.input(host, Input::DiskFull { full }) } else { Ok(()) }
+    }
+
+    /// A process ends because a group uses features that it does not know; the operator starts the newer program.
+    fn install_newer(&mut self, host: usize) -> Checked {
+        self.hosts[host].config.feature_level = scatter_core::types::FeatureLevel(2);
+        self.crash(host);
+        self.at(self.now + SECOND / 10, Event::Undo(Undo::Start(host)));
+        Ok(())
     }
 
     /// A host's process dies. What the disk was syncing survives in part.
@@ -205,7 +218,7 @@ impl World {
     }
 
     fn carry_out_now(&mut self, host: usize, effects: Effects) -> Checked {
-        let Effects { writes, write, messages, replies, applies, orders, log_reads, dials, give_up } = effects;
+        let Effects { writes, write, messages, replies, applies, orders, log_reads, dials, give_up, too_new } = effects;
         if let Some(id) = write {
             self.check_truncations(host, &writes)?;
             self.check_clusters(host, &writes)?;
@@ -246,6 +259,9 @@ impl World {
         }
         for address in dials {
             self.dial(host, address);
+        }
+        if too_new.is_some() {
+            return self.install_newer(host);
         }
         if give_up {
             self.note([9, host as u64, 0], || format!("host {host} has given up its id"));
@@ -465,10 +481,10 @@ impl World {
         self.note([10, host as u64, fingerprint], || format!("host {host} applied {group} through {}", state.applied));
         let mut outcomes = done.outcomes.into_iter();
         for (slot, results) in &done.results {
-            if let Some((_, entry)) = apply.entries.iter().find(|(at, _)| at == slot) {
-                if self.observer.applied(group, *slot, entry, results)? {
-                    self.applied_puts.extend(crate::workload::puts_of(entry, results));
-                }
+            if let Some((_, entry)) = apply.entries.iter().find(|(at, _)| at == slot)
+                && self.observer.applied(group, *slot, entry, results)?
+            {
+                self.applied_puts.extend(crate::workload::puts_of(entry, results));
             }
         }
         for (slot, requests) in &apply.waiting {
