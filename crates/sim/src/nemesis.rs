@@ -8,7 +8,7 @@ use crate::history::Time;
 use crate::host::Asked;
 use crate::invariants::{Checked, voters};
 use crate::network::{Cut, Quality};
-use crate::plan::{Fault, MILLISECOND, Plan, SECOND};
+use crate::plan::{Fault, MICROSECOND, MILLISECOND, Plan, SECOND};
 use crate::random::Random;
 use crate::world::{Event, World};
 use scatter_core::birth::Origin;
@@ -37,8 +37,21 @@ pub enum Undo {
     Wall(usize),
     /// Two hosts have their own addresses again.
     Addresses(usize, usize),
+    /// A host that granted a lease to a leader's host hears it no more until the time.
+    Usurp(usize, usize, Weakness, Time),
     /// A host's node is made a member of a group again.
     Add(GroupId, usize, u32),
+}
+
+/// Why a grantor might forget the lease it granted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Weakness {
+    /// It restarts.
+    Restart,
+    /// It restarts with a shorter term in its settings.
+    RestartShorter,
+    /// Its clock is as fast as the bound allows, and the leader's as slow.
+    FastClock,
 }
 
 /// What makes trouble.
@@ -213,6 +226,7 @@ impl World {
             Fault::LeaseTerm | Fault::Upgrade => self.resettle(fault),
             Fault::Rollback => self.roll_back(),
             Fault::Wipe => self.lose_disk(),
+            Fault::Usurp => self.usurp(),
             Fault::Members => return self.order_members(),
             Fault::RemoveAndAdd => return self.order_removal(),
             Fault::HandOver => return self.order_hand_over(),
@@ -263,6 +277,54 @@ impl World {
             self.network.cut(*from, *to, how);
         }
         self.at(end, Event::Undo(Undo::Mend(links, how)));
+    }
+
+    /// Those whom the leader loses stand for election once their grants have ended; the restarted one is the vote they lack,
+    /// and only its wait protects the leader's lease.
+    fn usurp(&mut self) {
+        let groups = self.workload.groups().to_vec();
+        let led = groups.iter().filter_map(|group| {
+            let leader = (0..self.hosts.len()).find(|host| self.leads(*host, *group))?;
+            Some((leader, self.observer.configuration(*group)?))
+        });
+        let led: Vec<(usize, Vec<usize>)> = led
+            .map(|(leader, configuration)| {
+                let hosts = voters(configuration).into_iter().filter_map(|node| self.directory.get(&node).copied());
+                (leader, hosts.filter(|host| *host != leader).collect())
+            })
+            .collect();
+        if led.is_empty() {
+            return;
+        }
+        let (leader, mut others) = self.nemesis.random.pick(&led).clone();
+        self.nemesis.random.shuffle(&mut others);
+        // A majority with the leader in it.
+        let lost = others.split_off(others.len().div_ceil(2));
+        let Some(victim) = others.first().copied().filter(|_| !lost.is_empty()) else { return };
+        let patience = u64::try_from(self.plan.config.election_max.as_nanos()).unwrap_or(SECOND);
+        let lease = self.lease();
+        let at = self.now + patience + self.span(lease / 4, lease * 2);
+        let until = at + lease * 3;
+        self.part(leader, &lost, until);
+        let all = [Weakness::Restart, Weakness::RestartShorter, Weakness::FastClock];
+        let weakness = *self.nemesis.random.pick(&all);
+        if weakness == Weakness::FastClock {
+            let (now, rate) = (self.now, self.plan.rate_ppm);
+            self.hosts[leader].clock.set_rate(now, -rate);
+            self.hosts[victim].clock.set_rate(now, rate);
+            self.rearm(leader);
+            self.rearm(victim);
+        }
+        self.at(at, Event::Undo(Undo::Usurp(leader, victim, weakness, until)));
+    }
+
+    /// A host and some others hear nothing from each other until a time.
+    fn part(&mut self, host: usize, others: &[usize], until: Time) {
+        let links: Vec<(usize, usize)> = others.iter().flat_map(|other| [(host, *other), (*other, host)]).collect();
+        for (from, to) in &links {
+            self.network.cut(*from, *to, Cut::Drop);
+        }
+        self.at(until, Event::Undo(Undo::Mend(links, Cut::Drop)));
     }
 
     fn crash_and_start(&mut self, host: usize) {
@@ -586,6 +648,19 @@ impl World {
                 return self.input(host, Input::DiskFull { full: false });
             }
             Undo::Wall(host) => self.hosts[host].clock.set_wall_offset(0),
+            Undo::Usurp(leader, victim, weakness, until) => {
+                if !self.nemesis.stopped {
+                    self.part(leader, &[victim], until);
+                    if weakness == Weakness::RestartShorter {
+                        self.hosts[victim].config.lease /= 8;
+                    }
+                    if weakness != Weakness::FastClock {
+                        self.crash(victim);
+                        let down = self.span(10 * MICROSECOND, 5 * MILLISECOND);
+                        self.at(self.now + down, Event::Undo(Undo::Start(victim)));
+                    }
+                }
+            }
             Undo::Addresses(a, b) => {
                 // Unless healing, or another swap, has done so already.
                 if self.hosts[a].address != format!("host-{a}:7000") {

@@ -125,6 +125,9 @@ pub enum Fault {
     HandOver,
     /// Two hosts swap their addresses for a while.
     SwapAddresses,
+    /// A leader is left with a bare majority for longer than its leases; then one of that majority restarts, or has a fast
+    /// clock, and hears it no more.
+    Usurp,
 }
 
 /// How fast a host's parts are.
@@ -301,9 +304,9 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
         Profile::Calm => vec![],
         Profile::Lossy => vec![BadNetwork, Flap, Pause],
         Profile::Partitions => vec![Halves, Halves, Isolate, Isolate, OneWay, Flap, BadNetwork],
-        Profile::Crashes => vec![Crash, Crash, Crash, CrashMany, Isolate, FailSync],
+        Profile::Crashes => vec![Crash, Crash, Crash, CrashMany, Isolate, FailSync, Usurp],
         Profile::Clocks => {
-            vec![WallJump, WallYears, Rate, Rate, Pause, Pause, StallLoop, LeaseTerm, LeaseTerm, Isolate, Crash]
+            vec![WallJump, WallYears, Rate, Rate, Pause, Pause, StallLoop, LeaseTerm, LeaseTerm, Isolate, Crash, Usurp]
         }
         Profile::Membership => {
             vec![Members, Members, Members, Members, RemoveAndAdd, Crash, Isolate, Halves, HandOver, Wipe, Pause]
@@ -342,6 +345,7 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
             RemoveAndAdd,
             HandOver,
             SwapAddresses,
+            Usurp,
         ],
     }
 }

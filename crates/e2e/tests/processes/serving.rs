@@ -84,3 +84,32 @@ fn a_terminated_leader_hands_over_and_ends_well() {
         assert_eq!(get_patiently(cluster.nodes[index].http, "a").as_deref(), Some(&b"2"[..]));
     }
 }
+
+#[test]
+fn a_follower_answers_reads_that_may_be_a_little_old_and_tells_how_old() {
+    let mut cluster = Cluster::start(3);
+    put_patiently(cluster.addresses()[0], "a", b"1");
+    let leader = cluster.leader();
+    let follower = (leader + 1) % 3;
+    let address = cluster.nodes[follower].http;
+    let read = |query: &str| {
+        let path = format!("/v1/kv/a?{query}");
+        Request::new("GET", &path).with_headers(&["Request-Timeout: 1s"]).ask(address).expect("an answer")
+    };
+    wait::until_true("the follower answers by itself", || {
+        let reply = read("consistency=bounded&max_staleness=1m");
+        // What the leader answers is 0 ms old; what a follower answers is rounded up.
+        reply.status == 200 && reply.body == b"1" && reply.header("scatter-staleness").is_some_and(|age| age != "0ms")
+    });
+    for index in (0..3).filter(|index| *index != follower) {
+        cluster.nodes[index].kill();
+    }
+    let old = read("consistency=bounded&max_staleness=1h");
+    assert_eq!((old.status, old.body.as_slice()), (200, &b"1"[..]), "{}", old.text());
+    assert_eq!(old.header("scatter-consistency"), Some("bounded"));
+    let any = read("consistency=any");
+    assert_eq!((any.status, any.header("scatter-staleness").is_some()), (200, true));
+    // Nobody vouches for it any more, and nobody else can be asked.
+    wait::until_true("its lease on the past has ended", || read("consistency=bounded&max_staleness=1ms").status >= 500);
+    assert!(read("").status >= 500);
+}
