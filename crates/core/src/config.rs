@@ -33,6 +33,8 @@ pub struct Config {
     pub candidate_patience: Duration,
     /// A leader whose own disk has not finished a write for this long stops renewing its lease and goes silent.
     pub disk_stall: Duration,
+    /// How long after an entry of many commands fewer of them wait to become as many. Zero for not at all.
+    pub linger: Duration,
     /// Entries proposed and not yet decided at once.
     pub pipeline_entries: u64,
     /// Bytes of commands in one entry.
@@ -77,6 +79,7 @@ impl Default for Config {
             election_max: Duration::from_millis(430),
             candidate_patience: Duration::from_millis(150),
             disk_stall: Duration::from_millis(1_000),
+            linger: Duration::from_millis(1),
             pipeline_entries: 4,
             entry_bytes: 1 << 20,
             queue_commands: 16_384,

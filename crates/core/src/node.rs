@@ -318,7 +318,7 @@ impl Node {
         if !self.booted {
             return None;
         }
-        let replicas = self.replicas.values().filter_map(|replica| replica.deadline(&self.config)).min();
+        let replicas = self.replicas.values().filter_map(|replica| replica.deadline()).min();
         replicas.into_iter().chain(self.birth_deadline()).min()
     }
 
@@ -524,7 +524,7 @@ impl Node {
         let due: Vec<GroupId> = self
             .replicas
             .iter()
-            .filter(|(_, replica)| replica.deadline(&self.config).is_some_and(|at| at <= now.instant))
+            .filter(|(_, replica)| replica.deadline().is_some_and(|at| at <= now.instant))
             .map(|(group, _)| *group)
             .collect();
         for group in due {

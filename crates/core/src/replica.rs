@@ -344,7 +344,8 @@ impl Replica {
         }
         self.applied = report.applied;
         self.report = Some(report);
-        self.log.trim(self.applied.min(self.decided_on_disk), cx.config.log_memory_bytes);
+        let marked = if planted::on(Bug::LogReadPastMark) { self.decided } else { self.decided_on_disk };
+        self.log.trim(self.applied.min(marked), cx.config.log_memory_bytes);
         if planted::on(Bug::TruncatedTooFar) {
             self.flushed = self.applied;
         }
@@ -383,11 +384,11 @@ impl Replica {
     }
 
     /// When something must happen although nothing is heard.
-    pub(crate) fn deadline(&self, config: &Config) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let role = match &self.role {
             Role::Follower(follower) => self.configuration.as_ref().map(|_| follower.deadline(self.votes())),
             Role::Candidate(candidate) => Some(candidate.deadline),
-            Role::Leader(leader) => Some(leader.deadline(config)),
+            Role::Leader(leader) => Some(leader.deadline()),
             Role::Retired(retired) => Some(retired.ask_at),
         };
         let fetch = self.fetch.as_ref().map(|fetch| fetch.deadline);

@@ -65,6 +65,7 @@ pub struct ConsensusSection {
     pub disk_stall_ms: u64,
     pub clock_drift_ppm: u64,
     pub pipeline_entries: u64,
+    pub batch_linger_us: u64,
     pub entry_bytes: usize,
     pub queue_commands: usize,
     pub queue_bytes: usize,
@@ -119,6 +120,7 @@ impl Settings for NodeSettings {
         within("consensus.disk_stall_ms", consensus.disk_stall_ms, 10..=60_000)?;
         within("consensus.clock_drift_ppm", consensus.clock_drift_ppm, 0..=500_000)?;
         within("consensus.pipeline_entries", consensus.pipeline_entries, 1..=1024)?;
+        within("consensus.batch_linger_us", consensus.batch_linger_us, 0..=100_000)?;
         within("consensus.entry_bytes", consensus.entry_bytes as u64, 4096..=8 << 20)?;
         within("consensus.queue_commands", consensus.queue_commands as u64, 1..=1 << 20)?;
         within("consensus.queue_bytes", consensus.queue_bytes as u64, 1 << 20..=1 << 34)?;
@@ -165,6 +167,7 @@ impl NodeSettings {
             election_max: Duration::from_millis(consensus.election_max_ms),
             disk_stall: Duration::from_millis(consensus.disk_stall_ms),
             pipeline_entries: consensus.pipeline_entries,
+            linger: Duration::from_micros(consensus.batch_linger_us),
             entry_bytes: consensus.entry_bytes,
             queue_commands: consensus.queue_commands,
             queue_bytes: consensus.queue_bytes,

@@ -270,6 +270,7 @@ fn draw_config(random: &mut Random, profile: Profile, quality: &Quality) -> Conf
         config.read_mode = ReadMode::Quorum;
     }
     config.pipeline_entries = random.between(1, 6);
+    config.linger = Duration::from_micros(if random.permille(500) { 0 } else { random.spread(100, 20_000) });
     config.disk_stall = Duration::from_nanos(lease * 2);
     if random.permille(300) {
         config.entry_bytes = random.spread(100, 4_000) as usize;

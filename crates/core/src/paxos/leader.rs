@@ -30,6 +30,9 @@ const LATEST_STAMP: u64 = 253_402_300_799_000_000;
 /// Log time is slewed toward the wall clock by at most one part in this many.
 const SLEW: u64 = 20;
 
+/// From how many commands in the last entry on the next ones wait for company: below it, waiting costs more than it saves.
+const LINGER_FROM: usize = 8;
+
 /// Bytes in front of each command of an entry, and in front of all.
 const COMMAND_OVERHEAD: usize = 4;
 
@@ -139,8 +142,11 @@ pub(crate) struct Leader {
     pub(crate) structural: Option<Structural>,
     queue: VecDeque<(RequestId, Bytes)>,
     queue_bytes: usize,
-    /// How many commands the last entry took.
+    /// How many commands the last entry took, and when it was made.
     last_batch: usize,
+    batched_at: Instant,
+    /// Until when commands wait for more to share their entry.
+    lingers_until: Option<Instant>,
     /// Entries of the group's own, before client commands.
     own: VecDeque<(EntryKind, Bytes)>,
     pub(crate) waiting: BTreeMap<Slot, Vec<RequestId>>,
@@ -181,6 +187,8 @@ impl Leader {
             queue: VecDeque::new(),
             queue_bytes: 0,
             last_batch: 0,
+            batched_at: Instant(0),
+            lingers_until: None,
             own: VecDeque::new(),
             waiting: BTreeMap::new(),
             reads: VecDeque::new(),
@@ -199,8 +207,8 @@ impl Leader {
         }
     }
 
-    pub(crate) fn deadline(&self, _config: &crate::config::Config) -> Instant {
-        self.heartbeat_at
+    pub(crate) fn deadline(&self) -> Instant {
+        self.lingers_until.map_or(self.heartbeat_at, |until| until.min(self.heartbeat_at))
     }
 
     /// Whether the barrier, a read or an order waits until more is applied.
@@ -527,6 +535,7 @@ impl Replica {
         loop {
             let in_flight = self.cursor.through.0 - self.decided.0;
             let Role::Leader(leader) = &mut self.role else { return };
+            leader.lingers_until = None;
             let closed = leader.structural.is_some() && !planted::on(Bug::WindowOfTwo);
             if closed || leader.hand_over.is_some() || in_flight >= cx.config.pipeline_entries {
                 return;
@@ -535,14 +544,19 @@ impl Replica {
                 self.propose(kind, body, Vec::new(), cx);
                 continue;
             }
-            // While entries are under way a further one is worth its messages and syncs only if it takes as many commands
-            // as the last: many small entries would cost more than they gain.
+            // While entries are under way, or right after the last, a further one is worth its messages and syncs only if it
+            // takes as many commands as the last: many small entries would cost more than they gain.
             let small = leader.queue.len() < leader.last_batch && leader.queue_bytes < cx.config.entry_bytes;
             if leader.queue.is_empty() || in_flight > 0 && small {
                 return;
             }
+            if small && leader.last_batch >= LINGER_FROM && cx.now.instant < leader.batched_at.after(cx.config.linger) {
+                leader.lingers_until = Some(leader.batched_at.after(cx.config.linger));
+                return;
+            }
             let (body, waiting) = leader.take_batch(cx.config.entry_bytes);
             leader.last_batch = waiting.len();
+            leader.batched_at = cx.now.instant;
             self.propose(EntryKind::Commands, body, waiting, cx);
         }
     }
