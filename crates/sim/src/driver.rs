@@ -11,8 +11,9 @@ use crate::plan::{MICROSECOND, MILLISECOND, SECOND};
 use crate::world::{Event, World};
 use scatter_core::durable::Write;
 use scatter_core::effects::{Apply, Effects, LogRead, MachineOrder, Reply};
+use scatter_core::entry::EntryKind;
 use scatter_core::input::Input;
-use scatter_core::message::PeerMessage;
+use scatter_core::message::{Envelope, Message, PeerMessage};
 use scatter_core::node::{Boot, Node, RecoverError};
 use scatter_core::stage::Stage;
 use scatter_core::types::{GroupId, NodeId, RequestId, Slot};
@@ -60,6 +61,7 @@ impl World {
             }
             Err(error) => return require(21, false, || format!("host {host} does not start: {error}")),
         };
+        self.check_recovered(host, &flushed, &effects)?;
         let target = &mut self.hosts[host];
         target.epoch += 1;
         target.paused_until = 0;
@@ -94,6 +96,24 @@ impl World {
         let full = self.hosts[host].disk_full;
         self.carry_out(host, effects)?;
         if full { self.input(host, Input::DiskFull { full }) } else { Ok(()) }
+    }
+
+    /// I1: what a log holds of slots that the store has applied, and that it will be asked for, is what was decided there.
+    fn check_recovered(&self, host: usize, applied: &BTreeMap<GroupId, Slot>, effects: &Effects) -> Checked {
+        for (group, replica) in &self.hosts[host].disk.log.replicas {
+            let through = applied.get(group).copied().unwrap_or_default();
+            let cut = effects.writes.iter().filter_map(|write| match write {
+                Write::Truncate { group: of, through } if of == group => Some(*through),
+                _ => None,
+            });
+            let truncated = cut.max().unwrap_or_default().max(replica.truncated);
+            for (slot, (_, entry)) in replica.entries.range(truncated.next()..) {
+                if *slot <= through {
+                    self.observer.holds_decided(host, *group, *slot, entry)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A process ends because a group uses features that it does not know; the operator starts the newer program.
@@ -219,6 +239,8 @@ impl World {
 
     fn carry_out_now(&mut self, host: usize, effects: Effects) -> Checked {
         let Effects { writes, write, messages, replies, applies, orders, log_reads, dials, give_up, too_new } = effects;
+        let accepts = |write: &&Write| matches!(write, Write::Accept { .. });
+        let accepts: Vec<Write> = writes.iter().filter(accepts).cloned().collect();
         if let Some(id) = write {
             self.check_truncations(host, &writes)?;
             self.check_clusters(host, &writes)?;
@@ -234,6 +256,7 @@ impl World {
             if let PeerMessage::Replica { envelope } = &outgoing.message {
                 let flushed = self.hosts[host].flushed.get(&envelope.from.group).copied();
                 self.observer.sends(&self.hosts[host].disk.log, flushed.unwrap_or_default(), envelope)?;
+                self.check_floor(host, envelope)?;
             }
             self.note([7, host as u64, outgoing.to.0], || format!("host {host} says {:?}", outgoing.message));
             self.send_peer(host, outgoing);
@@ -245,6 +268,7 @@ impl World {
             self.recheck_acknowledged(apply.group)?;
             self.queue_work(host, Work::Apply(apply));
         }
+        self.check_proposals(host, &accepts)?;
         for order in orders {
             self.queue_work(host, Work::Order(order));
         }
@@ -271,6 +295,34 @@ impl World {
         }
         self.check_leases(host)?;
         self.arm_timer(host);
+        Ok(())
+    }
+
+    /// I24: what shows a slot as decided leaves only when readers wait for that slot.
+    fn check_floor(&self, host: usize, envelope: &Envelope) -> Checked {
+        let Message::Accept { decided, .. } = &envelope.message else { return Ok(()) };
+        let process = self.hosts[host].process.as_ref();
+        let covered = process
+            .and_then(|process| process.node.read_word(envelope.from.group))
+            .is_none_or(|word| word.covers(*decided));
+        require(24, covered, || format!("host {host} shows slot {decided} as decided while its readers may not see it"))
+    }
+
+    /// I25: a leader's readers are turned back before a structural entry is proposed. I26: nothing is proposed past one.
+    fn check_proposals(&mut self, host: usize, writes: &[Write]) -> Checked {
+        for write in writes {
+            let Write::Accept { group, ballot, first, entries } = write else { continue };
+            let Some(process) = &self.hosts[host].process else { continue };
+            if ballot.node != process.node.id() {
+                continue;
+            }
+            let structural = entries.iter().any(|entry| entry.kind == EntryKind::Configuration);
+            let turned_back = process.node.read_word(*group).is_none_or(|word| word.is_withdrawn());
+            require(25, !structural || turned_back, || {
+                format!("host {host} proposes a configuration of group {group} while readers are let through")
+            })?;
+            self.observer.proposes(host, *group, *ballot, *first, entries)?;
+        }
         Ok(())
     }
 
@@ -544,6 +596,9 @@ impl World {
     pub fn log_read(&mut self, host: usize, read: LogRead) -> Checked {
         let LogRead { group, to, first, last, bytes } = read;
         let entries = self.hosts[host].disk.log.read(group, first, last, bytes);
+        for (slot, entry) in (first.0..).zip(&entries) {
+            self.observer.holds_decided(host, group, Slot(slot), entry)?;
+        }
         self.input(host, Input::LogRead { group, to, first, entries })
     }
 

@@ -97,8 +97,10 @@ pub enum Stage {
     Clocked(Served, Glance),
     /// All that was revealed is applied; or it need not be, and this is how fresh the replica says it is.
     Settled(Served, Glance, Option<Instant>),
-    /// A view is pinned.
-    Pinned(Served, Glance, MapView),
+    /// Where the data lies was looked up again.
+    Current(Served, Glance, Option<Instant>),
+    /// A view is pinned; whether the data had moved away by then.
+    Pinned(Served, Glance, MapView, bool),
     /// The loop was asked.
     Asked,
 }

@@ -65,6 +65,8 @@ struct GroupRecord {
     acknowledgements: Vec<(Time, Slot)>,
     /// Names that live no more.
     tombstoned: BTreeSet<ReplicaName>,
+    /// The last configuration that was proposed in each ballot.
+    proposed: BTreeMap<Ballot, Slot>,
 }
 
 impl GroupRecord {
@@ -243,6 +245,38 @@ impl Observer {
             record.configurations.push((slot, next));
         }
         Ok(())
+    }
+
+    /// I26: the leader of `ballot` makes entries of its own.
+    ///
+    /// # Errors
+    /// One of them stands behind a configuration that is not decided.
+    pub fn proposes(&mut self, host: usize, group: GroupId, ballot: Ballot, first: Slot, entries: &[Entry]) -> Checked {
+        let record = self.group(group);
+        for (slot, entry) in (first.0..).map(Slot).zip(entries) {
+            if let Some(before) = record.proposed.get(&ballot).copied().filter(|before| *before < slot) {
+                let decided = record.slot(before).decided != 0;
+                require(26, decided, || {
+                    format!("host {host} proposes slot {slot} of group {group} past the configuration at {before}")
+                })?;
+            }
+            if entry.kind == EntryKind::Configuration {
+                record.proposed.insert(ballot, slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// I1: a disk is taken to hold this entry as the decided one.
+    ///
+    /// # Errors
+    /// Another one was decided.
+    pub fn holds_decided(&self, host: usize, group: GroupId, slot: Slot, entry: &Entry) -> Checked {
+        let known = self.groups.get(&group).and_then(|record| record.slots.get(slot.0 as usize));
+        let decided = known.map_or(0, |record| record.decided);
+        require(1, decided == 0 || decided == digest(entry), || {
+            format!("the log of host {host} passes {entry:?} for what was decided at slot {slot} of group {group}")
+        })
     }
 
     /// A host applied `entry` with these outcomes. Whether it is the first to do so.

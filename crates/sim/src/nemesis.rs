@@ -39,6 +39,12 @@ pub enum Undo {
     Addresses(usize, usize),
     /// A host that granted a lease to a leader's host hears it no more until the time.
     Usurp(usize, usize, Weakness, Time),
+    /// The members of a group are to change.
+    Order(GroupId),
+    /// Whoever leads a group crashes.
+    Unseat(GroupId),
+    /// A process dies and starts at once.
+    Restart(usize),
     /// A host's node is made a member of a group again.
     Add(GroupId, usize, u32),
 }
@@ -227,6 +233,7 @@ impl World {
             Fault::Rollback => self.roll_back(),
             Fault::Wipe => self.lose_disk(),
             Fault::Usurp => self.usurp(),
+            Fault::Strand => self.strand(),
             Fault::Members => return self.order_members(),
             Fault::RemoveAndAdd => return self.order_removal(),
             Fault::HandOver => return self.order_hand_over(),
@@ -316,6 +323,22 @@ impl World {
             self.rearm(victim);
         }
         self.at(at, Event::Undo(Undo::Usurp(leader, victim, weakness, until)));
+    }
+
+    /// What the first leader proposed stays in its log, undecided, behind what its successor decides.
+    fn strand(&mut self) {
+        let Some(group) = self.any_group() else { return };
+        let Some(leader) = (0..self.hosts.len()).find(|host| self.leads(*host, group)) else { return };
+        let others: Vec<usize> = (0..self.hosts.len()).filter(|host| *host != leader).collect();
+        let patience = u64::try_from(self.plan.config.election_max.as_nanos()).unwrap_or(SECOND);
+        let until = self.now + patience * 2 + self.span(patience / 4, patience * 2);
+        self.part(leader, &others, until);
+        let first = self.now + self.span(MILLISECOND, patience / 2);
+        self.at(first, Event::Undo(Undo::Order(group)));
+        let second = self.now + patience + self.span(patience / 4, patience);
+        self.at(second, Event::Undo(Undo::Order(group)));
+        let end = until + self.span(MILLISECOND, patience / 4);
+        self.at(end, Event::Undo(Undo::Unseat(group)));
     }
 
     /// A host and some others hear nothing from each other until a time.
@@ -457,13 +480,24 @@ impl World {
         let Some(node) = self.hosts[host].node_id() else { return };
         self.crash(host);
         let Some(copy) = self.hosts[host].copy.take() else { return };
+        let newest = self.nemesis.newest_boot(node).map_or(0, |(newest, _)| newest);
+        let missed = newest.saturating_sub(copy.node().map_or(0, |record| record.boot));
         self.hosts[host].disk = Disk::restore(&copy);
         self.observer.condemn(node);
         self.nemesis.tampered.insert(node);
         self.nemesis.replaced.push((host, node));
         self.note([21, host as u64, node.0], || format!("the disk of host {host}, node {node}, is put back"));
-        let down = self.span(MILLISECOND, SECOND);
-        self.at(self.now + down, Event::Undo(Undo::Start(host)));
+        let up = self.now + self.span(MILLISECOND, SECOND);
+        self.at(up, Event::Undo(Undo::Start(host)));
+        if missed < 4 && self.nemesis.random.permille(500) {
+            // Starts that nobody hears of bring its counter past what the others have seen.
+            let others: Vec<usize> = (0..self.hosts.len()).filter(|other| *other != host).collect();
+            let quiet = up + (missed + 1) * 100 * MILLISECOND;
+            self.part(host, &others, quiet);
+            for again in 1..=missed {
+                self.at(up + again * 100 * MILLISECOND, Event::Undo(Undo::Restart(host)));
+            }
+        }
     }
 
     fn may_roll_back(&self, host: usize) -> bool {
@@ -560,6 +594,10 @@ impl World {
 
     fn order_members(&mut self) -> Checked {
         let Some(group) = self.any_group() else { return Ok(()) };
+        self.order_members_of(group)
+    }
+
+    fn order_members_of(&mut self, group: GroupId) -> Checked {
         let Some(configuration) = self.observer.configuration(group).cloned() else { return Ok(()) };
         let now_voting = voters(&configuration);
         let mut able: Vec<(NodeId, String)> = (0..self.hosts.len()).filter_map(|host| self.candidate(host)).collect();
@@ -648,6 +686,17 @@ impl World {
                 return self.input(host, Input::DiskFull { full: false });
             }
             Undo::Wall(host) => self.hosts[host].clock.set_wall_offset(0),
+            Undo::Order(group) if !self.nemesis.stopped => return self.order_members_of(group),
+            Undo::Unseat(group) if !self.nemesis.stopped => {
+                if let Some(host) = (0..self.hosts.len()).rfind(|host| self.leads(*host, group)) {
+                    self.crash_and_start(host);
+                }
+            }
+            Undo::Restart(host) if !self.nemesis.stopped => {
+                self.crash(host);
+                return self.start(host);
+            }
+            Undo::Order(_) | Undo::Unseat(_) | Undo::Restart(_) => {}
             Undo::Usurp(leader, victim, weakness, until) => {
                 if !self.nemesis.stopped {
                     self.part(leader, &[victim], until);

@@ -128,6 +128,9 @@ pub enum Fault {
     /// A leader is left with a bare majority for longer than its leases; then one of that majority restarts, or has a fast
     /// clock, and hears it no more.
     Usurp,
+    /// A leader that hears nobody is ordered to change members, and so is its successor; when the first is heard again, the
+    /// second crashes.
+    Strand,
 }
 
 /// How fast a host's parts are.
@@ -310,10 +313,26 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
             vec![WallJump, WallYears, Rate, Rate, Pause, Pause, StallLoop, LeaseTerm, LeaseTerm, Isolate, Crash, Usurp]
         }
         Profile::Membership => {
-            vec![Members, Members, Members, Members, RemoveAndAdd, Crash, Isolate, Halves, HandOver, Wipe, Pause]
+            vec![
+                Members,
+                Members,
+                Members,
+                Members,
+                RemoveAndAdd,
+                Crash,
+                Isolate,
+                Halves,
+                HandOver,
+                Wipe,
+                Pause,
+                Strand,
+                Strand,
+            ]
         }
         Profile::HandOver => vec![HandOver, HandOver, HandOver, HandOver, Isolate, Pause, OneWay, Crash, BadNetwork],
-        Profile::Snapshots => vec![Isolate, Isolate, Crash, Crash, Pause, Members, StallApply, CrashMany, OneWay],
+        Profile::Snapshots => {
+            vec![Isolate, Isolate, Crash, Crash, Pause, Members, StallApply, CrashMany, OneWay, SlowDisk, SlowDisk]
+        }
         Profile::Disks => {
             vec![SlowDisk, HangDisk, FailSync, FullDisk, Crash, CrashMany, Rollback, Wipe, Isolate, StallApply]
         }
@@ -347,6 +366,7 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
             HandOver,
             SwapAddresses,
             Usurp,
+            Strand,
         ],
     }
 }

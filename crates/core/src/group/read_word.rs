@@ -134,6 +134,18 @@ impl ReadWord {
         self.deadline.store(deadline.0, Ordering::SeqCst);
     }
 
+    /// Whether a reader that is let through sees every slot up to `slot`.
+    #[must_use]
+    pub fn covers(&self, slot: Slot) -> bool {
+        self.deadline.load(Ordering::SeqCst) == 0 || self.floor.load(Ordering::SeqCst) >= slot.0
+    }
+
+    /// Whether nobody is let through.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        self.deadline.load(Ordering::SeqCst) == 0
+    }
+
     /// The loop: slots up to here are about to be revealed as decided.
     pub fn raise_floor(&self, floor: Slot) {
         self.floor.store(floor.0, Ordering::SeqCst);
