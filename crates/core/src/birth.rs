@@ -54,6 +54,8 @@ pub(crate) struct Birth {
     pub(crate) origin: Origin,
     answered: BTreeMap<String, (NodeId, Option<ClusterId>)>,
     bound: BTreeSet<NodeId>,
+    /// The own binding is on disk: others may be told.
+    pub(crate) is_bound_on_disk: bool,
     dial_at: Instant,
     /// Founders and seeds were asked at least once since the start, and so know where this node is.
     announced: bool,
@@ -107,7 +109,7 @@ impl Node {
         if born {
             return;
         }
-        if self.record.binding.is_some() {
+        if self.birth.is_bound_on_disk || self.record.binding.is_some() && planted::on(Bug::BoundBeforeSync) {
             self.send_bind(effects);
         } else {
             self.consider_binding(now, effects);

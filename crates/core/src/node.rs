@@ -167,6 +167,7 @@ impl Node {
             now,
             config,
         };
+        node.birth.is_bound_on_disk = node.record.binding.is_some();
         for (name, removed_by) in recovered.tombstones {
             node.tombstones.entry(name.group).or_default().push((name, removed_by));
         }
@@ -543,8 +544,14 @@ impl Node {
             self.after_sync.pop_front();
             match what {
                 AfterSync::Boot => self.booted = true,
-                AfterSync::Bind => self.send_bind(effects),
-                AfterSync::Bound(to) => self.send_bound(to, effects),
+                AfterSync::Bind => {
+                    self.birth.is_bound_on_disk = true;
+                    self.send_bind(effects);
+                }
+                AfterSync::Bound(to) => {
+                    self.birth.is_bound_on_disk = true;
+                    self.send_bound(to, effects);
+                }
                 AfterSync::Destroy(replica) => effects.orders.push(MachineOrder::Destroy { replica }),
             }
         }

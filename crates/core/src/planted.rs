@@ -116,6 +116,8 @@ bugs! {
     LineageNotChecked => "lineage-not-checked",
     /// A founder rebinds to a later binding (hazard 17).
     FounderRebinds => "founder-rebinds",
+    /// A founder tells of its binding before it is on disk (hazard 17).
+    BoundBeforeSync => "bound-before-sync",
     /// A first group is born before all founders are bound (hazard 17).
     BornBeforeAllBound => "born-before-all-bound",
     /// A client says *not applied* after a clean refusal although an earlier attempt is open (hazard 19).

@@ -5,7 +5,7 @@
 
 use crate::history::Time;
 use crate::host::{Asked, Process, Work};
-use crate::invariants::{Checked, holds, require};
+use crate::invariants::{Checked, holds, require, voters};
 use crate::nemesis::Undo;
 use crate::plan::{MICROSECOND, MILLISECOND, SECOND};
 use crate::world::{Event, World};
@@ -257,6 +257,7 @@ impl World {
                 let flushed = self.hosts[host].flushed.get(&envelope.from.group).copied();
                 self.observer.sends(&self.hosts[host].disk.log, flushed.unwrap_or_default(), envelope)?;
                 self.check_floor(host, envelope)?;
+                self.check_elected(host, envelope)?;
             }
             self.note([7, host as u64, outgoing.to.0], || format!("host {host} says {:?}", outgoing.message));
             self.send_peer(host, outgoing);
@@ -326,6 +327,26 @@ impl World {
         Ok(())
     }
 
+    /// I28: whoever leads a ballot has the durable promises of a majority.
+    fn check_elected(&mut self, host: usize, envelope: &Envelope) -> Checked {
+        let Message::Accept { ballot, first, .. } = envelope.message else { return Ok(()) };
+        let group = envelope.from.group;
+        let Some(configuration) = self.observer.begins(group, ballot, first) else { return Ok(()) };
+        let promised = |node: NodeId| {
+            self.hosts.iter().any(|host| {
+                let log = &host.disk.log;
+                log.node.as_ref().is_some_and(|record| record.node == node)
+                    && log.replicas.get(&group).is_some_and(|replica| replica.hard.promised >= ballot)
+            })
+        };
+        let votes =
+            voters(&configuration).into_iter().filter(|node| self.observer.is_condemned(*node) || promised(*node));
+        let (votes, needed) = (votes.count(), configuration.majority());
+        require(28, votes >= needed, || {
+            format!("host {host} leads ballot {ballot} of group {group} with {votes} promises of the {needed} it needs")
+        })
+    }
+
     /// I14: the log forgets only what the data store holds durably.
     fn check_truncations(&self, host: usize, writes: &[Write]) -> Checked {
         for write in writes {
@@ -342,13 +363,35 @@ impl World {
     /// I18: there is one cluster.
     fn check_clusters(&mut self, host: usize, writes: &[Write]) -> Checked {
         for write in writes {
-            if let Write::Node { record } = write
-                && let Some(cluster) = record.cluster
-            {
-                self.observer.cluster(host, cluster)?;
+            if let Write::Node { record } = write {
+                if let Some(cluster) = record.cluster {
+                    self.observer.cluster(host, cluster)?;
+                }
+            }
+            if let Write::Create { replica, .. } = write {
+                self.check_born(host, replica.group)?;
             }
         }
         Ok(())
+    }
+
+    /// I18: the first group is begun only when all founders are durably bound to it.
+    fn check_born(&self, host: usize, group: GroupId) -> Checked {
+        let Some(process) = &self.hosts[host].process else { return Ok(()) };
+        let Some(binding) = process.node.record().binding.as_ref().filter(|binding| binding.group == group) else {
+            return Ok(());
+        };
+        // A founder that is no more was seen bound by those who began before.
+        let unbound = |node: NodeId| {
+            !self.observer.is_condemned(node)
+                && self.hosts.iter().any(|host| {
+                    let record = host.disk.log.node.as_ref().filter(|record| record.node == node);
+                    record.is_some_and(|record| record.binding.as_ref() != Some(binding))
+                })
+        };
+        require(18, !binding.founders.iter().any(|(node, _)| unbound(*node)), || {
+            format!("host {host} begins group {group} before all founders are bound to it")
+        })
     }
 
     /// I6: at most one replica of a group may answer reads under a lease.
@@ -446,6 +489,7 @@ impl World {
         let done = self.hosts[host].disk.end_sync();
         for (_, writes) in &done {
             self.observer.synced(&self.hosts[host].disk.log, writes);
+            self.observer.binds(writes)?;
         }
         self.begin_sync(host);
         match done.last() {

@@ -5,7 +5,7 @@ use crate::history::Time;
 use crate::plan::SECOND;
 use scatter_core::codec::{Decode, Encode};
 use scatter_core::command::{Command, Outcome};
-use scatter_core::durable::Write;
+use scatter_core::durable::{Binding, Write};
 use scatter_core::entry::{Entry, EntryKind};
 use scatter_core::group::{Configuration, GroupState, Role};
 use scatter_core::message::{Envelope, Message};
@@ -67,6 +67,8 @@ struct GroupRecord {
     tombstoned: BTreeSet<ReplicaName>,
     /// The last configuration that was proposed in each ballot.
     proposed: BTreeMap<Ballot, Slot>,
+    /// Ballots that somebody has begun to lead.
+    led: BTreeSet<Ballot>,
 }
 
 impl GroupRecord {
@@ -92,6 +94,8 @@ pub struct Observer {
     condemned: BTreeSet<NodeId>,
     /// The cluster that was founded.
     cluster: Option<ClusterId>,
+    /// What each founder is bound to.
+    bindings: BTreeMap<NodeId, Binding>,
 }
 
 fn digest(entry: &Entry) -> u64 {
@@ -110,6 +114,24 @@ impl Observer {
     pub fn cluster(&mut self, host: usize, cluster: ClusterId) -> Checked {
         let first = *self.cluster.get_or_insert(cluster);
         require(18, first == cluster, || format!("host {host} belongs to cluster {cluster}, others to {first}"))
+    }
+
+    /// I18: a founder's record is on disk.
+    ///
+    /// # Errors
+    /// It was bound to something else before.
+    pub fn binds(&mut self, writes: &[Write]) -> Checked {
+        for write in writes {
+            if let Write::Node { record } = write
+                && let Some(binding) = record.binding.as_ref().filter(|_| !self.condemned.contains(&record.node))
+            {
+                let first = self.bindings.entry(record.node).or_insert_with(|| binding.clone());
+                require(18, first == binding, || {
+                    format!("founder {} was bound to {first:?} and is now to {binding:?}", record.node)
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// A node's disk was tampered with.
@@ -245,6 +267,21 @@ impl Observer {
             record.configurations.push((slot, next));
         }
         Ok(())
+    }
+
+    /// Whether a node's disk was tampered with.
+    #[must_use]
+    pub fn is_condemned(&self, node: NodeId) -> bool {
+        self.condemned.contains(&node)
+    }
+
+    /// A leader makes the first entry of its ballot: the configuration that had to elect it. `None` if it has begun before.
+    pub fn begins(&mut self, group: GroupId, ballot: Ballot, first: Slot) -> Option<Configuration> {
+        let record = self.group(group);
+        if !record.led.insert(ballot) {
+            return None;
+        }
+        record.configuration_for(first).cloned()
     }
 
     /// I26: the leader of `ballot` makes entries of its own.

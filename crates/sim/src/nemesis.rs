@@ -43,6 +43,8 @@ pub enum Undo {
     Order(GroupId),
     /// Whoever leads a group crashes.
     Unseat(GroupId),
+    /// Syncs take very long.
+    Slow(usize),
     /// A process dies and starts at once.
     Restart(usize),
     /// A host's node is made a member of a group again.
@@ -339,6 +341,16 @@ impl World {
         self.at(second, Event::Undo(Undo::Order(group)));
         let end = until + self.span(MILLISECOND, patience / 4);
         self.at(end, Event::Undo(Undo::Unseat(group)));
+        if self.nemesis.random.permille(600) {
+            // What it hears then takes its time to replace what its disk holds, and a crash may come before.
+            let slow = self.now + self.span(MILLISECOND, patience);
+            self.at(slow, Event::Undo(Undo::Slow(leader)));
+            let crash = until + self.span(10 * MILLISECOND, 2 * SECOND);
+            if self.nemesis.random.permille(600) {
+                self.at(crash, Event::Undo(Undo::Restart(leader)));
+            }
+            self.at(crash + SECOND, Event::Undo(Undo::Disk(leader)));
+        }
     }
 
     /// A host and some others hear nothing from each other until a time.
@@ -696,7 +708,10 @@ impl World {
                 self.crash(host);
                 return self.start(host);
             }
-            Undo::Order(_) | Undo::Unseat(_) | Undo::Restart(_) => {}
+            Undo::Slow(host) if !self.nemesis.stopped => {
+                self.hosts[host].disk_slowness = self.nemesis.random.between(20, 400);
+            }
+            Undo::Order(_) | Undo::Unseat(_) | Undo::Restart(_) | Undo::Slow(_) => {}
             Undo::Usurp(leader, victim, weakness, until) => {
                 if !self.nemesis.stopped {
                     self.part(leader, &[victim], until);

@@ -282,7 +282,7 @@ fn draw_config(random: &mut Random, profile: Profile, quality: &Quality) -> Conf
     }
     if matches!(profile, Profile::Snapshots) || random.permille(300) {
         config.log_retain_slots = random.spread(1, 64);
-        config.log_memory_bytes = random.spread(500, 20_000) as usize;
+        config.log_memory_bytes = random.spread(10, 20_000) as usize;
         config.snapshot_chunk_bytes = random.spread(100, 4_000) as usize;
     }
     config.snapshot_patience = Duration::from_secs(2);
@@ -331,7 +331,7 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
         }
         Profile::HandOver => vec![HandOver, HandOver, HandOver, HandOver, Isolate, Pause, OneWay, Crash, BadNetwork],
         Profile::Snapshots => {
-            vec![Isolate, Isolate, Crash, Crash, Pause, Members, StallApply, CrashMany, OneWay, SlowDisk, SlowDisk]
+            vec![Isolate, Isolate, Crash, Crash, Pause, Members, StallApply, CrashMany, OneWay, SlowDisk, Strand]
         }
         Profile::Disks => {
             vec![SlowDisk, HangDisk, FailSync, FullDisk, Crash, CrashMany, Rollback, Wipe, Isolate, StallApply]
