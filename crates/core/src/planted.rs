@@ -134,8 +134,6 @@ bugs! {
     CandidateSkipsCatchUp => "candidate-skips-catch-up",
     /// An acceptor that knows a later configuration promises all the same.
     StaleConfigurationPromised => "stale-configuration-promised",
-    /// A reconfiguration keeps the lease earned from the old set.
-    LeaseKeptAcrossReconfiguration => "lease-kept-across-reconfiguration",
     /// A leader vouches for what it knows decided although its lease has ended.
     VouchedWithoutLease => "vouched-without-lease",
     /// A follower counts its age from when the leader's word arrived instead of when it asked.

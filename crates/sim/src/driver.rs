@@ -16,7 +16,7 @@ use scatter_core::input::Input;
 use scatter_core::message::{Envelope, Message, PeerMessage};
 use scatter_core::node::{Boot, Node, RecoverError};
 use scatter_core::stage::Stage;
-use scatter_core::types::{GroupId, NodeId, RequestId, Slot};
+use scatter_core::types::{Ballot, ConfigurationVersion, GroupId, NodeId, RequestId, Slot};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 impl World {
@@ -204,7 +204,18 @@ impl World {
             .iter()
             .fold((0_u64, 0), |(sum, count), input| (sum.wrapping_mul(31).wrapping_add(kind_of(input)), count + 1));
         for input in inputs {
+            let asked = prepared(&input);
+            let had_not =
+                |(group, ballot, _): &_| process.node.leadership(*group).is_some_and(|(_, had)| had < *ballot);
+            let asked = asked.filter(had_not);
+            let knew = asked.and_then(|(group, ..)| configuration_of(&process.node, group));
             process.node.step(clocks, input, &mut effects);
+            if let (Some((group, ballot, version)), Some(knew)) = (asked, knew) {
+                let promised = process.node.leadership(group).is_some_and(|(_, promised)| promised == ballot);
+                require(29, !promised || knew <= version, || {
+                    format!("host {host} knows configuration {knew} and promises to a candidate of {version}")
+                })?;
+            }
         }
         process.node.flush(clocks, &mut effects);
         self.note([5, (host as u64) << 32 | count, kinds], || {
@@ -363,10 +374,10 @@ impl World {
     /// I18: there is one cluster.
     fn check_clusters(&mut self, host: usize, writes: &[Write]) -> Checked {
         for write in writes {
-            if let Write::Node { record } = write {
-                if let Some(cluster) = record.cluster {
-                    self.observer.cluster(host, cluster)?;
-                }
+            if let Write::Node { record } = write
+                && let Some(cluster) = record.cluster
+            {
+                self.observer.cluster(host, cluster)?;
             }
             if let Write::Create { replica, .. } = write {
                 self.check_born(host, replica.group)?;
@@ -738,4 +749,22 @@ fn kind_of(input: &Input) -> u64 {
         Input::Answered { .. } => 16,
         Input::RolledBack { .. } => 17,
     }
+}
+
+/// What a Prepare asks for: group, ballot, and the configuration of who asks.
+fn prepared(input: &Input) -> Option<(GroupId, Ballot, ConfigurationVersion)> {
+    match input {
+        Input::Message { message: PeerMessage::Replica { envelope }, .. } => match envelope.message {
+            Message::Prepare { ballot, configuration, .. } => Some((envelope.to.group, ballot, configuration)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The newest configuration that a node knows decided.
+fn configuration_of(node: &Node, group: GroupId) -> Option<ConfigurationVersion> {
+    let status =
+        node.status(scatter_core::time::Now::default()).into_iter().find(|status| status.replica.group == group);
+    status?.configuration.map(|configuration| configuration.version)
 }

@@ -43,6 +43,8 @@ pub enum Undo {
     Order(GroupId),
     /// Whoever leads a group crashes.
     Unseat(GroupId),
+    /// A host hears nobody until the time.
+    Part(usize, Time),
     /// Syncs take very long.
     Slow(usize),
     /// A process dies and starts at once.
@@ -70,6 +72,8 @@ pub struct Nemesis {
     gap: Time,
     /// No more faults.
     pub stopped: bool,
+    /// A founder was wiped during birth: no cluster may come to be.
+    pub spoiled: bool,
     /// Nodes that lost their disk, with the host they lived on.
     pub replaced: Vec<(usize, NodeId)>,
     /// Sets of voters that were ordered lately, with when and for whom: any of them may come to be.
@@ -94,6 +98,7 @@ impl Nemesis {
             faults: plan.faults.clone(),
             gap: plan.fault_gap,
             stopped: false,
+            spoiled: false,
             replaced: Vec::new(),
             ordered: Vec::new(),
             boots: BTreeMap::new(),
@@ -236,6 +241,7 @@ impl World {
             Fault::Wipe => self.lose_disk(),
             Fault::Usurp => self.usurp(),
             Fault::Strand => self.strand(),
+            Fault::Spoil => self.spoil(),
             Fault::Members => return self.order_members(),
             Fault::RemoveAndAdd => return self.order_removal(),
             Fault::HandOver => return self.order_hand_over(),
@@ -327,6 +333,18 @@ impl World {
         self.at(at, Event::Undo(Undo::Usurp(leader, victim, weakness, until)));
     }
 
+    /// The founder comes back as another node, which may propose another cluster: whoever is bound must not follow.
+    fn spoil(&mut self) {
+        let in_birth = self.workload.groups().is_empty()
+            && self.hosts.iter().all(|host| host.disk.log.node.as_ref().is_none_or(|record| record.cluster.is_none()));
+        let host = self.nemesis.random.index(self.plan.founders);
+        if in_birth && self.hosts[host].disk.log.node.is_some() {
+            self.nemesis.spoiled = true;
+            self.wipe(host);
+            self.at(self.now + MILLISECOND, Event::Undo(Undo::Start(host)));
+        }
+    }
+
     /// What the first leader proposed stays in its log, undecided, behind what its successor decides.
     fn strand(&mut self) {
         let Some(group) = self.any_group() else { return };
@@ -341,6 +359,9 @@ impl World {
         self.at(second, Event::Undo(Undo::Order(group)));
         let end = until + self.span(MILLISECOND, patience / 4);
         self.at(end, Event::Undo(Undo::Unseat(group)));
+        let lagger = *self.nemesis.random.pick(&others);
+        let back = until + self.span(patience, patience * 3);
+        self.at(until, Event::Undo(Undo::Part(lagger, back)));
         if self.nemesis.random.permille(600) {
             // What it hears then takes its time to replace what its disk holds, and a crash may come before.
             let slow = self.now + self.span(MILLISECOND, patience);
@@ -711,7 +732,11 @@ impl World {
             Undo::Slow(host) if !self.nemesis.stopped => {
                 self.hosts[host].disk_slowness = self.nemesis.random.between(20, 400);
             }
-            Undo::Order(_) | Undo::Unseat(_) | Undo::Restart(_) | Undo::Slow(_) => {}
+            Undo::Part(host, until) if !self.nemesis.stopped => {
+                let others: Vec<usize> = (0..self.hosts.len()).filter(|other| *other != host).collect();
+                self.part(host, &others, until);
+            }
+            Undo::Order(_) | Undo::Unseat(_) | Undo::Restart(_) | Undo::Slow(_) | Undo::Part(..) => {}
             Undo::Usurp(leader, victim, weakness, until) => {
                 if !self.nemesis.stopped {
                     self.part(leader, &[victim], until);

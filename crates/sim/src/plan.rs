@@ -128,6 +128,8 @@ pub enum Fault {
     /// A leader is left with a bare majority for longer than its leases; then one of that majority restarts, or has a fast
     /// clock, and hears it no more.
     Usurp,
+    /// A founder is wiped while the cluster is being born: it may never be.
+    Spoil,
     /// A leader that hears nobody is ordered to change members, and so is its successor; when the first is heard again, the
     /// second crashes.
     Strand,
@@ -336,7 +338,7 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
         Profile::Disks => {
             vec![SlowDisk, HangDisk, FailSync, FullDisk, Crash, CrashMany, Rollback, Wipe, Isolate, StallApply]
         }
-        Profile::Birth => vec![Crash, Crash, Isolate, OneWay, Halves, FailSync, Pause, SwapAddresses],
+        Profile::Birth => vec![Crash, Crash, Isolate, OneWay, Halves, FailSync, Pause, SwapAddresses, Spoil],
         Profile::Everything => vec![
             Halves,
             Isolate,

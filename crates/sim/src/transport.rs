@@ -71,6 +71,8 @@ pub enum Packet {
     Ask {
         /// The address asked.
         address: String,
+        /// Who asks, and where it lives.
+        by: (NodeId, String),
         /// The process that asks.
         epoch: u64,
     },
@@ -173,7 +175,9 @@ impl World {
     pub fn dial(&mut self, host: usize, address: String) {
         let Some(target) = self.addresses.get(&address).copied() else { return };
         let epoch = self.hosts[host].epoch;
-        self.send(host, target, Packet::Ask { address, epoch }, false);
+        let Some(process) = &self.hosts[host].process else { return };
+        let by = (process.node.id(), self.hosts[host].address.clone());
+        self.send(host, target, Packet::Ask { address, by, epoch }, false);
     }
 
     /// A packet arrives.
@@ -207,8 +211,9 @@ impl World {
                 self.check_codec(message)?;
                 self.input(to, Input::Message { from: node, message: message.clone() })
             }
-            Packet::Ask { address, epoch } => {
-                if let Some(process) = &self.hosts[to].process {
+            Packet::Ask { address, by, epoch } => {
+                if let Some(process) = &mut self.hosts[to].process {
+                    process.book.insert(by.0, by.1);
                     let (node, cluster) = (process.node.id(), process.node.cluster());
                     self.send(to, from, Packet::Told { address, node, cluster, to_epoch: epoch }, false);
                 }

@@ -250,9 +250,6 @@ impl Leader {
 
     /// What members granted so far counts no more: only what they grant to later stamps.
     pub(crate) fn forget_lease(&mut self) {
-        if planted::on(Bug::LeaseKeptAcrossReconfiguration) {
-            return;
-        }
         self.lease_after = self.last_stamp;
         for peer in self.peers.values_mut() {
             peer.granted_until = Instant(0);
@@ -411,7 +408,7 @@ impl Replica {
         peer.level = accepted.level;
         peer.ask = accepted.ask;
         peer.applied = peer.applied.max(accepted.applied);
-        if accepted.stamp > leader.lease_after || planted::on(Bug::LeaseKeptAcrossReconfiguration) {
+        if accepted.stamp > leader.lease_after {
             peer.stamp = peer.stamp.max(accepted.stamp);
             if accepted.lease_nanos > 0 {
                 let from = if planted::on(Bug::LeaseFromAnswer) { cx.now.instant } else { accepted.stamp };

@@ -108,8 +108,11 @@ async fn established(
     buffer.set_limit(inner.config.frame_limit);
     let result = match introduced.hello {
         Hello::Peer { hello } if hello.to.is_some() => peer(inner, readers, stream, buffer, &hello).await,
-        // Somebody who only asked who is here.
-        Hello::Peer { .. } => Ok(()),
+        // Somebody who only asked who is here, and told where it lives.
+        Hello::Peer { hello } => {
+            remember(inner, &hello);
+            Ok(())
+        }
         Hello::Client { .. } => clients::serve(inner, stream, buffer).await,
     };
     if let Err(error) = result {
@@ -119,6 +122,13 @@ async fn established(
         } else {
             tracing::debug!(%from, %error, "a connection ended");
         }
+    }
+}
+
+/// Where a node says that it lives.
+fn remember(inner: &Inner, hello: &PeerHello) {
+    if !hello.from.peer_address.is_empty() {
+        inner.set_address(hello.from.node, hello.from.peer_address.clone());
     }
 }
 
@@ -135,9 +145,7 @@ async fn peer(
     if let Some(older) = readers.borrow_mut().insert(key, Rc::clone(&superseded)) {
         older.notify_one();
     }
-    if !hello.from.peer_address.is_empty() {
-        inner.set_address(hello.from.node, hello.from.peer_address.clone());
-    }
+    remember(inner, hello);
     // It can reach this node, so this node may well reach it.
     inner.hurry(hello.from.node);
     let result = tokio::select! {
