@@ -289,6 +289,11 @@ impl World {
             self.reply(host, request, reply)?;
         }
         for read in log_reads {
+            let replica = self.hosts[host].disk.log.replicas.get(&read.group);
+            let marked = replica.map(|replica| replica.hard.decided).unwrap_or_default();
+            require(30, read.last <= marked, || {
+                format!("host {host} reads slot {} of group {} back, its disk says {marked}", read.last, read.group)
+            })?;
             let at = self.now + self.sync_time(host) / 2;
             let epoch = self.hosts[host].epoch;
             self.at(at, Event::LogRead(host, epoch, read));
