@@ -1,5 +1,6 @@
 //! Scatter's simulator: the real core, under simulated network, disks and clocks, all from one seed.
 
+pub mod checks;
 pub mod clock;
 pub mod disk;
 pub mod driver;
