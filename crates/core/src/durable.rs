@@ -127,6 +127,8 @@ pub enum Write {
         replica: ReplicaName,
         /// The configuration that does without it.
         removed_by: Incarnation,
+        /// Where its group went, if it was merged.
+        merged: Option<Merger>,
     },
 }
 
@@ -137,8 +139,30 @@ codec_enum!(Write {
     4 => Hard { group, state },
     5 => Accept { group, ballot, first, entries },
     6 => Truncate { group, through },
-    7 => Tombstone { replica, removed_by },
+    7 => Tombstone { replica, removed_by, merged },
 });
+
+/// Where a merged group went.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Merger {
+    /// The group that took over.
+    pub into: GroupId,
+    /// The slot at which it did.
+    pub at: Slot,
+}
+
+codec_struct!(Merger { into, at });
+
+/// The durable note that a replica is gone for good.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Tombstone {
+    /// Its name.
+    pub replica: ReplicaName,
+    /// The incarnation that did without it.
+    pub removed_by: Incarnation,
+    /// Where its group went, if it was merged.
+    pub merged: Option<Merger>,
+}
 
 /// A live replica as the log remembers it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -163,6 +187,6 @@ pub struct Recovered {
     pub peers: Vec<PeerRecord>,
     /// Live replicas, by group.
     pub replicas: Vec<RecoveredReplica>,
-    /// Replicas that are gone for good, each with the incarnation that did without it.
-    pub tombstones: Vec<(ReplicaName, Incarnation)>,
+    /// Replicas that are gone for good.
+    pub tombstones: Vec<Tombstone>,
 }

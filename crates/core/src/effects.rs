@@ -54,6 +54,11 @@ pub enum Reply {
     Lost,
     /// An operator's order is done.
     Done,
+    /// A split is done.
+    Split {
+        /// The group that has the upper part.
+        child: GroupId,
+    },
     /// The read may go on: everything decided before it arrived is applied.
     ReadNow {
         /// The group to read from.

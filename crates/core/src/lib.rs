@@ -11,6 +11,7 @@ pub mod group;
 pub mod input;
 pub mod message;
 pub mod node;
+pub mod ops;
 pub mod paxos;
 pub mod planted;
 pub mod replica;

@@ -5,11 +5,13 @@
 
 use crate::birth::{Birth, Origin};
 use crate::config::Config;
-use crate::durable::{MAX_NONCES, NodeRecord, PeerRecord, Recovered, Write};
-use crate::effects::{Effects, MachineOrder, Refused, Reply};
+use crate::durable::{HardState, MAX_NONCES, Merger, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write};
+use crate::effects::{Effects, MachineOrder, Outgoing, Refused, Reply};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::{Input, MachineReport};
 use crate::message::{Envelope, Hello, HelloError, Message, PeerMessage};
+use crate::ops::messages::GroupEnvelope;
+use crate::ops::{Obligation, Pending};
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::rng::Rng;
@@ -74,12 +76,25 @@ pub(crate) enum AfterSync {
     Destroy(ReplicaName),
 }
 
+/// What the data store holds when a node starts.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Machines {
+    /// The machines.
+    pub live: Vec<(ReplicaName, MachineReport)>,
+    /// Replicas whose machine was taken over by another group's.
+    pub merged: Vec<(ReplicaName, Merger)>,
+}
+
+/// How many rounds of messages between two groups led here one burst may take: more than any exchange has that waits for no
+/// log.
+const MAX_LOOPS: usize = 8;
+
 /// How a replica stands, for people and metrics.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplicaStatus {
     /// Its name.
     pub replica: ReplicaName,
-    /// `leader`, `follower`, `candidate`, `learner`, `retired` or `joining`.
+    /// `leader`, `follower`, `candidate`, `learner`, `retired`, `merged` or `joining`.
     pub role: &'static str,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
@@ -107,7 +122,7 @@ pub struct Node {
     pub(crate) nonce: u64,
     peers: BTreeMap<NodeId, PeerRecord>,
     pub(crate) replicas: BTreeMap<GroupId, Replica>,
-    tombstones: BTreeMap<GroupId, Vec<(ReplicaName, Incarnation)>>,
+    tombstones: BTreeMap<GroupId, Vec<Tombstone>>,
     pub(crate) rng: Rng,
     pub(crate) birth: Birth,
     pub(crate) after_sync: VecDeque<(WriteId, AfterSync)>,
@@ -120,18 +135,20 @@ pub struct Node {
     touched: BTreeSet<GroupId>,
     /// Groups that wait for news of their machine.
     eager: BTreeSet<GroupId>,
+    /// Groups that were merged away here and whose logs are kept for others.
+    merged: BTreeSet<GroupId>,
     /// The clocks of the step under way.
     pub(crate) now: Now,
 }
 
 impl Node {
-    /// A node as its disk remembers it, or a new one. `machines` are the states of the replicas whose data the store holds.
+    /// A node as its disk remembers it, or a new one. `machines` is what the store holds.
     /// The effects hold the record of this boot; until it is synced the node neither speaks nor listens.
     pub fn recover(
         config: Config,
         boot: Boot,
         recovered: Recovered,
-        machines: Vec<(ReplicaName, MachineReport)>,
+        machines: Machines,
         now: Now,
     ) -> Result<(Self, Effects), RecoverError> {
         let mut record = recovered.node.unwrap_or(NodeRecord {
@@ -164,22 +181,18 @@ impl Node {
             booted: false,
             touched: BTreeSet::new(),
             eager: BTreeSet::new(),
+            merged: BTreeSet::new(),
             now,
             config,
         };
         node.birth.is_bound_on_disk = node.record.binding.is_some();
-        for (name, removed_by) in recovered.tombstones {
-            node.tombstones.entry(name.group).or_default().push((name, removed_by));
+        for tombstone in recovered.tombstones {
+            node.tombstones.entry(tombstone.replica.group).or_default().push(tombstone);
         }
         let mut effects = Effects::default();
-        // Data whose replica is gone: the process died between the tombstone and the end of the data.
-        let lives = |name: &ReplicaName| recovered.replicas.iter().any(|replica| replica.replica == *name);
-        let orphans = machines.iter().map(|(name, _)| *name).filter(|name| !lives(name));
-        effects.orders.extend(orphans.map(|replica| MachineOrder::Destroy { replica }));
+        node.recover_orphans(&recovered.replicas, &machines, &mut effects)?;
         for replica in recovered.replicas {
-            let name = replica.replica;
-            let report = machines.iter().find(|(machine, _)| *machine == name).map(|(_, report)| report.clone());
-            node.recover_replica(replica, report, &mut effects)?;
+            node.recover_replica(replica, &machines, &mut effects)?;
         }
         // A lease of today's length may be granted from now on, to others and to itself.
         let lease = crate::time::nanos(node.config.lease);
@@ -189,13 +202,39 @@ impl Node {
         Ok((node, effects))
     }
 
+    /// Machines without a replica in the log: born by a split whose replica the log had not heard of yet, or left over by a
+    /// process that died between the tombstone and the end of the data.
+    fn recover_orphans(
+        &mut self,
+        replicas: &[RecoveredReplica],
+        machines: &Machines,
+        effects: &mut Effects,
+    ) -> Result<(), RecoverError> {
+        let lives = |name: &ReplicaName| replicas.iter().any(|replica| replica.replica.group == name.group);
+        for (name, _) in machines.live.iter().filter(|(name, _)| !lives(name)) {
+            if name.incarnation == Incarnation(1) && self.may_host(*name) {
+                effects.writes.push(Write::Create { replica: *name, after: Slot(1) });
+                let hard = HardState::default();
+                let born = RecoveredReplica { replica: *name, hard, truncated: Slot(1), entries: Vec::new() };
+                self.recover_replica(born, machines, effects)?;
+            } else {
+                effects.orders.push(MachineOrder::Destroy { replica: *name });
+            }
+        }
+        let left = machines.merged.iter().map(|(name, _)| *name).filter(|name| !lives(name));
+        effects.orders.extend(left.map(|replica| MachineOrder::Destroy { replica }));
+        Ok(())
+    }
+
     fn recover_replica(
         &mut self,
-        recovered: crate::durable::RecoveredReplica,
-        report: Option<MachineReport>,
+        recovered: RecoveredReplica,
+        machines: &Machines,
         effects: &mut Effects,
     ) -> Result<(), RecoverError> {
         let name = recovered.replica;
+        let report = machines.live.iter().find(|(machine, _)| *machine == name).map(|(_, report)| report.clone());
+        let merger = machines.merged.iter().find(|(machine, _)| *machine == name).map(|(_, merger)| *merger);
         let (level, known) = (report.as_ref().map(|report| report.feature_level), self.config.feature_level);
         if let Some(level) = level.filter(|level| *level > known) {
             return Err(RecoverError::TooNew { group: name.group, level, known });
@@ -203,13 +242,19 @@ impl Node {
         let applied = report.as_ref().map_or(Slot(0), |report| report.applied);
         let genesis = self.record.binding.as_ref().is_some_and(|binding| binding.group == name.group)
             && name.incarnation == Incarnation(1);
-        let missing = report.is_none() && genesis && recovered.truncated <= Slot(1);
-        if recovered.truncated > applied && !missing {
+        let begins = report.is_none() && name.incarnation == Incarnation(1) && recovered.truncated <= Slot(1);
+        let missing = begins && genesis && merger.is_none();
+        if recovered.truncated > applied && !begins && merger.is_none() {
             return Err(RecoverError::Damaged { group: name.group, applied, truncated: recovered.truncated });
         }
         let now = self.now;
         let mut cx = self.context(now, effects);
-        let replica = Replica::recover(recovered, report, &mut cx);
+        let mut replica = Replica::recover(recovered, report, &mut cx);
+        if let Some(merger) = merger {
+            replica.decided = replica.hard.decided;
+            replica.on_merged(merger, &mut cx);
+            self.merged.insert(name.group);
+        }
         self.replicas.insert(name.group, replica);
         self.touched.insert(name.group);
         if missing {
@@ -261,7 +306,7 @@ impl Node {
         let leader = match &replica.role {
             Role::Leader(_) => Some(replica.name.node),
             Role::Follower(follower) => follower.leader.map(|name| name.node),
-            Role::Candidate(_) | Role::Retired(_) => None,
+            Role::Candidate(_) | Role::Retired(_) | Role::Merged(_) => None,
         };
         Some((leader, replica.promised))
     }
@@ -290,6 +335,7 @@ impl Node {
     fn replica_status(&self, replica: &Replica, now: Now) -> ReplicaStatus {
         let learner = replica.configuration.as_ref().is_some_and(|known| known.has(replica.name) && !replica.votes());
         let role = match &replica.role {
+            Role::Merged(_) => "merged",
             _ if replica.report.is_none() => "joining",
             Role::Leader(_) => "leader",
             Role::Candidate(_) => "candidate",
@@ -404,14 +450,26 @@ impl Node {
             }
             Input::Applied { group, report } => {
                 self.check_level(group, report.feature_level, effects);
+                self.nudge_gainer(&report);
                 self.with(now, group, effects, |replica, cx| replica.on_applied(report, cx));
+                self.settle_merged(now, group, effects);
             }
             Input::Installed { group, report } => {
                 self.check_level(group, report.feature_level, effects);
                 self.with(now, group, effects, |replica, cx| replica.on_installed(report, cx));
+                self.settle_merged(now, group, effects);
             }
             Input::Flushed { group, slot } => {
                 self.with(now, group, effects, |replica, cx| replica.on_flushed(slot, cx));
+                self.settle_merged(now, group, effects);
+            }
+            Input::Stalled { group, slot } => {
+                self.with(now, group, effects, |replica, cx| replica.on_stalled(slot, cx));
+            }
+            Input::Born { child, leader, report } => self.on_born(now, child, leader, report, effects),
+            Input::Merged { loser, into, at } => self.on_merged(now, loser, Merger { into, at }, effects),
+            Input::Reshape { request, group, order } => {
+                self.request(now, group, request, effects, |replica, cx| replica.on_order(request, order, cx));
             }
             Input::Expired { group, body } => {
                 self.with(now, group, effects, |replica, _| replica.on_expired(body));
@@ -448,6 +506,21 @@ impl Node {
     /// out.
     pub fn flush(&mut self, now: Now, effects: &mut Effects) {
         self.now = now;
+        for _ in 0..MAX_LOOPS {
+            self.flush_touched(now, effects);
+            if !self.loop_back(now, effects) {
+                break;
+            }
+        }
+        self.flush_touched(now, effects);
+        if !effects.writes.is_empty() && effects.write.is_none() {
+            effects.write = Some(self.next_write);
+            self.outstanding.push_back((self.next_write, now.instant));
+            self.next_write = self.next_write.next();
+        }
+    }
+
+    fn flush_touched(&mut self, now: Now, effects: &mut Effects) {
         for group in std::mem::take(&mut self.touched) {
             self.with(now, group, effects, |replica, cx| replica.flush(cx));
             if self.replicas.get(&group).is_some_and(Replica::waits_for_machine) {
@@ -460,22 +533,122 @@ impl Node {
             }
         }
         self.touched.clear();
-        if !effects.writes.is_empty() && effects.write.is_none() {
-            effects.write = Some(self.next_write);
-            self.outstanding.push_back((self.next_write, now.instant));
-            self.next_write = self.next_write.next();
+    }
+
+    /// Messages between two groups that this node leads need no network. They tell only of what is applied, so they need not
+    /// wait for the disk either. True if there were any.
+    fn loop_back(&mut self, now: Now, effects: &mut Effects) -> bool {
+        let own = self.record.node;
+        let (back, out): (Vec<_>, Vec<_>) = std::mem::take(&mut effects.messages)
+            .into_iter()
+            .partition(|outgoing| outgoing.to == own && matches!(outgoing.message, PeerMessage::Group { .. }));
+        effects.messages = out;
+        let any = !back.is_empty();
+        for outgoing in back {
+            self.on_message(now, own, outgoing.message, effects);
+        }
+        any
+    }
+
+    /// The leader that waits for this group's seal to be applied here goes on at once.
+    fn nudge_gainer(&mut self, report: &MachineReport) {
+        if let Some(Pending::Loses { gainer, .. }) = &report.state.pending
+            && let Some(replica) = self.replicas.get_mut(&gainer.group)
+            && let Role::Leader(leader) = &mut replica.role
+        {
+            leader.operations.nudged = true;
+            self.touched.insert(gainer.group);
+        }
+    }
+
+    /// A split gave birth to a machine here. A replica that was there before it, waiting, has its machine now.
+    fn on_born(&mut self, now: Now, child: ReplicaName, leader: NodeId, report: MachineReport, effects: &mut Effects) {
+        match self.replicas.get(&child.group) {
+            Some(replica) if replica.name == child => {
+                let again = planted::on(Bug::FirstBallotLedAgain) && leader == child.node;
+                self.with(now, child.group, effects, |replica, cx| {
+                    replica.on_installed(report, cx);
+                    if again {
+                        replica.promised = Ballot::ZERO;
+                        replica.lead_first_ballot(cx);
+                    }
+                });
+            }
+            None if self.may_host(child) => {
+                effects.writes.push(Write::Create { replica: child, after: Slot(1) });
+                let replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
+                self.replicas.insert(child.group, replica);
+                self.with(now, child.group, effects, |replica, cx| {
+                    replica.on_installed(report, cx);
+                    if leader == child.node {
+                        replica.lead_first_ballot(cx);
+                    }
+                });
+            }
+            // It came and went before its parent was this far.
+            Some(_) | None => effects.orders.push(MachineOrder::Destroy { replica: child }),
+        }
+    }
+
+    /// A machine here was taken over by its gainer's.
+    fn on_merged(&mut self, now: Now, loser: ReplicaName, merger: Merger, effects: &mut Effects) {
+        if self.replicas.get(&loser.group).is_some_and(|replica| replica.name == loser) {
+            self.with(now, loser.group, effects, |replica, cx| replica.on_merged(merger, cx));
+            self.merged.insert(loser.group);
+            if planted::on(Bug::BuriedAtOnce) {
+                self.with(now, loser.group, effects, |replica, cx| replica.on_settled(merger, cx));
+            }
+        } else {
+            effects.orders.push(MachineOrder::Destroy { replica: loser });
+        }
+    }
+
+    /// Buries the replicas of groups that were merged into `gainer`, once everybody has assembled and this node's store
+    /// holds what it has assembled for good.
+    fn settle_merged(&mut self, now: Now, gainer: GroupId, effects: &mut Effects) {
+        let mut settled = Vec::new();
+        for group in &self.merged {
+            let Some(Role::Merged(merger)) = self.replicas.get(group).map(|replica| &replica.role) else { continue };
+            let gained = self.replicas.get(&merger.into);
+            let owed = gained.and_then(|gained| gained.report.as_ref()).is_some_and(|report| {
+                report.state.outbox.iter().any(
+                    |obligation| matches!(obligation, Obligation::Bury { loser, at, .. } if loser == group && *at == merger.at),
+                )
+            });
+            let durable = gained.is_none_or(|gained| gained.flushed >= merger.at);
+            if (merger.into == gainer || gained.is_none()) && durable && !owed {
+                settled.push((*group, *merger));
+            }
+        }
+        for (group, merger) in settled {
+            self.merged.remove(&group);
+            self.with(now, group, effects, |replica, cx| replica.on_settled(merger, cx));
+        }
+    }
+
+    /// Somebody has buried the group of a replica here: it was merged into another, and every member had assembled. What this
+    /// one holds nobody needs, unless the gainer beside it is still to assemble.
+    fn on_gone(&mut self, now: Now, to: ReplicaName, merger: Merger, effects: &mut Effects) {
+        let waits = self.replicas.get(&merger.into).is_some_and(|gainer| gainer.applied < merger.at);
+        let named = self.replicas.get(&to.group).is_some_and(|replica| replica.name == to);
+        if named && !waits {
+            self.merged.remove(&to.group);
+            self.with(now, to.group, effects, |replica, cx| replica.on_settled(merger, cx));
         }
     }
 
     fn bury(&mut self, group: GroupId, effects: &mut Effects) {
         let Some(replica) = self.replicas.remove(&group) else { return };
         self.eager.remove(&group);
+        self.merged.remove(&group);
         if planted::on(Bug::TombstoneForgotten) {
             effects.orders.push(MachineOrder::Destroy { replica: replica.name });
             return;
         }
         self.after_sync.push_back((self.next_write, AfterSync::Destroy(replica.name)));
-        self.tombstones.entry(group).or_default().push((replica.name, replica.ruled_out()));
+        let merged = replica.merger;
+        let tombstone = Tombstone { replica: replica.name, removed_by: replica.ruled_out(), merged };
+        self.tombstones.entry(group).or_default().push(tombstone);
     }
 
     pub(crate) fn context<'a>(&'a mut self, now: Now, effects: &'a mut Effects) -> Context<'a> {
@@ -490,6 +663,7 @@ impl Node {
             disk_stalled: stalled,
             disk_full: self.disk_full,
             record: &mut self.record,
+            beside: &self.replicas,
         }
     }
 
@@ -570,6 +744,13 @@ impl Node {
         match message {
             PeerMessage::Bind { binding } => self.on_bind(from, binding, effects),
             PeerMessage::Bound { binding } => self.on_bound(from, &binding, effects),
+            PeerMessage::Group { envelope: GroupEnvelope { from: group, to, message } } => {
+                self.with(now, to, effects, |replica, cx| replica.on_group_message(from, group, message, cx));
+            }
+            PeerMessage::Gone { to, into, at } if to.node == self.record.node => {
+                self.on_gone(now, to, Merger { into, at }, effects);
+            }
+            PeerMessage::Gone { .. } => {}
             PeerMessage::Replica { envelope } => {
                 if envelope.from.node == from && envelope.from.group == envelope.to.group {
                     self.on_envelope(now, envelope, effects);
@@ -600,6 +781,7 @@ impl Node {
                 return;
             }
             None => {
+                self.tell_gone(from, effects);
                 if !matches!(message, Message::Accept { .. }) || !self.may_host(to) {
                     return;
                 }
@@ -614,9 +796,20 @@ impl Node {
     /// Whether a new replica of this name may come to be here.
     fn may_host(&self, name: ReplicaName) -> bool {
         let dead = self.tombstones.get(&name.group).is_some_and(|tombstones| {
-            tombstones.iter().any(|(gone, removed_by)| name.incarnation <= gone.incarnation.max(*removed_by))
+            tombstones.iter().any(|gone| {
+                name.incarnation <= gone.replica.incarnation.max(gone.removed_by) || gone.merged.is_some()
+            })
         });
         self.record.cluster.is_some() && !dead && self.replicas.len() < self.config.max_replicas
+    }
+
+    /// Tells a replica of a group that was merged away that its group is no more.
+    fn tell_gone(&self, to: ReplicaName, effects: &mut Effects) {
+        let merger = self.tombstones.get(&to.group).and_then(|gone| gone.iter().find_map(|gone| gone.merged));
+        if let Some(Merger { into, at }) = merger {
+            let message = PeerMessage::Gone { to, into, at };
+            effects.messages.push(Outgoing { to: to.node, address: None, bulk: false, message });
+        }
     }
 
     fn give_up(&mut self, by: NodeId, effects: &mut Effects) {
@@ -651,13 +844,17 @@ fn from_outside(input: &Input) -> bool {
         | Input::Propose { .. }
         | Input::Read { .. }
         | Input::ChangeMembers { .. }
-        | Input::HandOver { .. } => true,
+        | Input::HandOver { .. }
+        | Input::Reshape { .. } => true,
         Input::Synced { .. }
         | Input::DiskFull { .. }
         | Input::RolledBack { .. }
         | Input::Applied { .. }
         | Input::Installed { .. }
         | Input::Flushed { .. }
+        | Input::Stalled { .. }
+        | Input::Born { .. }
+        | Input::Merged { .. }
         | Input::Expired { .. }
         | Input::SnapshotRead { .. }
         | Input::SnapshotStored { .. }
@@ -670,7 +867,8 @@ fn refuse_request(input: &Input, effects: &mut Effects) {
     if let Input::Propose { request, .. }
     | Input::Read { request, .. }
     | Input::ChangeMembers { request, .. }
-    | Input::HandOver { request, .. } = input
+    | Input::HandOver { request, .. }
+    | Input::Reshape { request, .. } = input
     {
         effects.replies.push((*request, Reply::Refused(Refused::NoReplica)));
     }

@@ -5,7 +5,7 @@
 
 use crate::codec::Decode;
 use crate::config::Config;
-use crate::durable::{HardState, NodeRecord, RecoveredReplica, Write};
+use crate::durable::{HardState, Merger, NodeRecord, RecoveredReplica, Write};
 use crate::effects::{Apply, Effects, LogRead, Outgoing, Refused, Reply};
 use crate::entry::{Entry, EntryKind};
 use crate::group::{Configuration, read_word::ReadWord};
@@ -21,8 +21,8 @@ use crate::paxos::membership::Retired;
 use crate::planted::{self, Bug};
 use crate::rng::Rng;
 use crate::time::{Instant, Now};
-use crate::types::{Ballot, NodeId, ReplicaName, RequestId, Slot, WriteId};
-use std::collections::VecDeque;
+use crate::types::{Ballot, GroupId, NodeId, ReplicaName, RequestId, Slot, WriteId};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// What every handler may use besides its replica.
@@ -38,6 +38,8 @@ pub(crate) struct Context<'a> {
     /// The node's log has no room for client data.
     pub(crate) disk_full: bool,
     pub(crate) record: &'a mut NodeRecord,
+    /// The other replicas of this node.
+    pub(crate) beside: &'a BTreeMap<GroupId, Replica>,
 }
 
 impl Context<'_> {
@@ -50,6 +52,13 @@ impl Context<'_> {
     /// Answers a request.
     pub(crate) fn reply(&mut self, request: RequestId, reply: Reply) {
         self.effects.replies.push((request, reply));
+    }
+
+    /// Answers a request, if there was one: another group's leader asks without.
+    pub(crate) fn reply_to(&mut self, request: Option<RequestId>, reply: Reply) {
+        if let Some(request) = request {
+            self.reply(request, reply);
+        }
     }
 }
 
@@ -64,6 +73,8 @@ pub(crate) enum Role {
     Leader(Box<Leader>),
     /// Was removed: serves catch-up until the others hold everything, then goes.
     Retired(Retired),
+    /// Its group was merged into another here: serves catch-up up to the seal until everybody has assembled, then goes.
+    Merged(Merger),
 }
 
 /// One replica.
@@ -106,6 +117,10 @@ pub struct Replica {
     pub(crate) report: Option<MachineReport>,
     pub(crate) word: Arc<ReadWord>,
     pub(crate) freshness: Freshness,
+    /// Since when the machine stands still, and before which slot: what it takes over is not there.
+    pub(crate) stalled: Option<(Slot, Instant)>,
+    /// Where the group went, once this replica is buried for that.
+    pub(crate) merger: Option<Merger>,
     /// Set when the replica is tombstoned: the node drops it.
     pub(crate) gone: bool,
 }
@@ -117,7 +132,8 @@ impl Replica {
             name,
             log: Log::new(after),
             promised: Ballot::ZERO,
-            seen_round: 0,
+            // Ballot 1 belongs to the leader that a split names; elections begin behind it.
+            seen_round: 1,
             hard: HardState::default(),
             decided_on_disk: Slot(0),
             decided: Slot(0),
@@ -137,6 +153,8 @@ impl Replica {
             report: None,
             word: Arc::new(ReadWord::default()),
             freshness: Freshness::default(),
+            stalled: None,
+            merger: None,
             gone: false,
         }
     }
@@ -235,7 +253,8 @@ impl Replica {
             | Message::SnapshotPull { .. }
             | Message::HandOver { .. }
             | Message::AskMembership { .. }
-            | Message::Membership { .. } => false,
+            | Message::Membership { .. }
+            | Message::Merged { .. } => false,
         };
         let envelope = Envelope { from: self.name, to, message };
         let message = PeerMessage::Replica { envelope };
@@ -244,6 +263,9 @@ impl Replica {
 
     /// Takes a message to its handler. The names have been checked.
     pub(crate) fn on_message(&mut self, from: ReplicaName, message: Message, cx: &mut Context<'_>) {
+        if let Role::Merged(_) = &self.role {
+            return self.answer_merged(from, message, cx);
+        }
         match message {
             Message::PreVote { ballot, configuration, decided, ticket } => {
                 self.on_pre_vote(from, ballot, configuration, decided, ticket, cx);
@@ -280,6 +302,7 @@ impl Replica {
             Message::HandOver { ticket } => self.on_hand_over(from, ticket, cx),
             Message::AskMembership { configuration } => self.on_ask_membership(from, configuration, cx),
             Message::Membership { configuration } => self.on_membership(from, configuration, cx),
+            Message::Merged { decided } => self.on_merged_away(from, decided, cx),
         }
     }
 
@@ -298,7 +321,7 @@ impl Replica {
         self.cursor.through = self.cursor.through.max(self.decided);
         self.hand_to_machine(cx);
         let removed = self.configuration.as_ref().is_some_and(|configuration| self.is_removed_by(configuration));
-        if removed && !matches!(self.role, Role::Retired(_) | Role::Leader(_)) {
+        if removed && !matches!(self.role, Role::Retired(_) | Role::Leader(_) | Role::Merged(_)) {
             self.retire(cx);
         }
     }
@@ -344,6 +367,7 @@ impl Replica {
         }
         self.applied = report.applied;
         self.report = Some(report);
+        self.stalled = self.stalled.filter(|(slot, _)| *slot > self.applied);
         let marked = if planted::on(Bug::LogReadPastMark) { self.decided } else { self.decided_on_disk };
         self.log.trim(self.applied.min(marked), cx.config.log_memory_bytes);
         if planted::on(Bug::TruncatedTooFar) {
@@ -379,7 +403,7 @@ impl Replica {
         match &self.role {
             Role::Follower(_) => self.report.is_none() || self.fetch.is_some(),
             Role::Leader(leader) => leader.waits_for_machine(self.applied),
-            Role::Candidate(_) | Role::Retired(_) => true,
+            Role::Candidate(_) | Role::Retired(_) | Role::Merged(_) => true,
         }
     }
 
@@ -390,20 +414,24 @@ impl Replica {
             Role::Candidate(candidate) => Some(candidate.deadline),
             Role::Leader(leader) => Some(leader.deadline()),
             Role::Retired(retired) => Some(retired.ask_at),
+            Role::Merged(_) => None,
         };
         let fetch = self.fetch.as_ref().map(|fetch| fetch.deadline);
-        role.into_iter().chain(fetch).min()
+        let stalled = self.stalled.filter(|_| self.fetch.is_none()).map(|(_, until)| until);
+        role.into_iter().chain(fetch).chain(stalled).min()
     }
 
     /// Something that a deadline announced may be due.
     pub(crate) fn on_tick(&mut self, cx: &mut Context<'_>) {
         self.tick_fetch(cx);
+        self.tick_stalled(cx);
         match &self.role {
             Role::Follower(_) => self.tick_follower(cx),
             Role::Candidate(candidate) if cx.now.instant >= candidate.deadline => self.stand(cx),
             Role::Candidate(_) => {}
             Role::Leader(_) => self.tick_leader(cx),
             Role::Retired(_) => self.tick_retired(cx),
+            Role::Merged(_) => {}
         }
     }
 
@@ -466,7 +494,7 @@ impl Replica {
     pub(crate) fn refused_not_leader(&self) -> Refused {
         let leader = match &self.role {
             Role::Follower(follower) => follower.leader,
-            Role::Candidate(_) | Role::Leader(_) | Role::Retired(_) => None,
+            Role::Candidate(_) | Role::Leader(_) | Role::Retired(_) | Role::Merged(_) => None,
         };
         let named = leader.and_then(|name| {
             let member = self.configuration.as_ref()?.member(name.node)?;

@@ -5,6 +5,7 @@ use super::apply::Applying;
 use super::layout::{self, SPACE_PREFIX, Space, damaged};
 use super::machine::Limits;
 use crate::command::{Condition, Found, Operation, Outcome, Write};
+use crate::planted::{self, Bug};
 use crate::ring::Key;
 use crate::store::{Batch, Read, Store, StoreError};
 use crate::time::LogTime;
@@ -94,6 +95,11 @@ impl Recent {
         }
     }
 
+    /// Forgets all: somebody else may write what the machine owned, or have written what it owns from now on.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// Keeps to the limits. Only for when all that is known is in the store.
     pub(super) fn rotate(&mut self, limits: &Limits) {
         if self.younger.len() * 2 > limits.recent_keys || self.bytes * 2 > limits.recent_keys * RECENT_KEY_BYTES {
@@ -156,7 +162,9 @@ impl<S: Store> Applying<'_, S> {
         layout::begin(at, TabletId(0), Space::Values);
         key.put_position(at);
         let position = &at[SPACE_PREFIX..];
-        if !self.state.range.contains_bytes(position) {
+        let sealed = self.state.pending.as_ref().and_then(|pending| pending.sealed());
+        let sealed = sealed.filter(|_| !planted::on(Bug::SealIgnored));
+        if !self.state.range.contains_bytes(position) || sealed.is_some_and(|sealed| sealed.contains_bytes(position)) {
             return Ok(false);
         }
         let tablet = tablet_of(self.tablets, position).ok_or_else(|| damaged("no tablet holds an owned position"))?;

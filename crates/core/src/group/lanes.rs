@@ -159,6 +159,11 @@ impl Lanes {
         put_set(&lane, &mut self.unsaved);
         self.unsaved_count += 1;
         self.set(lane);
+        self.evict(limits)
+    }
+
+    /// Makes room, if there are too many.
+    fn evict(&mut self, limits: &Limits) -> Option<Version> {
         let mut forgotten = None;
         while self.index.len() > limits.max_lanes.max(1) || self.bytes > limits.max_lane_bytes {
             // The lane just used stays, whatever the limits: its client has not heard the outcome.
@@ -261,6 +266,64 @@ impl Lanes {
             lanes.records.push_back((slot, part));
         }
         Ok(lanes.filled(states))
+    }
+
+    /// All lanes, one after the other: what [`Lanes::gain`] reads.
+    pub(super) fn encode_all(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        for lane in self.iter() {
+            lane.encode(&mut out);
+        }
+        out.freeze()
+    }
+
+    /// The same lanes for another group, written into `batch` as the log of `slot`.
+    pub(super) fn copy(&self, batch: &mut impl Batch, group: GroupId, slot: Slot) -> Self {
+        let mut record = begin_record();
+        let mut count = 0;
+        let mut copy = Self::new();
+        for lane in self.by_use() {
+            append(lane, &mut record);
+            count += 1;
+            copy.set(lane.clone());
+        }
+        if count > 0 {
+            batch.put(&layout::lanes_record(group, slot, 0), &record);
+            copy.records.push_back((slot, 0));
+            copy.recorded = count;
+        }
+        copy
+    }
+
+    /// Takes in the lanes of another group: of a lane that both know, what has the higher sequence. Returns the highest stamp of
+    /// those that had to make room. Memory only: the next [`Lanes::save`] writes them.
+    pub(super) fn gain(&mut self, mut encoded: Bytes, limits: &Limits) -> Result<Option<Version>, DecodeError> {
+        let mut all: BTreeMap<LaneKey, Lane> = self.iter().map(|lane| (lane.key, lane.clone())).collect();
+        while encoded.has_remaining() {
+            let lane = Lane::decode(&mut encoded)?;
+            let newer = all.get(&lane.key).is_none_or(|known| known.sequence < lane.sequence);
+            if newer {
+                put_set(&lane, &mut self.unsaved);
+                self.unsaved_count += 1;
+                all.insert(lane.key, lane);
+            }
+        }
+        // Their use is told by their stamps, which the two groups gave by clocks of their own; all replicas agree on them.
+        let (unsaved, unsaved_count) = (std::mem::take(&mut self.unsaved), self.unsaved_count);
+        let (records, recorded, outdated) = (std::mem::take(&mut self.records), self.recorded, self.outdated);
+        let filled = Self::new().filled(all);
+        *self = Self { unsaved, unsaved_count, records, recorded, outdated, sweep: None, ..filled };
+        Ok(self.evict(limits))
+    }
+
+    /// The lanes from the least to the most recently used.
+    fn by_use(&self) -> impl Iterator<Item = &Lane> {
+        let first = (self.oldest != NONE).then_some(self.oldest);
+        let next = |at: &u32| {
+            let newer = self.nodes[*at as usize].newer;
+            (newer != NONE).then_some(newer)
+        };
+        std::iter::successors(first, next).map(|at| &self.nodes[at as usize].lane)
     }
 
     /// Orders lanes by their use: stamps rise with every operation, so their order is the order of use.

@@ -9,6 +9,7 @@
 //! R group 0                     replica: name, tablets, group state as of its last structural change
 //! R group 1                     replica: what moves with every batch, the applied mark among it
 //! R group 2 slot part           replica: the log of its lanes          (lanes.rs)
+//! M group                       a replica whose machine was taken over by another group's
 //! S group 0                     snapshot being received: name, fresh tablet, progress
 //! S group 1 part                snapshot being received: its lanes
 //! ```
@@ -26,6 +27,7 @@ use bytes::{BufMut, Bytes};
 const TABLET: u8 = b'T';
 const REPLICA: u8 = b'R';
 const INCOMING: u8 = b'S';
+const MERGED: u8 = b'M';
 
 /// Bytes in front of what a space holds: the letter, the tablet's number, the space.
 pub(super) const SPACE_PREFIX: usize = 10;
@@ -113,6 +115,24 @@ pub(super) fn lanes_span(group: GroupId) -> (Vec<u8>, Vec<u8>) {
     let mut end = start.clone();
     end[SPACE_PREFIX - 1] += 1;
     (start, end)
+}
+
+/// The record of a replica whose machine was taken over.
+pub(super) fn merged_record(group: GroupId) -> Vec<u8> {
+    numbered(MERGED, group.0)
+}
+
+/// Shows the record of every replica whose machine was taken over.
+pub(super) fn each_merged(
+    read: &impl Read,
+    mut visit: impl FnMut(&[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut failed = Ok(());
+    read.scan(&[MERGED], &[MERGED + 1], &mut |_, value| {
+        failed = visit(value);
+        if failed.is_ok() { Visit::Continue } else { Visit::Stop }
+    })?;
+    failed
 }
 
 /// The record of a snapshot being received.

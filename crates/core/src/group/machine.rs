@@ -6,16 +6,20 @@
 
 use super::apply::{Applying, Scratch};
 use super::lanes::Lanes;
+use super::reshape::{Beside, Change, Parted};
 use super::layout::{self, ReplicaRecord, Space, damaged, undecodable, unversioned, versioned};
 use super::{Configuration, GroupState, TabletMap, expiry, idempotency, kv};
 use crate::codec::{Decode, Encode};
 use crate::codec_struct;
 use crate::command::Outcome;
+use crate::durable::Merger;
 use crate::entry::Entry;
+use crate::ops::OperationId;
 use crate::store::{Batch, Read, Store, StoreError, Visit};
 use crate::time::LogTime;
 use crate::types::{GroupId, ReplicaName, Slot, TabletId, Version};
 use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 /// Version byte of [`Frame`] and [`Mark`].
@@ -61,10 +65,12 @@ impl Default for Limits {
 pub(super) struct Frame {
     pub(super) name: ReplicaName,
     pub(super) tablets: TabletMap,
+    /// What was given up and is still to be taken over by a gainer on this node.
+    pub(super) parted: Vec<Parted>,
     pub(super) state: GroupState,
 }
 
-codec_struct!(Frame { name, tablets, state });
+codec_struct!(Frame { name, tablets, parted, state });
 
 impl Frame {
     pub(super) fn parse(bytes: Bytes) -> Result<Self, StoreError> {
@@ -123,6 +129,29 @@ impl Mark {
     }
 }
 
+/// The record of a replica whose machine was taken over.
+pub(super) fn merged_record(name: ReplicaName, merger: Merger) -> Bytes {
+    versioned(FORMAT, &(name, merger))
+}
+
+/// Every replica on the store whose machine was taken over.
+pub(crate) fn merged_replicas(store: &impl Read) -> Result<Vec<(ReplicaName, Merger)>, StoreError> {
+    let mut merged = Vec::new();
+    layout::each_merged(store, |record| {
+        let record = unversioned(Bytes::copy_from_slice(record), FORMAT, "a merged replica")?;
+        merged.push(<(ReplicaName, Merger)>::from_all(record).map_err(undecodable("a merged replica"))?);
+        Ok(())
+    })?;
+    Ok(merged)
+}
+
+/// Forgets that a replica's machine was taken over: the replica is buried.
+pub(crate) fn forget_merged<S: Store>(store: &S, group: GroupId) -> Result<(), StoreError> {
+    let mut batch = S::Batch::default();
+    batch.delete(&layout::merged_record(group));
+    store.write(batch)
+}
+
 /// What came of applying entries.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
@@ -147,7 +176,10 @@ pub struct Machine<S: Store> {
     limits: Limits,
     name: ReplicaName,
     tablets: TabletMap,
+    parted: Vec<Parted>,
     state: GroupState,
+    /// The state as of its last structural change, for whoever looks at it beside this machine.
+    shape: Arc<GroupState>,
     idempotency_records: u64,
     /// No idempotency record lies before this age.
     idempotency_front: (LogTime, Version),
@@ -196,14 +228,17 @@ impl<S: Store> Machine<S> {
     }
 
     pub(super) fn assembled(store: S, frame: Frame, mark: &Mark, lanes: Lanes) -> Self {
-        let Frame { name, tablets, mut state } = frame;
+        let Frame { name, tablets, parted, mut state } = frame;
         mark.restore(&mut state);
+        let shape = Arc::new(state.clone());
         Self {
             store,
             limits: Limits::default(),
             name,
             tablets,
+            parted,
             state,
+            shape,
             idempotency_records: mark.idempotency_records,
             idempotency_front: (LogTime(0), Version(0)),
             fingerprint: mark.fingerprint,
@@ -270,10 +305,19 @@ impl<S: Store> Machine<S> {
     /// After an error nothing was applied, as far as the store can tell: look at [`Machine::state`] for the applied slot
     /// and hand in what follows it again once the store works.
     pub fn apply(&mut self, entries: &[(Slot, Entry)]) -> Result<Applied, StoreError> {
+        self.apply_with(entries, &mut Beside::nobody())
+    }
+
+    /// [`Machine::apply`], with the machines that the last entry may concern.
+    pub(super) fn apply_with(
+        &mut self,
+        entries: &[(Slot, Entry)],
+        beside: &mut Beside<'_, S>,
+    ) -> Result<Applied, StoreError> {
         self.refresh()?;
         let mark = Mark::new(&self.state, self.idempotency_records, self.fingerprint);
         let mut before = None;
-        let result = self.apply_batch(entries, &mut before);
+        let result = self.apply_batch(entries, beside, &mut before);
         let (mut applied, expired) = match result {
             Ok(done) => done,
             Err(error) => {
@@ -302,6 +346,7 @@ impl<S: Store> Machine<S> {
     fn apply_batch(
         &mut self,
         entries: &[(Slot, Entry)],
+        beside: &mut Beside<'_, S>,
         before: &mut Option<GroupState>,
     ) -> Result<(Applied, bool), StoreError> {
         let mut work = Applying {
@@ -320,6 +365,7 @@ impl<S: Store> Machine<S> {
             expired: false,
             before: None,
             configuration: None,
+            reshaped: None,
         };
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut failed = None;
@@ -332,20 +378,30 @@ impl<S: Store> Machine<S> {
                 }
             }
         }
-        let Applying { mut batch, earliest, expired, before: unchanged, configuration, .. } = work;
+        let Applying { mut batch, earliest, expired, before: unchanged, configuration, reshaped, .. } = work;
         *before = unchanged;
         if let Some(error) = failed {
             return Err(error);
         }
+        let change: Option<Change<S>> =
+            reshaped.map(|reshaped| self.reshape(reshaped, beside, &mut batch)).transpose()?;
         if !entries.is_empty() {
             self.lanes.save(&mut batch, self.name.group, self.state.applied, &self.limits);
             let mark = Mark::new(&self.state, self.idempotency_records, self.fingerprint);
             batch.put(&layout::replica_record(self.name.group, ReplicaRecord::Mark), &mark.record());
             if before.is_some() {
-                let frame = Frame { name: self.name, tablets: self.tablets.clone(), state: self.state.clone() };
+                let tablets = change.as_ref().map_or(&self.tablets, |change| &change.tablets);
+                let parted = self.parted.iter().chain(change.iter().filter_map(Change::parted)).cloned().collect();
+                let frame = Frame { name: self.name, tablets: tablets.clone(), parted, state: self.state.clone() };
                 batch.put(&layout::replica_record(self.name.group, ReplicaRecord::Frame), &frame.record());
             }
             self.store.write(batch)?;
+        }
+        if before.is_some() {
+            self.shape = Arc::new(self.state.clone());
+        }
+        if let Some(change) = change {
+            self.reshaped(change, beside);
         }
         self.next_expiry = self.next_expiry.into_iter().chain(earliest).min();
         let applied = Applied {
@@ -408,6 +464,17 @@ impl<S: Store> Machine<S> {
         Ok(hash.digest())
     }
 
+    /// Ends the machine of a group that was merged into another, whose snapshot brought the data: only the note where it went
+    /// is left.
+    pub(crate) fn end(self, merger: Merger) -> Result<(), StoreError> {
+        let mut batch = S::Batch::default();
+        drop_tablets(&self.store, &mut batch, self.name.group, &self.tablets)?;
+        let (start, end) = layout::replica_span(self.name.group);
+        batch.delete_range(&start, &end);
+        batch.put(&layout::merged_record(self.name.group), &merged_record(self.name, merger));
+        self.store.write(batch)
+    }
+
     /// Removes the replica: its record and whatever tablets no other replica on the store uses.
     pub fn destroy(self) -> Result<(), StoreError> {
         let mut batch = S::Batch::default();
@@ -415,6 +482,58 @@ impl<S: Store> Machine<S> {
         let (start, end) = layout::replica_span(self.name.group);
         batch.delete_range(&start, &end);
         self.store.write(batch)
+    }
+
+    /// The state as of its last structural change.
+    pub fn shape(&self) -> &Arc<GroupState> {
+        &self.shape
+    }
+
+    pub(super) fn frame(&self) -> Frame {
+        let (tablets, parted, state) = (self.tablets.clone(), self.parted.clone(), self.state.clone());
+        Frame { name: self.name, tablets, parted, state }
+    }
+
+    pub(super) fn parted(&self) -> &[Parted] {
+        &self.parted
+    }
+
+    pub(super) fn push_parted(&mut self, parted: Option<Parted>) {
+        self.parted.extend(parted);
+    }
+
+    pub(super) fn forget_parted(&mut self, operation: OperationId) {
+        self.parted.retain(|parted| parted.operation != operation);
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits.clone()
+    }
+
+    pub(super) fn lanes_ref(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    pub(super) fn lanes_mut(&mut self) -> &mut Lanes {
+        &mut self.lanes
+    }
+
+    pub(super) fn raise_forgotten(&mut self, forgotten: Option<Version>) {
+        self.state.forgotten = self.state.forgotten.max(forgotten.unwrap_or_default());
+    }
+
+    pub(super) fn set_idempotency_records(&mut self, records: u64) {
+        self.idempotency_records = records;
+    }
+
+    pub(super) fn set_tablets(&mut self, tablets: TabletMap) {
+        self.tablets = tablets;
+    }
+
+    /// What is remembered of keys, and of where records begin, holds no longer.
+    pub(super) fn forget_recent(&mut self) {
+        self.scratch.recent.clear();
+        self.idempotency_front = (LogTime(0), Version(0));
     }
 
     pub(super) fn mark(&self) -> Mark {

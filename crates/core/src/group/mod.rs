@@ -8,13 +8,16 @@ mod lanes;
 mod layout;
 pub mod machine;
 pub mod read_word;
+mod reshape;
 pub mod snapshot;
 
 pub mod state;
 
 pub use kv::read;
 pub use machine::{Applied, Limits, Machine};
+pub(crate) use machine::{forget_merged, merged_replicas};
+pub use reshape::Beside;
 pub use snapshot::{Chunk, SnapshotError, SnapshotHeader, SnapshotId, SnapshotSink, SnapshotSource, highest_tablet};
 pub use state::{
-    Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, OutboxEntry, PendingOperation, Role, TabletMap,
+    Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, Role, TabletMap,
 };

@@ -4,6 +4,7 @@
 //! does news of the neighbours (`links`).
 
 use crate::codec::{Decode, DecodeError, Encode};
+use crate::ops::{Obligation, Pending};
 use crate::ring::{Key, KeyRange};
 use crate::time::LogTime;
 use crate::types::{
@@ -140,34 +141,6 @@ pub struct Links {
 
 codec_struct!(Links { version, predecessor, successor });
 
-/// The group operation that holds this group's lock. The fields of each kind come with the operations themselves.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PendingOperation {
-    /// Minted by the coordinator, never reused.
-    pub operation: u128,
-    /// The group that coordinates it.
-    pub coordinator: GroupId,
-    /// The slot at which this group locked.
-    pub since: Slot,
-    /// The operation's own record.
-    pub body: Bytes,
-}
-
-codec_struct!(PendingOperation { operation, coordinator, since, body });
-
-/// A message this group owes another, kept until it is acknowledged.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct OutboxEntry {
-    /// The operation it belongs to.
-    pub operation: u128,
-    /// Who must hear it.
-    pub target: GroupId,
-    /// What it says.
-    pub body: Bytes,
-}
-
-codec_struct!(OutboxEntry { operation, target, body });
-
 /// Something whose time-to-live has run out, named with its version so that a later write is not touched.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Expiry {
@@ -227,11 +200,13 @@ pub struct GroupState {
     /// Ring neighbours.
     pub links: Links,
     /// The group operation that holds the lock.
-    pub pending: Option<PendingOperation>,
+    pub pending: Option<Pending>,
     /// Counts votes and aborts of group operations.
     pub operations: OperationCounter,
-    /// Messages owed to other groups.
-    pub outbox: Vec<OutboxEntry>,
+    /// What is owed after decisions.
+    pub outbox: Vec<Obligation>,
+    /// The last slot that changed which positions the group has: a replica that has not applied it may lack data.
+    pub reshaped: Slot,
     /// The version of the last operation applied.
     pub stamp: Version,
     /// The highest stamp any forgotten lane could have used.
@@ -244,6 +219,8 @@ pub struct GroupState {
     pub keys: u64,
     /// How many bytes its user keys and values take.
     pub bytes: u64,
+    /// Whether `keys` and `bytes` are exact; after a change of the range they are estimates until somebody has counted.
+    pub counted: bool,
 }
 
 codec_struct!(GroupState {
@@ -257,12 +234,14 @@ codec_struct!(GroupState {
     pending,
     operations,
     outbox,
+    reshaped,
     stamp,
     forgotten,
     log_time,
     feature_level,
     keys,
     bytes,
+    counted,
 });
 
 impl GroupState {
@@ -288,12 +267,14 @@ impl GroupState {
             pending: None,
             operations: OperationCounter(0),
             outbox: Vec::new(),
+            reshaped: Slot(1),
             stamp: Version(log_time.0),
             forgotten: Version(0),
             log_time,
             feature_level: FeatureLevel(1),
             keys: 0,
             bytes: 0,
+            counted: true,
         }
     }
 

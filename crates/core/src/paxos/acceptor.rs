@@ -173,7 +173,7 @@ impl Replica {
             self.tell_membership_if_removed(from, cx);
             return false;
         }
-        if matches!(self.role, Role::Retired(_)) {
+        if matches!(self.role, Role::Retired(_) | Role::Merged(_)) {
             return false;
         }
         configuration > known.version || known.is_voter(from)
@@ -265,7 +265,7 @@ impl Replica {
         }
         let skip = usize::try_from(next.0 - accept.first.0).unwrap_or(usize::MAX);
         let fresh: Vec<Entry> = accept.entries.iter().skip(skip).cloned().collect();
-        let refuse_for_space = cx.disk_full && fresh.iter().any(|entry| !entry.kind.is_structural());
+        let refuse_for_space = cx.disk_full && fresh.iter().any(|entry| !entry.kind.uses_reserve());
         if fresh.is_empty() || refuse_for_space {
             return false;
         }
@@ -303,6 +303,7 @@ impl Replica {
                 }
                 self.leader_after_sync(cx);
             }
+            Unsynced::Promise(_, _) if matches!(self.role, Role::Merged(_)) => {}
             Unsynced::Promise(to, ballot) => self.send_promise(to, ballot, cx),
             Unsynced::Candidacy(ballot) => self.on_candidacy_durable(ballot, cx),
             Unsynced::Decided(slot) => self.decided_on_disk = self.decided_on_disk.max(slot),

@@ -40,7 +40,8 @@ pub(crate) struct Fetch {
 
 impl Replica {
     pub(crate) fn on_catch_up(&mut self, from: ReplicaName, first: Slot, cx: &mut Context<'_>) {
-        if self.report.is_none() || first > self.decided {
+        let serves = self.report.is_some() || matches!(self.role, Role::Merged(_));
+        if !serves || first > self.decided {
             return;
         }
         if first <= self.log.truncated() {
@@ -65,7 +66,7 @@ impl Replica {
         decided: Slot,
         cx: &mut Context<'_>,
     ) {
-        let leads = matches!(self.role, Role::Leader(_) | Role::Retired(_));
+        let leads = matches!(self.role, Role::Leader(_) | Role::Retired(_) | Role::Merged(_));
         let next = self.decided.next();
         if leads || first > next || self.report.is_none() {
             return;
@@ -97,12 +98,42 @@ impl Replica {
 
     /// Somebody we asked, or the leader that streams to us, has forgotten what we lack.
     pub(crate) fn on_truncated(&mut self, from: ReplicaName, through: Slot, cx: &mut Context<'_>) {
-        if through <= self.decided || self.fetch.is_some() || matches!(self.role, Role::Leader(_) | Role::Retired(_)) {
+        let barred = matches!(self.role, Role::Leader(_) | Role::Retired(_) | Role::Merged(_));
+        if through <= self.decided || self.fetch.is_some() || barred {
             return;
         }
+        self.begin_fetch(from, cx);
+    }
+
+    fn begin_fetch(&mut self, from: ReplicaName, cx: &mut Context<'_>) {
         self.fetch =
             Some(Fetch { from, snapshot: 0, cursor: None, storing: false, deadline: cx.now.instant, attempts: 0 });
         self.pull(cx);
+    }
+
+    /// The machine stands still before `slot`.
+    pub(crate) fn on_stalled(&mut self, slot: Slot, cx: &mut Context<'_>) {
+        if self.stalled.is_none() && slot > self.applied {
+            self.stalled = Some((slot, cx.now.instant.after(cx.config.snapshot_patience / 2)));
+        }
+    }
+
+    /// A machine that stands still for long takes a snapshot of somebody who has assembled, one member after the other.
+    pub(crate) fn tick_stalled(&mut self, cx: &mut Context<'_>) {
+        let Some((slot, until)) = self.stalled else { return };
+        if cx.now.instant < until || self.fetch.is_some() {
+            return;
+        }
+        self.stalled = Some((slot, cx.now.instant.after(cx.config.snapshot_patience / 4)));
+        let leader = match &self.role {
+            Role::Follower(follower) => follower.leader,
+            Role::Candidate(_) | Role::Leader(_) | Role::Retired(_) | Role::Merged(_) => None,
+        };
+        let others = self.others();
+        let any = others.len().checked_sub(1).map(|most| others[(cx.rng.next() % (most as u64 + 1)) as usize]);
+        if let Some(from) = leader.filter(|_| cx.rng.next() % 2 == 0).or(any) {
+            self.begin_fetch(from, cx);
+        }
     }
 
     fn pull(&mut self, cx: &mut Context<'_>) {
@@ -179,13 +210,14 @@ impl Replica {
         chunk: Bytes,
         cx: &mut Context<'_>,
     ) {
-        let decided = self.decided;
+        // A machine that stands still needs a snapshot although the log is here.
+        let held = self.stalled.map_or(self.decided, |(slot, _)| Slot(slot.0.saturating_sub(1)));
         let replica = self.name;
         let Some(fetch) = &mut self.fetch else { return };
         if fetch.from != from || fetch.storing || (fetch.snapshot != 0 && snapshot != fetch.snapshot && snapshot != 0) {
             return;
         }
-        if snapshot == 0 || slot <= decided {
+        if snapshot == 0 || slot <= held {
             // It is no more, or was overtaken by the log.
             self.fetch = None;
             return;
@@ -216,15 +248,18 @@ impl Replica {
     /// The machine came to be, or a snapshot was switched in. It is durable.
     pub(crate) fn on_installed(&mut self, report: MachineReport, cx: &mut Context<'_>) {
         self.fetch = None;
-        if self.report.is_some() && report.applied <= self.decided {
+        let assembles = self.stalled.is_some_and(|(slot, _)| report.applied >= slot);
+        if self.report.is_some() && report.applied <= self.decided && !assembles {
             return;
         }
+        self.stalled = None;
+        let waited = self.report.is_none();
         // Readers on their way must not mix the old data with the new.
         self.word.withdraw();
         self.word.set_applied(report.applied);
         let through = report.applied;
-        self.decided = through;
-        self.handed = through;
+        self.decided = self.decided.max(through);
+        self.handed = self.handed.max(through);
         self.applied = through;
         self.flushed = through;
         let newer = self.configuration.as_ref().is_none_or(|known| known.version <= report.configuration.version);
@@ -238,8 +273,14 @@ impl Replica {
         self.cursor.through = self.cursor.through.max(through);
         let stream = crate::paxos::acceptor::Unsynced::Stream(self.cursor.ballot, self.cursor.through.min(through));
         self.unsynced.push_back((cx.write, stream));
+        if waited {
+            // A replica that a split is to give its machine again after a restart: its log holds more.
+            let decided = self.hard.decided;
+            self.advance_decided(decided, cx);
+            self.resume_stream(cx);
+        }
         let removed = self.configuration.as_ref().is_some_and(|configuration| self.is_removed_by(configuration));
-        if removed && !matches!(self.role, Role::Retired(_)) {
+        if removed && !matches!(self.role, Role::Retired(_) | Role::Merged(_)) {
             self.retire(cx);
         }
     }

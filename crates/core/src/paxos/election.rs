@@ -97,7 +97,7 @@ impl Replica {
         follower.leader = Some(leader);
         match &self.role {
             Role::Follower(_) | Role::Candidate(_) => self.role = Role::Follower(follower),
-            Role::Leader(_) | Role::Retired(_) => {}
+            Role::Leader(_) | Role::Retired(_) | Role::Merged(_) => {}
         }
     }
 
@@ -116,6 +116,7 @@ impl Replica {
         match std::mem::replace(&mut self.role, Role::Follower(follower)) {
             Role::Leader(old) => self.leave_office(*old, cx),
             Role::Retired(retired) => self.role = Role::Retired(retired),
+            Role::Merged(merger) => self.role = Role::Merged(merger),
             Role::Follower(_) | Role::Candidate(_) => {}
         }
     }
@@ -205,7 +206,7 @@ impl Replica {
         let lives = match &self.role {
             Role::Follower(follower) => follower.leader.is_some() && cx.now.instant.since(follower.heard_at) < lately,
             Role::Leader(_) => self.hears_majority(lately, cx),
-            Role::Candidate(_) | Role::Retired(_) => false,
+            Role::Candidate(_) | Role::Retired(_) | Role::Merged(_) => false,
         };
         lives && !released
     }
@@ -274,6 +275,10 @@ impl Replica {
         }
         let mut promises = Promises { decided: (decided, None), ..Promises::default() };
         promises.add(name.node, own);
+        if ballot.round == 1 {
+            // The first ballot of a child: nobody can have accepted anything below it, so there is nothing to ask.
+            return self.lead(ballot, BTreeMap::new(), cx);
+        }
         candidate.stage = Stage::Preparing(promises);
         let ticket = candidate.ticket;
         for other in self.others() {
@@ -370,7 +375,7 @@ impl Replica {
             Role::Follower(_) if decided > self.decided && refusal == Refusal::Configuration => {
                 self.send(from, Message::CatchUp { first }, cx);
             }
-            Role::Leader(_) | Role::Follower(_) | Role::Retired(_) => {}
+            Role::Leader(_) | Role::Follower(_) | Role::Retired(_) | Role::Merged(_) => {}
         }
     }
 
@@ -404,6 +409,15 @@ impl Replica {
         proposed.is_ok_and(|proposed| current.is_some_and(|current| proposed.version == current.next()))
     }
 
+    /// A split gave birth to this replica and names it as the leader of the first ballot. It leads once the disk holds its
+    /// promise, and so never again: whoever finds the promise after a restart stands for a later one.
+    pub(crate) fn lead_first_ballot(&mut self, cx: &mut Context<'_>) {
+        let ballot = Ballot { round: 1, node: self.name.node, incarnation: self.name.incarnation };
+        if self.promise_refusal(ballot, None, cx).is_none() && self.votes() {
+            self.bind(ballot, None, cx);
+        }
+    }
+
     /// Phase 1 is done: proposes anew what it found, then an entry of its own.
     fn lead(&mut self, ballot: Ballot, accepted: BTreeMap<Slot, (Ballot, Entry)>, cx: &mut Context<'_>) {
         let first = self.decided.next();
@@ -415,9 +429,9 @@ impl Replica {
             for slot in (first.0..=last.0).map(Slot) {
                 let found = accepted.get(&slot).map(|(_, entry)| entry).filter(|entry| self.may_adopt(entry));
                 let entry = found.cloned().unwrap_or_else(|| Entry::noop(EntryClock::default()));
-                let structural = entry.kind.is_structural();
+                let members = entry.kind.changes_members();
                 entries.push(entry);
-                if structural && !planted::on(Bug::ProposesPastAdoptedConfiguration) {
+                if members && !planted::on(Bug::ProposesPastAdoptedConfiguration) {
                     adopted = Some(slot);
                     break;
                 }
