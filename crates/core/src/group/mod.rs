@@ -11,10 +11,12 @@ pub mod read_word;
 pub mod snapshot;
 
 pub mod state;
+pub mod tablets;
 
 pub use kv::read;
 pub use machine::{Applied, Limits, Machine};
 pub use snapshot::{Chunk, SnapshotError, SnapshotHeader, SnapshotId, SnapshotSink, SnapshotSource, highest_tablet};
 pub use state::{
-    Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, OutboxEntry, PendingOperation, Role, TabletMap,
+    Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, OutboxEntry, PendingOperation, Role,
 };
+pub use tablets::{Piece, TabletMap};
