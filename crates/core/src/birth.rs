@@ -93,7 +93,7 @@ impl Node {
             Role::Leader(leader) => leader.peers.values().any(|peer| silent(peer.answered_at)),
             Role::Follower(follower) => follower.leader.is_none() || replica.report.is_none(),
             Role::Candidate(_) => true,
-            Role::Retired(_) => false,
+            Role::Retired(_) | Role::Merged(_) => false,
         };
         !self.birth.announced || self.replicas.values().any(missed)
     }

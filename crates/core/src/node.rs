@@ -513,6 +513,9 @@ impl Node {
             }
         }
         self.flush_touched(now, effects);
+        // More of them than any exchange takes: whoever waits for an answer asks again.
+        let own = self.record.node;
+        effects.messages.retain(|outgoing| outgoing.to != own);
         if !effects.writes.is_empty() && effects.write.is_none() {
             effects.write = Some(self.next_write);
             self.outstanding.push_back((self.next_write, now.instant));
@@ -567,7 +570,7 @@ impl Node {
             Some(replica) if replica.name == child => {
                 let again = planted::on(Bug::FirstBallotLedAgain) && leader == child.node;
                 self.with(now, child.group, effects, |replica, cx| {
-                    replica.on_installed(report, cx);
+                    replica.on_born(report, cx);
                     if again {
                         replica.promised = Ballot::ZERO;
                         replica.lead_first_ballot(cx);
@@ -579,7 +582,7 @@ impl Node {
                 let replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
                 self.replicas.insert(child.group, replica);
                 self.with(now, child.group, effects, |replica, cx| {
-                    replica.on_installed(report, cx);
+                    replica.on_born(report, cx);
                     if leader == child.node {
                         replica.lead_first_ballot(cx);
                     }

@@ -36,15 +36,41 @@ const MAX_SOURCES: usize = 4;
 /// Due keys listed at once.
 const MAX_EXPIRED: usize = 1_000;
 
+/// What somebody waited for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answered {
+    /// Who asked.
+    pub request: RequestId,
+    /// The group that applied it.
+    pub group: GroupId,
+    /// Where.
+    pub slot: Slot,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// An entry that was applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AppliedEntry {
+    /// By which group.
+    pub group: GroupId,
+    /// Where.
+    pub slot: Slot,
+    /// What.
+    pub entry: Entry,
+    /// What became of its commands.
+    pub outcomes: Vec<Outcome>,
+}
+
 /// What came of one piece of work.
 #[derive(Default, Debug)]
 pub struct Done {
     /// For the node.
     pub inputs: Vec<Input>,
     /// For those who wait.
-    pub outcomes: Vec<(RequestId, Outcome)>,
-    /// For each entry applied its slot and the outcomes of its commands: for those who watch.
-    pub results: Vec<(Slot, Vec<Outcome>)>,
+    pub outcomes: Vec<Answered>,
+    /// Every entry applied, with the outcomes of its commands: for those who watch.
+    pub results: Vec<AppliedEntry>,
     /// Tablets of these groups changed: whoever reads beside the loop needs the new maps, and then [`Stage::published`] is called
     /// for each.
     pub moved: Vec<GroupId>,
@@ -268,15 +294,17 @@ impl<S: Store> Stage<S> {
         }
     }
 
-    /// Notes the outcomes of entries and gives them to those who wait.
+    /// Notes the outcomes of the first entries that wait, and gives them to those who wait for them.
     fn answer(&mut self, group: GroupId, results: Vec<(Slot, Vec<Outcome>)>, done: &mut Done) {
         let Some(queue) = self.queues.get_mut(&group) else { return };
-        for (slot, outcomes) in &results {
-            for (index, request) in queue.waiting.remove(slot).unwrap_or_default().into_iter().enumerate() {
-                done.outcomes.push((request, outcomes.get(index).cloned().unwrap_or(Outcome::Unknown)));
+        for (slot, outcomes) in results {
+            let Some((_, entry)) = queue.entries.pop_front() else { return };
+            for (index, request) in queue.waiting.remove(&slot).unwrap_or_default().into_iter().enumerate() {
+                let outcome = outcomes.get(index).cloned().unwrap_or(Outcome::Unknown);
+                done.outcomes.push(Answered { request, group, slot, outcome });
             }
+            done.results.push(AppliedEntry { group, slot, entry, outcomes });
         }
-        done.results.extend(results);
     }
 
     /// Applies an entry that may concern other machines of the node. False if it has to wait for one of them.

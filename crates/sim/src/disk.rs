@@ -34,7 +34,7 @@ pub struct Log {
     /// Live replicas.
     pub replicas: BTreeMap<GroupId, ReplicaLog>,
     /// Replicas gone for good.
-    pub tombstones: Vec<(ReplicaName, Incarnation)>,
+    pub tombstones: Vec<Tombstone>,
 }
 
 impl Log {
@@ -72,10 +72,11 @@ impl Log {
                     log.entries = log.entries.split_off(&through.next());
                 }
             }
-            Write::Tombstone { replica, removed_by } => {
+            Write::Tombstone { replica, removed_by, merged } => {
                 self.replicas.remove(&replica.group);
-                self.tombstones.retain(|(old, _)| old.group != replica.group);
-                self.tombstones.push((*replica, *removed_by));
+                self.tombstones.retain(|old| old.replica.group != replica.group);
+                let (replica, removed_by, merged) = (*replica, *removed_by, *merged);
+                self.tombstones.push(Tombstone { replica, removed_by, merged });
             }
         }
     }

@@ -14,7 +14,7 @@ use scatter_core::effects::{Apply, Effects, LogRead, MachineOrder, Reply};
 use scatter_core::input::Input;
 use scatter_core::message::{Message, PeerMessage};
 use scatter_core::node::{Boot, Node, RecoverError};
-use scatter_core::stage::Stage;
+use scatter_core::stage::{Answered, AppliedEntry, Done, Stage};
 use scatter_core::types::{Ballot, ConfigurationVersion, GroupId, NodeId, RequestId, Slot};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -46,6 +46,7 @@ impl World {
         for machine in flushed.keys().filter_map(|group| stage.machine(*group)) {
             self.observer.machine(host, machine.state(), machine.fingerprint(), now)?;
         }
+        self.observer.ring_is_whole()?;
         let recovered = self.hosts[host].disk.log.recovered();
         let clocks = self.hosts[host].clock.now(now);
         let (node, effects) = match Node::recover(self.config(host), boot, recovered, reports, clocks) {
@@ -430,45 +431,21 @@ impl World {
                 Ok(())
             }
             Work::Read(reader) => self.read_at_stage(host, reader),
-            Work::Publish(group, inputs) => {
+            Work::Publish(groups, inputs) => {
                 let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
                 process.publish();
-                process.stage.published(group);
+                groups.iter().for_each(|group| process.stage.published(*group));
                 inputs.into_iter().try_for_each(|input| self.input(host, input))
             }
         }
     }
 
     fn apply(&mut self, host: usize, apply: Apply) -> Checked {
-        let group = apply.group;
         let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
-        let before = process.stage.state(group).map(|state| (state.applied, state.configuration.version));
-        let done = match process.stage.apply(&apply) {
-            Ok(done) => done,
-            Err(error) => return require(21, false, || format!("host {host} cannot apply: {error}")),
-        };
-        let Some(machine) = process.stage.machine(group) else { return Ok(()) };
-        let (state, fingerprint) = (machine.state().clone(), machine.fingerprint());
-        if before.is_some_and(|(_, version)| version != state.configuration.version) {
-            process.publish();
+        match process.stage.apply(&apply) {
+            Ok(done) => self.done(host, done),
+            Err(error) => require(21, false, || format!("host {host} cannot apply: {error}")),
         }
-        self.observer.fingerprint(host, group, state.applied, fingerprint)?;
-        self.observer.state(host, &state, self.now)?;
-        self.note([10, host as u64, fingerprint], || format!("host {host} applied {group} through {}", state.applied));
-        let mut outcomes = done.outcomes.into_iter();
-        for (slot, results) in &done.results {
-            if let Some((_, entry)) = apply.entries.iter().find(|(at, _)| at == slot)
-                && self.observer.applied(group, *slot, entry, results)?
-            {
-                self.applied_puts.extend(crate::workload::puts_of(entry, results));
-            }
-        }
-        for (slot, requests) in &apply.waiting {
-            for (request, outcome) in outcomes.by_ref().take(requests.len()) {
-                self.written(host, group, *slot, request, outcome)?;
-            }
-        }
-        done.inputs.into_iter().try_for_each(|input| self.input(host, input))
     }
 
     fn order(&mut self, host: usize, order: MachineOrder) -> Checked {
@@ -479,32 +456,61 @@ impl World {
             Ok(done) => done,
             Err(error) => return require(21, false, || format!("host {host} cannot carry out an order: {error}")),
         };
-        if done.moved.is_some() {
-            match process.stage.machine(group) {
-                Some(machine) => {
-                    let (state, fingerprint) = (machine.state().clone(), machine.fingerprint());
-                    self.hosts[host].flushed.insert(group, state.applied);
-                    self.observer.machine(host, &state, fingerprint, self.now)?;
-                    self.note([11, host as u64, fingerprint], || {
-                        format!("host {host} installed {group} at {}", state.applied)
-                    });
+        if !done.moved.is_empty() {
+            match process.stage.state(group).map(|state| state.applied) {
+                Some(applied) => {
+                    self.hosts[host].flushed.insert(group, applied);
                 }
                 None => {
                     self.hosts[host].flushed.remove(&group);
                 }
             }
-            self.queue_work(host, Work::Publish(group, done.inputs));
-            return Ok(());
         }
-        done.inputs.into_iter().try_for_each(|input| self.input(host, input))
+        self.done(host, done)
+    }
+
+    /// What came of work at the apply stage: it is looked at, answered, and told to the loop.
+    fn done(&mut self, host: usize, done: Done) -> Checked {
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        let mut states = Vec::new();
+        for group in done.inputs.iter().filter_map(reported) {
+            let Some(machine) = process.stage.machine(group) else { continue };
+            states.push((machine.state().clone(), machine.fingerprint()));
+        }
+        for (state, fingerprint) in &states {
+            self.observer.machine(host, state, *fingerprint, self.now)?;
+            self.note([10, host as u64, *fingerprint], || {
+                format!("host {host} applied {} through {}", state.group, state.applied)
+            });
+        }
+        for input in &done.inputs {
+            if let Input::Merged { loser, .. } = input {
+                self.hosts[host].flushed.remove(&loser.group);
+            }
+        }
+        self.observer.ring_is_whole()?;
+        for applied in &done.results {
+            let AppliedEntry { group, slot, entry, outcomes } = applied;
+            if self.observer.applied(*group, *slot, entry, outcomes)? {
+                self.applied_puts.extend(crate::workload::puts_of(entry, outcomes));
+            }
+        }
+        for Answered { request, group, slot, outcome } in done.outcomes {
+            self.written(host, group, slot, request, outcome)?;
+        }
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        if done.moved.is_empty() {
+            process.publish();
+            return done.inputs.into_iter().try_for_each(|input| self.input(host, input));
+        }
+        self.queue_work(host, Work::Publish(done.moved, done.inputs));
+        Ok(())
     }
 
     /// New replicas' read words go to the apply stage before anything is applied.
     fn attach_words(&mut self, host: usize) {
         let Some(process) = &mut self.hosts[host].process else { return };
-        let born = process.node.record().binding.as_ref().map(|binding| binding.group);
-        let possible = self.workload.groups().iter().copied().chain(born);
-        let groups: BTreeSet<GroupId> = possible.filter(|group| process.node.read_word(*group).is_some()).collect();
+        let groups: BTreeSet<GroupId> = process.node.groups().collect();
         let new: Vec<Work> = groups
             .difference(&process.attached)
             .filter_map(|group| Some(Work::Attach(*group, process.node.read_word(*group)?)))
@@ -597,6 +603,15 @@ impl World {
     }
 }
 
+/// The group whose machine an input reports.
+fn reported(input: &Input) -> Option<GroupId> {
+    match input {
+        Input::Applied { group, .. } | Input::Installed { group, .. } => Some(*group),
+        Input::Born { child, .. } => Some(child.group),
+        _ => None,
+    }
+}
+
 /// A number for each kind of input, for the trace.
 fn kind_of(input: &Input) -> u64 {
     match input {
@@ -617,6 +632,10 @@ fn kind_of(input: &Input) -> u64 {
         Input::HandOver { .. } => 15,
         Input::Answered { .. } => 16,
         Input::RolledBack { .. } => 17,
+        Input::Stalled { .. } => 18,
+        Input::Born { .. } => 19,
+        Input::Merged { .. } => 20,
+        Input::Reshape { .. } => 21,
     }
 }
 

@@ -10,11 +10,11 @@ use scatter_core::group::read_word::{Glance, ReadWord};
 use scatter_core::input::Input;
 use scatter_core::message::PeerMessage;
 use scatter_core::node::Node;
-use scatter_core::ring::Key;
+use scatter_core::ring::{Key, KeyRange};
 use scatter_core::stage::Stage as Machines;
 use scatter_core::store::map::{MapStore, MapView};
 use scatter_core::time::Instant;
-use scatter_core::types::{GroupId, NodeId, RequestId, Slot};
+use scatter_core::types::{GroupId, NodeId, RangeVersion, RequestId, Slot};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -29,15 +29,19 @@ pub enum Work {
     Attach(GroupId, Arc<ReadWord>),
     /// Read for a reader that the loop let go on.
     Read(u64),
-    /// Show readers where a group's data lies, and tell the loop what came of the order that moved it.
-    Publish(GroupId, Vec<Input>),
+    /// Show readers where the data of groups lies, and tell the loop what came of the work that moved it.
+    Publish(Vec<GroupId>, Vec<Input>),
 }
 
 /// What readers beside the loop see of a replica.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// Where its data lies.
+    /// Where its data lies, as far as it may be read.
     pub tablets: TabletMap,
+    /// The range, and its version.
+    pub range: KeyRange,
+    /// See `range`.
+    pub range_version: RangeVersion,
     /// Whether it may be read.
     pub word: Arc<ReadWord>,
 }
@@ -199,13 +203,23 @@ pub struct Host {
 }
 
 impl Process {
+    /// The group here that owns a key, as far as readers were shown: of several the one with the latest claim.
+    #[must_use]
+    pub fn find(&self, key: &Key) -> Option<GroupId> {
+        let position = key.position();
+        let owners = self.served.iter().filter(|(_, served)| served.range.contains(&position));
+        owners.max_by_key(|(group, served)| (served.range_version, **group)).map(|(group, _)| *group)
+    }
+
     /// Shows readers what lives here.
     pub fn publish(&mut self) {
         let groups = self.stage.marks().into_iter().map(|(group, _)| group);
         let served = groups.filter_map(|group| {
-            let tablets = self.stage.tablets(group)?.clone();
+            let tablets = self.stage.served(group)?;
+            let state = self.stage.state(group)?;
+            let (range, range_version) = (state.range.clone(), state.range_version);
             let word = self.words.get(&group).cloned().unwrap_or_default();
-            Some((group, Served { tablets, word }))
+            Some((group, Served { tablets, range, range_version, word }))
         });
         self.served = served.collect();
     }

@@ -178,7 +178,7 @@ impl World {
     }
 
     fn leads_any(&self, host: usize) -> bool {
-        self.workload.groups().iter().any(|group| self.leads(host, *group))
+        self.groups().iter().any(|group| self.leads(host, *group))
     }
 
     fn leads(&self, host: usize, group: GroupId) -> bool {
@@ -391,7 +391,7 @@ impl World {
 
     /// Whether every group survives the loss of one more node, this one.
     fn may_lose(&self, node: NodeId) -> bool {
-        let groups = self.workload.groups();
+        let groups = self.groups();
         let current = groups.iter().filter_map(|group| self.observer.configuration(*group)).map(voters);
         let recent = self.nemesis.ordered.iter().filter(|(at, ..)| at + ORDER_LIFE > self.now);
         let sets: Vec<Vec<NodeId>> = current.chain(recent.map(|(_, _, set)| set.clone())).collect();
@@ -477,7 +477,7 @@ impl World {
     /// # Errors
     /// The invariant that does not hold after it.
     pub fn repair(&mut self) -> Checked {
-        for group in self.workload.groups().to_vec() {
+        for group in self.groups() {
             let Some(configuration) = self.observer.configuration(group).cloned() else { continue };
             let members: Vec<NodeId> = configuration.members.iter().map(|member| member.node).collect();
             let lost: Vec<(usize, NodeId)> =
@@ -495,7 +495,7 @@ impl World {
     /// Whether no lost node is a member any more.
     #[must_use]
     pub fn is_repaired(&self) -> bool {
-        self.workload.groups().iter().all(|group| {
+        self.groups().iter().all(|group| {
             self.observer.configuration(*group).is_some_and(|configuration| {
                 configuration
                     .members
@@ -517,7 +517,7 @@ impl World {
     }
 
     fn any_group(&mut self) -> Option<GroupId> {
-        let groups = self.workload.groups().to_vec();
+        let groups = self.groups();
         if groups.is_empty() { None } else { Some(*self.nemesis.random.pick(&groups)) }
     }
 

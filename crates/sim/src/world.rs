@@ -17,11 +17,12 @@ use crate::plan::{Plan, SECOND};
 use crate::random::Random;
 use crate::trace::Trace;
 use crate::transport::Packet;
-use crate::workload::Workload;
+use crate::workload::{Workload, key_of};
 use scatter_core::config::Config;
 use scatter_core::durable::{NodeRecord, Write};
 use scatter_core::effects::LogRead;
-use scatter_core::group::{Configuration, GroupState, Limits, Machine, Member, Role};
+use scatter_core::group::{Configuration, GroupState, Limits, Link, Machine, Member, Role};
+use scatter_core::ring::{KeyRange, Position};
 use scatter_core::store::Store;
 use scatter_core::time::LogTime;
 use scatter_core::types::{ClusterId, ConfigurationVersion, GroupId, Incarnation, NodeId, ReplicaName, Slot, TabletId};
@@ -239,8 +240,7 @@ impl World {
             .collect();
         members.sort_by_key(|member| member.node);
         let configuration = Configuration { version: ConfigurationVersion(1), members };
-        let groups: Vec<GroupId> = (0..self.plan.groups).map(|_| GroupId(self.random.next())).collect();
-        let log_time = LogTime(crate::clock::EPOCH_MICROS);
+        let states = self.first_states(cluster, &configuration);
         for (host, node) in ids.iter().enumerate() {
             let disk = &mut self.hosts[host].disk;
             let record = NodeRecord {
@@ -253,15 +253,46 @@ impl World {
                 given_up: false,
             };
             disk.log.add(&Write::Node { record });
-            for (tablet, group) in (1..).zip(&groups) {
-                let replica = ReplicaName { group: *group, node: *node, incarnation: Incarnation(1) };
-                let state = GroupState::genesis(cluster, *group, configuration.clone(), log_time);
+            for (tablet, state) in (1..).zip(&states) {
+                let replica = ReplicaName { group: state.group, node: *node, incarnation: Incarnation(1) };
+                let state = state.clone();
                 Machine::create(disk.store.clone(), replica, state, TabletId(tablet)).expect("the store works");
                 disk.log.add(&Write::Create { replica, after: Slot(1) });
             }
             disk.store.flush().expect("the store works");
         }
-        self.workload.set_groups(groups);
+        self.workload.begun = true;
+    }
+
+    /// The groups that the ring consists of in the beginning, cut between keys.
+    fn first_states(&mut self, cluster: ClusterId, configuration: &Configuration) -> Vec<GroupState> {
+        let log_time = LogTime(crate::clock::EPOCH_MICROS);
+        let mut cuts: Vec<Position> = self.workload.all_keys().map(|key| key_of(key).position()).collect();
+        self.random.shuffle(&mut cuts);
+        cuts.truncate(self.plan.groups);
+        cuts.sort();
+        let mut states: Vec<GroupState> = cuts
+            .iter()
+            .map(|_| GroupState::genesis(cluster, GroupId(self.random.next()), configuration.clone(), log_time))
+            .collect();
+        let count = states.len();
+        for (index, state) in states.iter_mut().enumerate() {
+            if count > 1 {
+                state.range = KeyRange { start: cuts[index].clone(), end: cuts[(index + 1) % count].clone() };
+            }
+        }
+        let links: Vec<Link> = states.iter().map(GroupState::link).collect();
+        for (index, state) in states.iter_mut().enumerate() {
+            state.links.predecessor = links[(index + count - 1) % count].clone();
+            state.links.successor = links[(index + 1) % count].clone();
+        }
+        states
+    }
+
+    /// The groups there are, as far as anybody has applied.
+    #[must_use]
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.observer.living()
     }
 
     /// Puts an event on the queue.

@@ -11,6 +11,7 @@ use super::idempotency;
 use super::kv::Recent;
 use super::lanes::Lanes;
 use super::machine::Limits;
+use super::tablets::Place;
 use super::{Configuration, GroupState, Link, TabletMap};
 use crate::codec::{Decode, Encode};
 use crate::command::{Command, LaneUse, MAX_BATCH_OPERATIONS, MAX_IDEMPOTENCY_KEY_BYTES, Operation, Outcome};
@@ -20,7 +21,7 @@ use crate::ops::{Begin, Decide, OperationId, Prepare, Resolve, Split};
 use crate::planted::{self, Bug};
 use crate::store::{Store, StoreError};
 use crate::time::LogTime;
-use crate::types::{FeatureLevel, Slot, TabletId, Version};
+use crate::types::{FeatureLevel, Slot, Version};
 use bytes::{Buf, Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -32,8 +33,8 @@ const MAX_CLOCK_STAMP: Version = Version(1 << 62);
 pub(super) struct Scratch {
     /// The store key of the located key's value.
     pub(super) key: Vec<u8>,
-    /// The tablet of the located key.
-    pub(super) tablet: TabletId,
+    /// Where the located key's value lies.
+    pub(super) place: Place,
     /// A value record under construction.
     pub(super) record: Vec<u8>,
     /// What the last writes made of their keys. What this batch wrote the store does not show yet.

@@ -96,22 +96,24 @@ impl<S: Store> Machine<S> {
         Ok(())
     }
 
-    /// Shows the entries of an index of deadlines, each tablet's in order of time. Those of another replica that shares a
+    /// Shows the entries of an index of deadlines, each place's in order of time. Those of another replica that shares a
     /// tablet are left out. Starts at the known earliest deadline, so that what was removed before costs nothing.
     fn scan_deadlines(&self, space: Space, visit: &mut dyn FnMut(LogTime, Expiry) -> Visit) -> Result<(), StoreError> {
         let mut failed = false;
-        let from = (self.next_expiry().unwrap_or_default(), Version(0));
-        for (range, tablet) in &self.tablets().0 {
-            let start = layout::deadline_key(*tablet, space, from, &[]);
-            self.store().scan(&start, &layout::space_end(*tablet, space), &mut |key, _| match parse(
-                space,
-                &key[SPACE_PREFIX..],
-            ) {
-                Some((deadline, position, expiry)) if range.contains(&position) => visit(deadline, expiry),
-                Some(_) => Visit::Continue,
-                None => {
+        let tablets = self.tablets();
+        let from = self.next_expiry().unwrap_or_default();
+        for place in tablets.places() {
+            let start = layout::deadline_key(place.tablet, space, (place.stored_bound(from), Version(0)), &[]);
+            let end = layout::space_end(place.tablet, space);
+            self.store().scan(&start, &end, &mut |key, _| {
+                let Some((stored, position, expiry)) = parse(space, &key[SPACE_PREFIX..]) else {
                     failed = true;
-                    Visit::Stop
+                    return Visit::Stop;
+                };
+                if tablets.find(&position.0).is_some_and(|piece| piece.place() == place) {
+                    visit(place.group_time(stored), expiry)
+                } else {
+                    Visit::Continue
                 }
             })?;
         }
@@ -119,7 +121,7 @@ impl<S: Store> Machine<S> {
     }
 }
 
-/// Reads an entry of an index of deadlines, from what follows the space in its key.
+/// Reads an entry of an index of deadlines, from what follows the space in its key. The time is as stored.
 pub(super) fn parse(space: Space, rest: &[u8]) -> Option<(LogTime, Position, Expiry)> {
     let ((deadline, version), due) = layout::parse_deadline(rest)?;
     if space == Space::Deadlines {

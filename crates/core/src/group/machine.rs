@@ -23,7 +23,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 /// Version byte of [`Frame`] and [`Mark`].
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// What bounds a group's memory of its clients. Part of the replicated state machine: every replica of a cluster has the
 /// same, so they are fixed but for tests and simulation.
@@ -199,7 +199,7 @@ impl<S: Store> Machine<S> {
         if store.get(&layout::replica_record(name.group, ReplicaRecord::Frame))?.is_some() {
             return Err(StoreError::Failed(format!("this store already has a replica of group {}", name.group)));
         }
-        let frame = Frame { name, tablets: TabletMap(vec![(state.range.clone(), tablet)]), state };
+        let frame = Frame { name, tablets: TabletMap::single(state.range.clone(), tablet), parted: Vec::new(), state };
         let fingerprint = xxh3_64(&frame.state.to_bytes());
         let mark = Mark::new(&frame.state, 0, fingerprint);
         let mut batch = S::Batch::default();
@@ -264,6 +264,16 @@ impl<S: Store> Machine<S> {
     /// Which tablets hold the data: what readers hand to [`kv::read`].
     pub fn tablets(&self) -> &TabletMap {
         &self.tablets
+    }
+
+    /// Has the data elsewhere from now on, as the store's record says: what was known of the old tablets is forgotten.
+    pub fn set_tablets(&mut self, tablets: TabletMap) -> Result<(), StoreError> {
+        assert!(tablets.covers(&self.state.range), "tablets hold the range, all of it and nothing else");
+        self.tablets = tablets;
+        self.idempotency_front = (LogTime(0), Version(0));
+        self.scratch = Scratch::default();
+        self.next_expiry = Some(LogTime(0));
+        self.find_next_expiry()
     }
 
     /// The replica's name.
@@ -447,13 +457,17 @@ impl<S: Store> Machine<S> {
                 Visit::Continue
             })?;
         }
-        for (range, tablet) in &self.tablets.0 {
+        for place in self.tablets.places() {
             for space in [Space::Deadlines, Space::IdempotencyDeadlines] {
-                let (start, end) = (layout::in_space(*tablet, space, &[]), layout::space_end(*tablet, space));
+                let (start, end) = (layout::in_space(place.tablet, space, &[]), layout::space_end(place.tablet, space));
                 self.store.scan(&start, &end, &mut |key, _| {
-                    match expiry::parse(space, &key[layout::SPACE_PREFIX..]) {
-                        Some((_, position, _)) if !range.contains(&position) => {}
-                        Some((deadline, ..)) => audit.index(space, &key[layout::SPACE_PREFIX..], deadline),
+                    let rest = &key[layout::SPACE_PREFIX..];
+                    match expiry::parse(space, rest).zip(layout::parse_deadline(rest)) {
+                        Some(((stored, position, _), ((_, version), due))) => {
+                            if self.tablets.find(&position.0).is_some_and(|piece| piece.place() == place) {
+                                audit.index(space, (place.group_time(stored), version), due);
+                            }
+                        }
                         None => audit.bad = true,
                     }
                     Visit::Continue
@@ -526,12 +540,9 @@ impl<S: Store> Machine<S> {
         self.idempotency_records = records;
     }
 
-    pub(super) fn set_tablets(&mut self, tablets: TabletMap) {
+    /// The data lies elsewhere from now on: what is remembered of keys, and of where records begin, holds no longer.
+    pub(super) fn moved_to(&mut self, tablets: TabletMap) {
         self.tablets = tablets;
-    }
-
-    /// What is remembered of keys, and of where records begin, holds no longer.
-    pub(super) fn forget_recent(&mut self) {
         self.scratch.recent.clear();
         self.idempotency_front = (LogTime(0), Version(0));
     }
@@ -576,13 +587,12 @@ impl Audit {
     }
 
     fn want(&mut self, space: Space, age: (LogTime, Version), due: &[u8]) {
-        let key = layout::deadline_key(TabletId(0), space, age, due);
-        self.wanted = self.wanted.wrapping_add(audit_hash(space, &key[layout::SPACE_PREFIX..]));
+        self.wanted = self.wanted.wrapping_add(audit_hash(space, age, due));
     }
 
-    fn index(&mut self, space: Space, rest: &[u8], deadline: LogTime) {
-        self.found = self.found.wrapping_add(audit_hash(space, rest));
-        self.earliest = self.earliest.into_iter().chain([deadline]).min();
+    fn index(&mut self, space: Space, age: (LogTime, Version), due: &[u8]) {
+        self.found = self.found.wrapping_add(audit_hash(space, age, due));
+        self.earliest = self.earliest.into_iter().chain([age.0]).min();
     }
 
     fn check(&self, state: &GroupState, idempotency_records: u64, next: Option<LogTime>) -> Result<(), StoreError> {
@@ -602,8 +612,9 @@ impl Audit {
     }
 }
 
-fn audit_hash(space: Space, rest: &[u8]) -> u64 {
-    xxh3_64_with_seed(rest, space as u64)
+fn audit_hash(space: Space, age: (LogTime, Version), due: &[u8]) -> u64 {
+    let key = layout::deadline_key(TabletId(0), space, age, due);
+    xxh3_64_with_seed(&key, 0)
 }
 
 /// Puts a replica's frame and mark.
@@ -633,133 +644,16 @@ pub(super) fn drop_tablets<S: Store>(
     layout::each_replica(store, |other, record| {
         if other != group {
             let frame = Frame::parse(Bytes::copy_from_slice(record))?;
-            used.extend(frame.tablets.0.into_iter().map(|(_, tablet)| tablet));
+            used.extend(frame.tablets.0.into_iter().map(|piece| piece.tablet));
         }
         Ok(())
     })?;
-    for (_, tablet) in tablets.0.iter().filter(|(_, tablet)| !used.contains(tablet)) {
-        let (start, end) = layout::tablet_span(*tablet);
+    for piece in tablets.0.iter().filter(|piece| !used.contains(&piece.tablet)) {
+        let (start, end) = layout::tablet_span(piece.tablet);
         batch.delete_range(&start, &end);
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::command::{Command, Condition, Idempotency, Operation};
-    use crate::entry::{EntryClock, EntryKind};
-    use crate::group::{Expiry, Member, Role, SnapshotSink};
-    use crate::ring::{Key, KeyRange, Position};
-    use crate::store::map::MapStore;
-    use crate::types::{ClusterId, ConfigurationVersion, Incarnation, NodeId};
-
-    fn name(group: u64) -> ReplicaName {
-        ReplicaName { group: GroupId(group), node: NodeId(1), incarnation: Incarnation(1) }
-    }
-
-    fn range(start: u8, end: u8) -> KeyRange {
-        KeyRange { start: Position(Bytes::copy_from_slice(&[start])), end: Position(Bytes::copy_from_slice(&[end])) }
-    }
-
-    /// A replica of `group` over `range`, with its data in `tablets`.
-    fn replica(store: &MapStore, group: u64, range: KeyRange, tablets: Vec<(KeyRange, TabletId)>) -> Machine<MapStore> {
-        let member = Member { node: NodeId(1), incarnation: Incarnation(1), role: Role::Voter, address: String::new() };
-        let configuration = Configuration { version: ConfigurationVersion(1), members: vec![member] };
-        let genesis = GroupState::genesis(ClusterId(1), GroupId(group), configuration, LogTime(1000));
-        let state = GroupState { range, ..genesis };
-        let mark = Mark::new(&state, 0, 0);
-        let mut batch = <MapStore as Store>::Batch::default();
-        put_records(&mut batch, &Frame { name: name(group), tablets: TabletMap(tablets), state }, &mark);
-        store.write(batch).unwrap();
-        let limits = Limits { max_idempotency_records: 20, idempotency_life_micros: 5000, ..Limits::default() };
-        Machine::open(store.clone(), GroupId(group)).unwrap().unwrap().with_limits(limits)
-    }
-
-    fn key(index: u32) -> Key {
-        Key::new(format!("k{index}").into_bytes()).unwrap()
-    }
-
-    /// Puts keys with a time-to-live and an idempotency key each; tells how many of them the group owned.
-    fn fill(machine: &mut Machine<MapStore>, count: u32) -> u64 {
-        let mut owned = 0;
-        for index in 0..count {
-            let operation = Operation::Put {
-                key: key(index),
-                value: Bytes::from_static(b"value"),
-                ttl_ms: Some(1),
-                condition: Condition::Absent,
-            };
-            let idempotency = Idempotency { key: Bytes::from_static(b"x"), method: b'P', digest: 1 };
-            let body = vec![Command { lane: None, idempotency: Some(idempotency), operation }.to_bytes()].to_bytes();
-            let entry = Entry { kind: EntryKind::Commands, clock: EntryClock::default(), body };
-            let applied = machine.apply(&[(machine.state().applied.next(), entry)]).unwrap();
-            owned += u64::from(matches!(applied.outcomes[0].1[..], [Outcome::Written { .. }]));
-        }
-        owned
-    }
-
-    fn expire_all(machine: &mut Machine<MapStore>) -> Vec<Expiry> {
-        let mut all = Vec::new();
-        loop {
-            let due = machine.expired_at(LogTime(u64::MAX), 7).unwrap();
-            if due.is_empty() {
-                return all;
-            }
-            let clock = EntryClock { stamp: Version(0), advance_micros: 10_000 };
-            let entry = Entry { kind: EntryKind::Expire, clock, body: due.to_bytes() };
-            machine.apply(&[(machine.state().applied.next(), entry)]).unwrap();
-            all.extend(due);
-        }
-    }
-
-    #[test]
-    fn several_tablets_are_one_replica() {
-        let store = MapStore::new();
-        let tablets =
-            vec![(range(0x80, 0xf0), TabletId(4)), (range(0xf0, 0x20), TabletId(2)), (range(0x20, 0x80), TabletId(9))];
-        let mut machine = replica(&store, 1, range(0x80, 0x80), tablets);
-        assert_eq!(fill(&mut machine, 50), 50);
-        assert_eq!(machine.idempotency_records(), 20);
-        for index in 0..50 {
-            let found = kv::read(&store, machine.tablets(), &key(index)).unwrap();
-            assert_eq!(found.map(|found| found.value), Some(Bytes::from_static(b"value")));
-        }
-        // Sent by several tablets, received into one.
-        let mut sink = SnapshotSink::begin(MapStore::new(), name(1), TabletId(1)).unwrap();
-        let mut source = machine.snapshot();
-        while !sink.is_done() {
-            sink.add(&source.chunk(sink.cursor(), 64).unwrap().unwrap()).unwrap();
-        }
-        let mut copy = sink.finish().unwrap();
-        assert_eq!(copy.full_fingerprint().unwrap(), machine.full_fingerprint().unwrap());
-        assert_eq!(expire_all(&mut machine).len(), 70);
-        assert_eq!((machine.state().keys, machine.state().bytes, machine.idempotency_records()), (0, 0, 0));
-        assert_eq!(expire_all(&mut copy).len(), 70);
-        machine.destroy().unwrap();
-        assert!(store.is_empty());
-    }
-
-    #[test]
-    fn two_replicas_share_a_tablet_without_seeing_each_other() {
-        let store = MapStore::new();
-        let mut low = replica(&store, 1, range(0x00, 0x80), vec![(range(0x00, 0x80), TabletId(3))]);
-        let mut high = replica(&store, 2, range(0x80, 0x00), vec![(range(0x80, 0x00), TabletId(3))]);
-        let (in_low, in_high) = (fill(&mut low, 40), fill(&mut high, 40));
-        assert!(in_low > 0 && in_high > 0 && in_low + in_high == 40);
-        for index in 0..40 {
-            let found =
-                |machine: &Machine<MapStore>| kv::read(&store, machine.tablets(), &key(index)).unwrap().is_some();
-            assert_ne!(found(&low), found(&high));
-        }
-        low.full_fingerprint().unwrap();
-        let before = high.full_fingerprint().unwrap();
-        assert_eq!(expire_all(&mut low).len() as u64, in_low + in_low.min(20));
-        low.destroy().unwrap();
-        // The tablet stays while the other uses it.
-        assert_eq!(high.full_fingerprint().unwrap(), before);
-        assert_eq!(expire_all(&mut high).len() as u64, in_high + in_high.min(20));
-        high.destroy().unwrap();
-        assert!(store.is_empty());
-    }
-}
+mod tests;

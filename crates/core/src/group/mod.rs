@@ -12,6 +12,7 @@ mod reshape;
 pub mod snapshot;
 
 pub mod state;
+pub mod tablets;
 
 pub use kv::read;
 pub use machine::{Applied, Limits, Machine};
@@ -19,5 +20,6 @@ pub(crate) use machine::{forget_merged, merged_replicas};
 pub use reshape::Beside;
 pub use snapshot::{Chunk, SnapshotError, SnapshotHeader, SnapshotId, SnapshotSink, SnapshotSource, highest_tablet};
 pub use state::{
-    Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, Role, TabletMap,
+    Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, Role,
 };
+pub use tablets::{Piece, TabletMap};

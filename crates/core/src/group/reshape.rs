@@ -168,7 +168,7 @@ impl<S: Store> Machine<S> {
             self.raise_forgotten(forgotten);
         }
         self.set_idempotency_records(self.idempotency_records().wrapping_add(surrender.idempotency_records));
-        let theirs = loser.next_expiry().map(|next| crate::ops::transitions::shifted(next, offset_micros));
+        let theirs = loser.next_expiry().map(|next| super::tablets::shifted(next, offset_micros));
         self.set_next_expiry(self.next_expiry().into_iter().chain(theirs).min());
         if takeover.merge {
             let (start, end) = layout::replica_span(takeover.loser);
@@ -193,8 +193,7 @@ impl<S: Store> Machine<S> {
 
     /// The batch is written: memory follows.
     pub(super) fn reshaped(&mut self, change: Change<S>, beside: &mut Beside<'_, S>) {
-        self.set_tablets(change.tablets);
-        self.forget_recent();
+        self.moved_to(change.tablets);
         self.push_parted(change.parted);
         beside.ended = change.ends;
         if let (Some(operation), Some(loser)) = (change.taken, beside.loser.as_deref_mut()) {

@@ -12,6 +12,7 @@
 //!
 //! The receiver pulls; the sender keeps nothing but the pinned view. Cursors name positions, not tablets, and what a
 //! snapshot holds is decided by (group, applied slot) alone. Indexes do not travel: the receiver builds its own.
+//! Times travel in the group's clock, whatever the clocks were that wrote them ([`super::tablets`]).
 
 use super::lanes::{self, LaneKey, Lanes};
 use super::layout::{self, Space, damaged, undecodable, unversioned, versioned};
@@ -27,7 +28,7 @@ use crate::types::{GroupId, ReplicaName, Slot, TabletId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Version byte of a chunk, and of the record of a snapshot being received.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// What a chunk carries after its header: sections, in this order. The number begins every cursor.
 const LANES: u8 = 1;
 const VALUES: u8 = 2;
@@ -451,7 +452,7 @@ impl<S: Store> SnapshotSink<S> {
         }
         let state = header.state.clone();
         let mark = Mark::new(&state, header.idempotency_records, header.fingerprint);
-        let frame = Frame { name, tablets: TabletMap(vec![(state.range.clone(), tablet)]), state };
+        let frame = Frame { name, tablets: TabletMap::single(state.range.clone(), tablet), parted: Vec::new(), state };
         put_records(&mut batch, &frame, &mark);
         self.store.write(batch)?;
         let mut machine = Machine::assembled(self.store, frame, &mark, lanes);
@@ -554,7 +555,7 @@ pub fn highest_tablet(read: &impl Read) -> Result<TabletId, StoreError> {
     let mut highest = TabletId(0);
     layout::each_replica(read, |_, record| {
         let frame = Frame::parse(Bytes::copy_from_slice(record))?;
-        highest = frame.tablets.0.iter().map(|(_, tablet)| *tablet).fold(highest, TabletId::max);
+        highest = frame.tablets.0.iter().map(|piece| piece.tablet).fold(highest, TabletId::max);
         Ok(())
     })?;
     layout::each_incoming(read, |_, record| {

@@ -9,7 +9,7 @@ use crate::ring::{Key, KeyRange};
 use crate::time::LogTime;
 use crate::types::{
     Ballot, ClusterId, ConfigurationVersion, FeatureLevel, GroupId, Incarnation, LinksVersion, NodeId,
-    OperationCounter, RangeVersion, ReplicaName, Slot, TabletId, Version,
+    OperationCounter, RangeVersion, ReplicaName, Slot, Version,
 };
 use crate::{codec_enum, codec_struct};
 use bytes::{Bytes, BytesMut};
@@ -165,22 +165,6 @@ pub enum Expiry {
 }
 
 codec_enum!(Expiry { 1 => Key { key, version }, 2 => Idempotency { key, method, idempotency_key, version } });
-
-/// Which local tablets hold a replica's range: sub-ranges in ring order.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct TabletMap(pub Vec<(KeyRange, TabletId)>);
-
-impl Encode for TabletMap {
-    fn encode(&self, out: &mut BytesMut) {
-        self.0.encode(out);
-    }
-}
-
-impl Decode for TabletMap {
-    fn decode(from: &mut Bytes) -> Result<Self, DecodeError> {
-        Vec::decode(from).map(Self)
-    }
-}
 
 /// All that a group replicates, but for its data and its lanes. Equal on every replica at equal slots.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -7,7 +7,6 @@ use super::{Begin, Decide, Obligation, OperationId, Pending, Prepare, Resolve, S
 use crate::group::{Configuration, GroupState, Link, Links, Member, Role};
 use crate::planted::{self, Bug};
 use crate::ring::KeyRange;
-use crate::time::LogTime;
 use crate::types::{ConfigurationVersion, Incarnation, LinksVersion, OperationCounter, Slot};
 use bytes::Bytes;
 
@@ -399,10 +398,4 @@ pub fn same_voters(ours: &[Member], theirs: &[Member]) -> bool {
         && voters(ours)
         && voters(theirs)
         && ours.iter().zip(theirs).all(|(ours, theirs)| ours.node == theirs.node)
-}
-
-/// What a clock of `from` shows as the clock that is ahead of it by `offset_micros` shows it.
-#[must_use]
-pub fn shifted(from: LogTime, offset_micros: i64) -> LogTime {
-    LogTime(from.0.wrapping_add_signed(offset_micros))
 }

@@ -245,8 +245,17 @@ impl Replica {
         }
     }
 
+    /// A split gave this replica its machine. The store does not hold it durably yet; the parent's log does.
+    pub(crate) fn on_born(&mut self, report: MachineReport, cx: &mut Context<'_>) {
+        self.install(report, false, cx);
+    }
+
     /// The machine came to be, or a snapshot was switched in. It is durable.
     pub(crate) fn on_installed(&mut self, report: MachineReport, cx: &mut Context<'_>) {
+        self.install(report, true, cx);
+    }
+
+    fn install(&mut self, report: MachineReport, durable: bool, cx: &mut Context<'_>) {
         self.fetch = None;
         let assembles = self.stalled.is_some_and(|(slot, _)| report.applied >= slot);
         if self.report.is_some() && report.applied <= self.decided && !assembles {
@@ -261,7 +270,9 @@ impl Replica {
         self.decided = self.decided.max(through);
         self.handed = self.handed.max(through);
         self.applied = through;
-        self.flushed = through;
+        if durable {
+            self.flushed = through;
+        }
         let newer = self.configuration.as_ref().is_none_or(|known| known.version <= report.configuration.version);
         if newer {
             self.configuration = Some(report.configuration.clone());
@@ -269,7 +280,9 @@ impl Replica {
         }
         self.report = Some(report);
         self.log.truncate(through);
-        cx.write(Write::Truncate { group: self.name.group, through });
+        if durable {
+            cx.write(Write::Truncate { group: self.name.group, through });
+        }
         self.cursor.through = self.cursor.through.max(through);
         let stream = crate::paxos::acceptor::Unsynced::Stream(self.cursor.ballot, self.cursor.through.min(through));
         self.unsynced.push_back((cx.write, stream));

@@ -1,0 +1,229 @@
+//! Replicas with several tablets, and tablets with several replicas.
+
+use super::*;
+use crate::command::{Command, Condition, Idempotency, Operation};
+use crate::entry::{EntryClock, EntryKind};
+use crate::group::{Expiry, Member, Piece, Role, SnapshotSink};
+use crate::ring::{Key, KeyRange, Position};
+use crate::store::map::MapStore;
+use crate::types::{ClusterId, ConfigurationVersion, Incarnation, NodeId};
+use proptest::prelude::*;
+
+fn name(group: u64) -> ReplicaName {
+    ReplicaName { group: GroupId(group), node: NodeId(1), incarnation: Incarnation(1) }
+}
+
+fn range(start: u8, end: u8) -> KeyRange {
+    KeyRange { start: Position(Bytes::copy_from_slice(&[start])), end: Position(Bytes::copy_from_slice(&[end])) }
+}
+
+/// A replica of `group` over `range`, with its data in `tablets`.
+fn replica(store: &MapStore, group: u64, range: KeyRange, pieces: Vec<(KeyRange, u64, i64)>) -> Machine<MapStore> {
+    let piece = |(range, tablet, offset_micros)| Piece { range, tablet: TabletId(tablet), offset_micros };
+    let tablets = TabletMap(pieces.into_iter().map(piece).collect());
+    let member = Member { node: NodeId(1), incarnation: Incarnation(1), role: Role::Voter, address: String::new() };
+    let configuration = Configuration { version: ConfigurationVersion(1), members: vec![member] };
+    let genesis = GroupState::genesis(ClusterId(1), GroupId(group), configuration, LogTime(1000));
+    let state = GroupState { range, ..genesis };
+    let mark = Mark::new(&state, 0, 0);
+    let mut batch = <MapStore as Store>::Batch::default();
+    put_records(&mut batch, &Frame { name: name(group), tablets, state }, &mark);
+    store.write(batch).unwrap();
+    let limits = Limits { max_idempotency_records: 20, idempotency_life_micros: 5000, ..Limits::default() };
+    Machine::open(store.clone(), GroupId(group)).unwrap().unwrap().with_limits(limits)
+}
+
+fn key(index: u32) -> Key {
+    Key::new(format!("k{index}").into_bytes()).unwrap()
+}
+
+/// Puts keys with a time-to-live and an idempotency key each; tells how many of them the group owned.
+fn fill(machine: &mut Machine<MapStore>, count: u32) -> u64 {
+    let mut owned = 0;
+    for index in 0..count {
+        let operation = Operation::Put {
+            key: key(index),
+            value: Bytes::from_static(b"value"),
+            ttl_ms: Some(1),
+            condition: Condition::Absent,
+        };
+        let idempotency = Idempotency { key: Bytes::from_static(b"x"), method: b'P', digest: 1 };
+        let body = vec![Command { lane: None, idempotency: Some(idempotency), operation }.to_bytes()].to_bytes();
+        let entry = Entry { kind: EntryKind::Commands, clock: EntryClock::default(), body };
+        let applied = machine.apply(&[(machine.state().applied.next(), entry)]).unwrap();
+        owned += u64::from(matches!(applied.outcomes[0].1[..], [Outcome::Written { .. }]));
+    }
+    owned
+}
+
+fn expire_all(machine: &mut Machine<MapStore>) -> Vec<Expiry> {
+    let mut all = Vec::new();
+    loop {
+        let due = machine.expired_at(LogTime(u64::MAX), 7).unwrap();
+        if due.is_empty() {
+            return all;
+        }
+        let clock = EntryClock { stamp: Version(0), advance_micros: 10_000 };
+        let entry = Entry { kind: EntryKind::Expire, clock, body: due.to_bytes() };
+        machine.apply(&[(machine.state().applied.next(), entry)]).unwrap();
+        all.extend(due);
+    }
+}
+
+#[test]
+fn several_tablets_are_one_replica() {
+    let store = MapStore::new();
+    let tablets = vec![(range(0x80, 0xf0), 4, 500), (range(0xf0, 0x20), 2, 0), (range(0x20, 0x80), 9, -700)];
+    let mut machine = replica(&store, 1, range(0x80, 0x80), tablets);
+    assert_eq!(fill(&mut machine, 50), 50);
+    assert_eq!(machine.idempotency_records(), 20);
+    for index in 0..50 {
+        let found = kv::read(&store, machine.tablets(), &key(index)).unwrap();
+        assert_eq!(found.map(|found| found.value), Some(Bytes::from_static(b"value")));
+    }
+    // Sent by several tablets, received into one.
+    let mut sink = SnapshotSink::begin(MapStore::new(), name(1), TabletId(1)).unwrap();
+    let mut source = machine.snapshot();
+    while !sink.is_done() {
+        sink.add(&source.chunk(sink.cursor(), 64).unwrap().unwrap()).unwrap();
+    }
+    let mut copy = sink.finish().unwrap();
+    assert_eq!(copy.full_fingerprint().unwrap(), machine.full_fingerprint().unwrap());
+    assert_eq!(expire_all(&mut machine).len(), 70);
+    assert_eq!((machine.state().keys, machine.state().bytes, machine.idempotency_records()), (0, 0, 0));
+    assert_eq!(expire_all(&mut copy).len(), 70);
+    machine.destroy().unwrap();
+    assert!(store.is_empty());
+}
+
+#[test]
+fn two_replicas_share_a_tablet_without_seeing_each_other() {
+    let store = MapStore::new();
+    let mut low = replica(&store, 1, range(0x00, 0x80), vec![(range(0x00, 0x80), 3, 0)]);
+    let mut high = replica(&store, 2, range(0x80, 0x00), vec![(range(0x80, 0x00), 3, 0)]);
+    let (in_low, in_high) = (fill(&mut low, 40), fill(&mut high, 40));
+    assert!(in_low > 0 && in_high > 0 && in_low + in_high == 40);
+    for index in 0..40 {
+        let found = |machine: &Machine<MapStore>| kv::read(&store, machine.tablets(), &key(index)).unwrap().is_some();
+        assert_ne!(found(&low), found(&high));
+    }
+    low.full_fingerprint().unwrap();
+    let before = high.full_fingerprint().unwrap();
+    assert_eq!(expire_all(&mut low).len() as u64, in_low + in_low.min(20));
+    low.destroy().unwrap();
+    // The tablet stays while the other uses it.
+    assert_eq!(high.full_fingerprint().unwrap(), before);
+    assert_eq!(expire_all(&mut high).len() as u64, in_high + in_high.min(20));
+    high.destroy().unwrap();
+    assert!(store.is_empty());
+}
+
+/// One thing to apply: keys put or removed, with or without a time-to-live or an idempotency key, or what is due.
+#[derive(Clone, Debug)]
+enum Step {
+    Put { key: u32, ttl_ms: Option<u64>, idempotency: Option<u8> },
+    Delete { key: u32 },
+    Expire { advance_micros: u64 },
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..12u32, proptest::option::of(0..4u64), proptest::option::of(0..3u8))
+            .prop_map(|(key, ttl_ms, idempotency)| Step::Put { key, ttl_ms, idempotency }),
+        1 => (0..12u32).prop_map(|key| Step::Delete { key }),
+        2 => (0..4_000u64).prop_map(|advance_micros| Step::Expire { advance_micros }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+impl Step {
+    /// The entry, the same for every replica.
+    fn entry(&self, machine: &mut Machine<MapStore>) -> Entry {
+        let condition = Condition::Always;
+        let (operation, idempotency) = match self {
+            Self::Put { key: index, ttl_ms, idempotency } => {
+                let value = Bytes::from_static(b"value");
+                (Operation::Put { key: key(*index), value, ttl_ms: *ttl_ms, condition }, *idempotency)
+            }
+            Self::Delete { key: index } => (Operation::Delete { key: key(*index), condition }, None),
+            Self::Expire { advance_micros } => {
+                let mut due = machine.expired_at(machine.state().log_time, 1_000).unwrap();
+                due.sort_by_key(|expiry| format!("{expiry:?}"));
+                let clock = EntryClock { stamp: Version(0), advance_micros: *advance_micros };
+                return Entry { kind: EntryKind::Expire, clock, body: due.to_bytes() };
+            }
+            Self::Reopen => return Entry::noop(EntryClock::default()),
+        };
+        let idempotency =
+            idempotency.map(|key| Idempotency { key: Bytes::copy_from_slice(&[key]), method: b'P', digest: 1 });
+        let body = vec![Command { lane: None, idempotency, operation }.to_bytes()].to_bytes();
+        let clock = EntryClock { stamp: Version(0), advance_micros: 100 };
+        Entry { kind: EntryKind::Commands, clock, body }
+    }
+}
+
+proptest! {
+    #[test]
+    fn pieces_and_their_clocks_change_nothing(steps in proptest::collection::vec(step(), 1..80), offset in -900i64..900) {
+        let whole = || range(0x80, 0x80);
+        let pieces = vec![
+            (range(0x80, 0xb0), 4, offset),
+            (range(0xb0, 0xf0), 2, 0),
+            (range(0xf0, 0x20), 4, -offset),
+            (range(0x20, 0x80), 4, offset),
+        ];
+        let mut plain = replica(&MapStore::new(), 1, whole(), vec![(whole(), 1, 0)]);
+        let mut pieced = replica(&MapStore::new(), 1, whole(), pieces);
+        plain.limits.max_idempotency_records = 4;
+        pieced.limits.max_idempotency_records = 4;
+        for step in steps {
+            let entry = step.entry(&mut plain);
+            prop_assert_eq!(&step.entry(&mut pieced), &entry);
+            if matches!(step, Step::Reopen) {
+                let limits = plain.limits.clone();
+                pieced = Machine::open(pieced.store.clone(), GroupId(1)).unwrap().unwrap().with_limits(limits);
+            }
+            let slot = plain.state.applied.next();
+            let expected = plain.apply(&[(slot, entry.clone())]).unwrap();
+            let applied = pieced.apply(&[(slot, entry)]).unwrap();
+            prop_assert_eq!(applied.outcomes, expected.outcomes);
+            prop_assert_eq!(pieced.fingerprint(), plain.fingerprint());
+            for index in 0..12 {
+                let found = |machine: &Machine<MapStore>| kv::read(&machine.store, &machine.tablets, &key(index)).unwrap();
+                prop_assert_eq!(found(&pieced), found(&plain));
+            }
+            prop_assert_eq!(pieced.full_fingerprint().unwrap(), plain.full_fingerprint().unwrap());
+        }
+        prop_assert_eq!(chunk_bytes(&pieced), chunk_bytes(&plain));
+        plain.find_next_expiry().unwrap();
+        pieced.find_next_expiry().unwrap();
+        prop_assert_eq!(pieced.next_expiry(), plain.next_expiry());
+    }
+}
+
+/// A whole snapshot, as it is sent.
+fn chunk_bytes(machine: &Machine<MapStore>) -> Vec<Bytes> {
+    let mut source = machine.snapshot();
+    let mut chunks: Vec<crate::group::Chunk> = Vec::new();
+    while chunks.last().is_none_or(|chunk| !chunk.done) {
+        let cursor = chunks.last().map(|chunk| chunk.after.clone());
+        chunks.push(source.chunk(cursor.as_ref(), 200).unwrap().unwrap());
+    }
+    chunks.iter().map(Encode::to_bytes).collect()
+}
+
+#[test]
+fn other_tablets_are_taken_with_nothing_remembered_of_the_old() {
+    let store = MapStore::new();
+    let whole = || range(0x80, 0x80);
+    let mut full = replica(&store, 1, whole(), vec![(whole(), 3, 0)]);
+    let mut empty = replica(&store, 2, whole(), vec![(whole(), 4, 0)]);
+    fill(&mut full, 30);
+    let read = |machine: &Machine<MapStore>| kv::read(&store, machine.tablets(), &key(7)).unwrap();
+    assert_eq!((read(&empty), empty.next_expiry()), (None, None));
+    empty.set_tablets(full.tablets().clone().shifted(50)).unwrap();
+    let moved = |time: LogTime| LogTime(time.0 + 50);
+    assert_eq!(read(&empty).unwrap().modified, moved(read(&full).unwrap().modified));
+    assert_eq!(empty.next_expiry(), full.next_expiry().map(moved));
+}
