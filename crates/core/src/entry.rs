@@ -63,10 +63,17 @@ impl EntryKind {
     /// nothing is proposed past it until it is decided.
     #[must_use]
     pub const fn is_structural(self) -> bool {
+        self.changes_members() || self.moves_positions()
+    }
+
+    /// Whether the entry changes which positions a machine of this node answers for, perhaps together with another one.
+    #[must_use]
+    pub const fn moves_positions(self) -> bool {
         match self {
-            Self::Configuration | Self::Split | Self::Prepare | Self::Decide | Self::Resolve => true,
+            Self::Split | Self::Prepare | Self::Decide | Self::Resolve => true,
             Self::Noop
             | Self::Commands
+            | Self::Configuration
             | Self::Expire
             | Self::FeatureLevel
             | Self::Links
@@ -79,12 +86,6 @@ impl EntryKind {
     #[must_use]
     pub const fn uses_reserve(self) -> bool {
         !matches!(self, Self::Commands)
-    }
-
-    /// Whether a machine applies the entry together with another one on the node.
-    #[must_use]
-    pub const fn concerns_others(self) -> bool {
-        matches!(self, Self::Split | Self::Decide | Self::Resolve)
     }
 }
 

@@ -788,8 +788,10 @@ impl Node {
                 if !matches!(message, Message::Accept { .. }) || !self.may_host(to) {
                     return;
                 }
-                effects.writes.push(Write::Create { replica: to, after: Slot(0) });
-                let replica = Replica::blank(to, Slot(0), &mut self.context(now, effects));
+                // What begins a group is slot 1, which no log holds.
+                let after = Slot(u64::from(to.incarnation == Incarnation(1)));
+                effects.writes.push(Write::Create { replica: to, after });
+                let replica = Replica::blank(to, after, &mut self.context(now, effects));
                 self.replicas.insert(to.group, replica);
             }
         }

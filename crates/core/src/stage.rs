@@ -280,7 +280,7 @@ impl<S: Store> Stage<S> {
             while queue.entries.front().is_some_and(|(slot, _)| *slot <= applied) {
                 queue.entries.pop_front();
             }
-            let alone = queue.entries.iter().take_while(|(_, entry)| !entry.kind.concerns_others()).count();
+            let alone = queue.entries.iter().take_while(|(_, entry)| !entry.kind.moves_positions()).count();
             if alone > 0 {
                 let run = &queue.entries.make_contiguous()[..alone];
                 let result = machine.apply(run)?;
@@ -334,6 +334,7 @@ impl<S: Store> Stage<S> {
                     loser = self.machines.remove(&group);
                 }
             }
+            EntryKind::Prepare => {}
             _ => {
                 let gainer = state.pending.as_ref().map(|pending| pending.operation().coordinator);
                 beside.gainer = gainer.and_then(|gainer| self.state(gainer)).map(|state| state.applied);

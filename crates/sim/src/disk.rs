@@ -4,11 +4,11 @@
 //! prefix; what was not yet handed to the device is lost. The data store keeps a prefix of its own.
 
 use bytes::Bytes;
-use scatter_core::durable::{HardState, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Write};
+use scatter_core::durable::{Tombstone, HardState, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Write};
 use scatter_core::entry::Entry;
 use scatter_core::store::map::{MapBatch, MapStore};
 use scatter_core::store::{Batch, Read, Store, Visit};
-use scatter_core::types::{Ballot, GroupId, Incarnation, NodeId, ReplicaName, Slot, WriteId};
+use scatter_core::types::{Ballot, GroupId, NodeId, ReplicaName, Slot, WriteId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// One replica's log.

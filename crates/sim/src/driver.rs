@@ -498,9 +498,7 @@ impl World {
         for Answered { request, group, slot, outcome } in done.outcomes {
             self.written(host, group, slot, request, outcome)?;
         }
-        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
         if done.moved.is_empty() {
-            process.publish();
             return done.inputs.into_iter().try_for_each(|input| self.input(host, input));
         }
         self.queue_work(host, Work::Publish(done.moved, done.inputs));

@@ -12,6 +12,7 @@ pub mod nemesis;
 pub mod network;
 pub mod plan;
 pub mod random;
+pub mod ring;
 pub mod run;
 pub mod service;
 pub mod trace;

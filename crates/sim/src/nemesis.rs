@@ -167,6 +167,11 @@ impl World {
         self.befall(fault)
     }
 
+    /// Chance for faults.
+    pub(crate) fn nemesis_random(&mut self) -> &mut Random {
+        &mut self.nemesis.random
+    }
+
     fn any_host(&mut self) -> usize {
         let hosts = self.hosts.len();
         // Leaders are the more interesting victims.
@@ -181,7 +186,7 @@ impl World {
         self.groups().iter().any(|group| self.leads(host, *group))
     }
 
-    fn leads(&self, host: usize, group: GroupId) -> bool {
+    pub(crate) fn leads(&self, host: usize, group: GroupId) -> bool {
         let now = self.hosts[host].clock.now(self.now);
         self.hosts[host].process.as_ref().is_some_and(|process| {
             process.node.status(now).iter().any(|status| status.replica.group == group && status.role == "leader")
@@ -247,6 +252,9 @@ impl World {
             Fault::Members => return self.order_members(),
             Fault::RemoveAndAdd => return self.order_removal(),
             Fault::HandOver => return self.order_hand_over(),
+            Fault::Split => return self.order_split(),
+            Fault::Merge => return self.order_takeover(true),
+            Fault::Repartition => return self.order_takeover(false),
             Fault::SwapAddresses => {
                 let (a, b) = (self.any_host(), self.any_host());
                 // Before everybody belongs to the cluster that would be another list of founders.

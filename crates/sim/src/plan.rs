@@ -55,6 +55,8 @@ profiles! {
     Snapshots => "snapshots",
     /// Disks are slow, hang, fail, fill up, are wiped, rolled back and cloned.
     Disks => "disks",
+    /// Groups split, merge and shift their boundaries, while members come and go.
+    Ring => "ring",
     /// The first group is born among faults.
     Birth => "birth",
     /// All of it.
@@ -123,6 +125,12 @@ pub enum Fault {
     RemoveAndAdd,
     /// The leader hands over.
     HandOver,
+    /// A group splits.
+    Split,
+    /// A group takes over all that a neighbour has.
+    Merge,
+    /// A group takes over part of what a neighbour has.
+    Repartition,
     /// Two hosts swap their addresses for a while.
     SwapAddresses,
     /// A leader is left with a bare majority for longer than its leases; then one of that majority restarts, or has a fast
@@ -207,6 +215,7 @@ impl Plan {
         let founders = if random.permille(250) { 5 } else { 3 };
         let spare = match profile {
             Profile::Membership | Profile::Everything | Profile::Disks => random.between(1, 2) as usize,
+            Profile::Ring => random.between(1, 3) as usize,
             _ => random.below(2) as usize,
         };
         let groups = if birth || random.permille(600) { 1 } else { random.between(2, 3) as usize };
@@ -226,7 +235,7 @@ impl Plan {
             founders,
             birth,
             groups,
-            keys: random.between(1, 5) as u32 + groups as u32,
+            keys: random.between(1, 5) as u32 + groups as u32 + if profile == Profile::Ring { 4 } else { 0 },
             sessions: random.between(2, 4) as usize,
             lanes: random.between(1, 3) as usize,
             think: random.spread(20 * MILLISECOND, 500 * MILLISECOND),
@@ -338,6 +347,10 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
         Profile::Disks => {
             vec![SlowDisk, HangDisk, FailSync, FullDisk, Crash, CrashMany, Rollback, Wipe, Isolate, StallApply]
         }
+        Profile::Ring => vec![
+            Split, Split, Split, Merge, Merge, Merge, Repartition, Repartition, Repartition, Crash, Crash, CrashMany, Isolate,
+            Halves, Pause, StallApply, Members, Members, HandOver, Wipe, BadNetwork, SlowDisk,
+        ],
         Profile::Birth => vec![Crash, Crash, Isolate, OneWay, Halves, FailSync, Pause, SwapAddresses, Spoil],
         Profile::Everything => vec![
             Halves,
@@ -366,6 +379,12 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
             Members,
             RemoveAndAdd,
             HandOver,
+            Split,
+            Split,
+            Merge,
+            Merge,
+            Repartition,
+            Repartition,
             SwapAddresses,
             Usurp,
             Strand,
