@@ -23,10 +23,12 @@ pub enum EntryKind {
     FeatureLevel,
     /// A change of links to ring neighbours ([`crate::group::Links`]).
     Links,
+    /// Counters that were estimates come right ([`crate::group::Correction`]).
+    Correct,
 }
 
 codec_enum!(EntryKind {
-    0 => Noop, 1 => Commands, 2 => Configuration, 3 => Expire, 4 => FeatureLevel, 5 => Links,
+    0 => Noop, 1 => Commands, 2 => Configuration, 3 => Expire, 4 => FeatureLevel, 5 => Links, 12 => Correct,
 });
 
 impl EntryKind {
@@ -36,7 +38,7 @@ impl EntryKind {
     pub const fn is_structural(self) -> bool {
         match self {
             Self::Configuration => true,
-            Self::Noop | Self::Commands | Self::Expire | Self::FeatureLevel | Self::Links => false,
+            Self::Noop | Self::Commands | Self::Expire | Self::FeatureLevel | Self::Links | Self::Correct => false,
         }
     }
 }

@@ -8,7 +8,8 @@ use crate::command::{Found, Outcome};
 use crate::effects::{Apply, MachineOrder};
 use crate::group::read_word::ReadWord;
 use crate::group::{
-    Chunk, GroupState, Limits, Machine, SnapshotError, SnapshotSink, SnapshotSource, TabletMap, highest_tablet,
+    Chunk, Counting, GroupState, Limits, Machine, SnapshotError, SnapshotSink, SnapshotSource, TabletMap,
+    highest_tablet,
 };
 use crate::input::{Input, MachineReport};
 use crate::planted::{self, Bug};
@@ -23,6 +24,14 @@ use std::time::Duration;
 
 /// Snapshots pinned at once for others; a further one takes the place of the one longest unused.
 const MAX_SOURCES: usize = 4;
+
+/// Views pinned at once to count what a group holds; further groups wait.
+const MAX_COUNTS: usize = 4;
+
+/// What one slice of counting may look at, so that applying does not wait for long.
+const COUNT_RECORDS: usize = 1_000;
+/// See [`COUNT_RECORDS`].
+const COUNT_BYTES: usize = 1 << 20;
 
 /// Due keys listed at once.
 const MAX_EXPIRED: usize = 1_000;
@@ -46,6 +55,12 @@ struct Source<S: Store> {
     source: SnapshotSource<S::View>,
 }
 
+struct Count<S: Store> {
+    number: u64,
+    used: Instant,
+    counting: Counting<S::View>,
+}
+
 /// All machines of one node, over one store.
 pub struct Stage<S: Store> {
     store: S,
@@ -54,6 +69,7 @@ pub struct Stage<S: Store> {
     words: BTreeMap<GroupId, Arc<ReadWord>>,
     sources: BTreeMap<u64, Source<S>>,
     sinks: BTreeMap<GroupId, SnapshotSink<S>>,
+    counts: BTreeMap<GroupId, Count<S>>,
     next_source: u64,
     next_tablet: TabletId,
     patience: Duration,
@@ -83,6 +99,7 @@ impl<S: Store> Stage<S> {
             words: BTreeMap::new(),
             sources: BTreeMap::new(),
             sinks,
+            counts: BTreeMap::new(),
             next_source: (nonce << 16).max(1),
             next_tablet,
             patience,
@@ -166,6 +183,7 @@ impl<S: Store> Stage<S> {
 
     /// Carries out an order. After an error it may be handed in again.
     pub fn order(&mut self, order: &MachineOrder, now: Instant) -> Result<Done, StoreError> {
+        self.let_go(now);
         match order {
             MachineOrder::Create { replica, state } => self.create(*replica, state),
             MachineOrder::Expired { group, due } => {
@@ -175,6 +193,7 @@ impl<S: Store> Stage<S> {
                 };
                 Ok(Done::one(Input::Expired { group: *group, body: expired.to_bytes() }))
             }
+            MachineOrder::Count { group, count } => self.count(*group, *count, now),
             MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } => {
                 self.read_snapshot(*group, *to, *snapshot, cursor.as_ref(), *bytes, now)
             }
@@ -195,6 +214,7 @@ impl<S: Store> Stage<S> {
                         word.begin_move();
                     }
                     self.sources.retain(|_, source| source.group != replica.group);
+                    self.counts.remove(&replica.group);
                     if let Some(machine) = self.machines.remove(&replica.group) {
                         machine.destroy()?;
                     }
@@ -234,8 +254,6 @@ impl<S: Store> Stage<S> {
         bytes: usize,
         now: Instant,
     ) -> Result<Done, StoreError> {
-        let patience = self.patience;
-        self.sources.retain(|_, source| now.since(source.used) <= patience);
         let number = if snapshot == 0 { self.pin(group, now) } else { snapshot };
         let mut piece = (0, Slot(0), Bytes::new());
         if let Some(source) = self.sources.get_mut(&number).filter(|source| source.group == group) {
@@ -250,6 +268,45 @@ impl<S: Store> Stage<S> {
         }
         let (snapshot, slot, chunk) = piece;
         Ok(Done::one(Input::SnapshotRead { group, to, snapshot, slot, chunk }))
+    }
+
+    /// Lets views go that nobody has asked for in a while: they keep what was overwritten since.
+    fn let_go(&mut self, now: Instant) {
+        let patience = self.patience;
+        self.sources.retain(|_, source| now.since(source.used) <= patience);
+        self.counts.retain(|_, count| now.since(count.used) <= patience);
+    }
+
+    fn count(&mut self, group: GroupId, number: u64, now: Instant) -> Result<Done, StoreError> {
+        let gone = Done::one(Input::Counted { group, count: 0, correction: None });
+        let Some(machine) = self.machines.get(&group).filter(|machine| !machine.state().counted) else {
+            self.counts.remove(&group);
+            return Ok(gone);
+        };
+        if number == 0 {
+            self.counts.remove(&group);
+            if self.counts.len() >= MAX_COUNTS {
+                return Ok(gone);
+            }
+            let count = Count { number: self.next_source, used: now, counting: machine.counting() };
+            self.next_source += 1;
+            self.counts.insert(group, count);
+        }
+        let Some(count) = self.counts.get_mut(&group).filter(|count| number == 0 || count.number == number) else {
+            return Ok(gone);
+        };
+        if count.counting.range_version() != machine.state().range_version {
+            self.counts.remove(&group);
+            return Ok(gone);
+        }
+        count.used = now;
+        let correction = count.counting.advance(COUNT_RECORDS, COUNT_BYTES)?;
+        let count = count.number;
+        if correction.is_some() {
+            self.counts.remove(&group);
+        }
+        let correction = correction.map(|correction| correction.to_bytes());
+        Ok(Done::one(Input::Counted { group, count, correction }))
     }
 
     fn pin(&mut self, group: GroupId, now: Instant) -> u64 {
@@ -323,5 +380,6 @@ fn report<S: Store>(machine: &Machine<S>) -> MachineReport {
         log_time: state.log_time,
         next_expiry: machine.next_expiry(),
         feature_level: state.feature_level,
+        counted: state.counted,
     }
 }

@@ -617,6 +617,7 @@ fn kind_of(input: &Input) -> u64 {
         Input::HandOver { .. } => 15,
         Input::Answered { .. } => 16,
         Input::RolledBack { .. } => 17,
+        Input::Counted { .. } => 18,
     }
 }
 

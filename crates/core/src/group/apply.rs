@@ -89,6 +89,7 @@ impl<S: Store> Applying<'_, S> {
             EntryKind::Expire => self.expire(entry.body.clone())?,
             EntryKind::FeatureLevel => self.raise_feature_level(entry.body.clone()),
             EntryKind::Links => self.relink(entry.body.clone()),
+            EntryKind::Correct => self.correct(entry.body.clone()),
         }
         self.state.applied = slot;
         self.absorb(entry, &outcomes);
@@ -195,7 +196,7 @@ impl<S: Store> Applying<'_, S> {
     }
 
     /// Before the first structural change of a batch: the frame will be written again, or all be undone.
-    fn keep_before(&mut self) {
+    pub(super) fn keep_before(&mut self) {
         if self.before.is_none() {
             self.before = Some(self.state.clone());
         }

@@ -1,6 +1,7 @@
 //! A group: the replicated state machine that owns one arc of the ring.
 
 mod apply;
+pub mod count;
 mod expiry;
 mod idempotency;
 pub mod kv;
@@ -13,6 +14,7 @@ pub mod snapshot;
 pub mod state;
 pub mod tablets;
 
+pub use count::{Correction, Counting};
 pub use kv::read;
 pub use machine::{Applied, Limits, Machine};
 pub use snapshot::{Chunk, SnapshotError, SnapshotHeader, SnapshotId, SnapshotSink, SnapshotSource, highest_tablet};

@@ -228,6 +228,8 @@ pub struct GroupState {
     pub keys: u64,
     /// How many bytes its user keys and values take.
     pub bytes: u64,
+    /// Whether `keys` and `bytes` are exact; after a change of the range they are estimates until somebody has counted.
+    pub counted: bool,
 }
 
 codec_struct!(GroupState {
@@ -247,6 +249,7 @@ codec_struct!(GroupState {
     feature_level,
     keys,
     bytes,
+    counted,
 });
 
 impl GroupState {
@@ -278,6 +281,7 @@ impl GroupState {
             feature_level: FeatureLevel(1),
             keys: 0,
             bytes: 0,
+            counted: true,
         }
     }
 
