@@ -94,6 +94,13 @@ pub enum MachineOrder {
         /// The leader's estimate of log time.
         due: LogTime,
     },
+    /// Count a slice of what the group holds; answer `Counted`.
+    Count {
+        /// The group.
+        group: GroupId,
+        /// What is being counted; zero to pin the state as it is and begin.
+        count: u64,
+    },
     /// Read a piece of a snapshot; answer `SnapshotRead`.
     ReadSnapshot {
         /// The group.
@@ -134,7 +141,7 @@ impl MachineOrder {
             Self::Create { replica, .. } | Self::StoreSnapshot { replica, .. } | Self::Destroy { replica } => {
                 replica.group
             }
-            Self::Expired { group, .. } | Self::ReadSnapshot { group, .. } => *group,
+            Self::Expired { group, .. } | Self::Count { group, .. } | Self::ReadSnapshot { group, .. } => *group,
         }
     }
 }

@@ -35,6 +35,8 @@ pub enum EntryKind {
     Resolve,
     /// What the group owed for an operation is done ([`crate::ops::OperationId`]).
     Settle,
+    /// Counters that were estimates come right ([`crate::group::Correction`]).
+    Correct,
 }
 
 codec_enum!(EntryKind {
@@ -50,6 +52,7 @@ codec_enum!(EntryKind {
     9 => Decide,
     10 => Resolve,
     11 => Settle,
+    12 => Correct,
 });
 
 impl EntryKind {
@@ -78,7 +81,8 @@ impl EntryKind {
             | Self::FeatureLevel
             | Self::Links
             | Self::Begin
-            | Self::Settle => false,
+            | Self::Settle
+            | Self::Correct => false,
         }
     }
 

@@ -26,6 +26,8 @@ pub struct MachineReport {
     /// The group state as of its last structural change: range, links, lock, obligations. Its numbers that move with every
     /// entry are outdated.
     pub state: Arc<GroupState>,
+    /// Whether its counters are exact.
+    pub counted: bool,
 }
 
 /// One thing that happened. None of them is trusted: stale, repeated and hostile ones are ignored or refused.
@@ -118,6 +120,15 @@ pub enum Input {
         group: GroupId,
         /// An encoded list of [`crate::group::Expiry`]; empty if nothing is due.
         body: Bytes,
+    },
+    /// The machine's answer to an order to count: a slice is done.
+    Counted {
+        /// The group.
+        group: GroupId,
+        /// Names what is being counted, for the next order; zero if it is no more, and counting begins anew.
+        count: u64,
+        /// After the last slice: an encoded [`crate::group::Correction`].
+        correction: Option<Bytes>,
     },
     /// The machine's answer to an order to read a piece of a snapshot.
     SnapshotRead {

@@ -474,6 +474,9 @@ impl Node {
             Input::Expired { group, body } => {
                 self.with(now, group, effects, |replica, _| replica.on_expired(body));
             }
+            Input::Counted { group, count, correction } => {
+                self.with(now, group, effects, |replica, cx| replica.on_counted(count, correction, cx));
+            }
             Input::SnapshotRead { group, to, snapshot, slot, chunk } => {
                 self.with(now, group, effects, |replica, cx| replica.on_snapshot_read(to, snapshot, slot, chunk, cx));
             }
@@ -861,6 +864,7 @@ fn from_outside(input: &Input) -> bool {
         | Input::Born { .. }
         | Input::Merged { .. }
         | Input::Expired { .. }
+        | Input::Counted { .. }
         | Input::SnapshotRead { .. }
         | Input::SnapshotStored { .. }
         | Input::LogRead { .. } => false,

@@ -14,8 +14,8 @@ use crate::effects::{Apply, MachineOrder};
 use crate::entry::{Entry, EntryKind};
 use crate::group::read_word::ReadWord;
 use crate::group::{
-    Beside, Chunk, GroupState, Limits, Machine, SnapshotError, SnapshotSink, SnapshotSource, TabletMap, forget_merged,
-    highest_tablet, merged_replicas,
+    Beside, Chunk, Counting, GroupState, Limits, Machine, SnapshotError, SnapshotSink, SnapshotSource, TabletMap,
+    forget_merged, highest_tablet, merged_replicas,
 };
 use crate::input::{Input, MachineReport};
 use crate::node::Machines;
@@ -32,6 +32,14 @@ use std::time::Duration;
 
 /// Snapshots pinned at once for others; a further one takes the place of the one longest unused.
 const MAX_SOURCES: usize = 4;
+
+/// Views pinned at once to count what a group holds; further groups wait.
+const MAX_COUNTS: usize = 4;
+
+/// What one slice of counting may look at, so that applying does not wait for long.
+const COUNT_RECORDS: usize = 1_000;
+/// See [`COUNT_RECORDS`].
+const COUNT_BYTES: usize = 1 << 20;
 
 /// Due keys listed at once.
 const MAX_EXPIRED: usize = 1_000;
@@ -91,6 +99,12 @@ struct Queue {
     stalled: Option<Slot>,
 }
 
+struct Count<S: Store> {
+    number: u64,
+    used: Instant,
+    counting: Counting<S::View>,
+}
+
 /// All machines of one node, over one store.
 pub struct Stage<S: Store> {
     store: S,
@@ -104,6 +118,7 @@ pub struct Stage<S: Store> {
     merged: Vec<(ReplicaName, Merger)>,
     sources: BTreeMap<u64, Source<S>>,
     sinks: BTreeMap<GroupId, SnapshotSink<S>>,
+    counts: BTreeMap<GroupId, Count<S>>,
     next_source: u64,
     next_tablet: TabletId,
     patience: Duration,
@@ -136,6 +151,7 @@ impl<S: Store> Stage<S> {
             unfinished: Done::default(),
             sources: BTreeMap::new(),
             sinks,
+            counts: BTreeMap::new(),
             next_source: (nonce << 16).max(1),
             next_tablet,
             patience,
@@ -409,6 +425,7 @@ impl<S: Store> Stage<S> {
         self.machines.remove(&group);
         self.queues.remove(&group);
         self.sources.retain(|_, source| source.group != group);
+        self.counts.remove(&group);
     }
 
     /// A group whose state came by a snapshot may have taken over groups that still have machines here.
@@ -436,6 +453,7 @@ impl<S: Store> Stage<S> {
 
     /// Carries out an order. After an error it may be handed in again.
     pub fn order(&mut self, order: &MachineOrder, now: Instant) -> Result<Done, StoreError> {
+        self.let_go(now);
         match order {
             MachineOrder::Create { replica, state } => self.create(*replica, state),
             MachineOrder::Expired { group, due } => {
@@ -445,6 +463,7 @@ impl<S: Store> Stage<S> {
                 };
                 Ok(Done::one(Input::Expired { group: *group, body: expired.to_bytes() }))
             }
+            MachineOrder::Count { group, count } => self.count(*group, *count, now),
             MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } => {
                 self.read_snapshot(*group, *to, *snapshot, cursor.as_ref(), *bytes, now)
             }
@@ -501,8 +520,6 @@ impl<S: Store> Stage<S> {
         bytes: usize,
         now: Instant,
     ) -> Result<Done, StoreError> {
-        let patience = self.patience;
-        self.sources.retain(|_, source| now.since(source.used) <= patience);
         let number = if snapshot == 0 { self.pin(group, now) } else { snapshot };
         let mut piece = (0, Slot(0), Bytes::new());
         if let Some(source) = self.sources.get_mut(&number).filter(|source| source.group == group) {
@@ -517,6 +534,45 @@ impl<S: Store> Stage<S> {
         }
         let (snapshot, slot, chunk) = piece;
         Ok(Done::one(Input::SnapshotRead { group, to, snapshot, slot, chunk }))
+    }
+
+    /// Lets views go that nobody has asked for in a while: they keep what was overwritten since.
+    fn let_go(&mut self, now: Instant) {
+        let patience = self.patience;
+        self.sources.retain(|_, source| now.since(source.used) <= patience);
+        self.counts.retain(|_, count| now.since(count.used) <= patience);
+    }
+
+    fn count(&mut self, group: GroupId, number: u64, now: Instant) -> Result<Done, StoreError> {
+        let gone = Done::one(Input::Counted { group, count: 0, correction: None });
+        let Some(machine) = self.machines.get(&group).filter(|machine| !machine.state().counted) else {
+            self.counts.remove(&group);
+            return Ok(gone);
+        };
+        if number == 0 {
+            self.counts.remove(&group);
+            if self.counts.len() >= MAX_COUNTS {
+                return Ok(gone);
+            }
+            let count = Count { number: self.next_source, used: now, counting: machine.counting() };
+            self.next_source += 1;
+            self.counts.insert(group, count);
+        }
+        let Some(count) = self.counts.get_mut(&group).filter(|count| number == 0 || count.number == number) else {
+            return Ok(gone);
+        };
+        if count.counting.range_version() != machine.state().range_version {
+            self.counts.remove(&group);
+            return Ok(gone);
+        }
+        count.used = now;
+        let correction = count.counting.advance(COUNT_RECORDS, COUNT_BYTES)?;
+        let count = count.number;
+        if correction.is_some() {
+            self.counts.remove(&group);
+        }
+        let correction = correction.map(|correction| correction.to_bytes());
+        Ok(Done::one(Input::Counted { group, count, correction }))
     }
 
     fn pin(&mut self, group: GroupId, now: Instant) -> u64 {
@@ -615,5 +671,6 @@ fn report<S: Store>(machine: &Machine<S>) -> MachineReport {
         next_expiry: machine.next_expiry(),
         feature_level: state.feature_level,
         state: machine.shape().clone(),
+        counted: state.counted,
     }
 }

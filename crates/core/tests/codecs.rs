@@ -58,6 +58,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         Just(EntryKind::Expire),
         Just(EntryKind::FeatureLevel),
         Just(EntryKind::Links),
+        Just(EntryKind::Correct),
     ];
     (kind, any::<(u64, u64)>(), bytes()).prop_map(|(kind, (stamp, advance_micros), body)| Entry {
         kind,

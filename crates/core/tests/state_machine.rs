@@ -259,7 +259,8 @@ impl Model {
         self.log_time += entry.clock.advance_micros;
         self.clock = entry.clock.stamp.0;
         match entry.kind {
-            EntryKind::Noop => {}
+            // Counters that are exact are not corrected.
+            EntryKind::Noop | EntryKind::Correct => {}
             EntryKind::Commands => match Vec::<Bytes>::from_all(entry.body.clone()) {
                 Ok(commands) => return commands.into_iter().map(|command| self.command(command)).collect(),
                 Err(_) => return vec![Outcome::Malformed],

@@ -184,7 +184,7 @@ impl Worker {
         let done = self.until_done(|stage| stage.apply(apply));
         let Some(state) = self.stage.state(group) else { return };
         let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
-        let (keys, bytes, stamp) = (state.keys, state.bytes, state.stamp);
+        let (keys, bytes, stamp) = (state.shown_keys(), state.shown_bytes(), state.stamp);
         let lanes = self.lanes(group);
         for ((_, outcome), waiter) in done.outcomes.into_iter().zip(waiters) {
             let body = match outcome {
@@ -247,8 +247,8 @@ impl Worker {
         for group in groups {
             let (Some(state), Some(tablets)) = (self.stage.state(group), self.stage.tablets(group)) else { continue };
             let figures = self.figures.entry(group).or_default().clone();
-            figures.keys.store(state.keys, Ordering::Relaxed);
-            figures.bytes.store(state.bytes, Ordering::Relaxed);
+            figures.keys.store(state.shown_keys(), Ordering::Relaxed);
+            figures.bytes.store(state.shown_bytes(), Ordering::Relaxed);
             figures.stamp.store(state.stamp.0, Ordering::Relaxed);
             figures.lanes.store(self.lanes(group), Ordering::Relaxed);
             table.push(Arc::new(Served {

@@ -634,6 +634,7 @@ fn kind_of(input: &Input) -> u64 {
         Input::Born { .. } => 19,
         Input::Merged { .. } => 20,
         Input::Reshape { .. } => 21,
+        Input::Counted { .. } => 22,
     }
 }
 

@@ -99,6 +99,7 @@ impl<S: Store> Applying<'_, S> {
             | EntryKind::Decide
             | EntryKind::Resolve
             | EntryKind::Settle => self.operate_group(slot, entry),
+            EntryKind::Correct => self.correct(entry.body.clone()),
         }
         self.state.applied = slot;
         self.absorb(entry, &outcomes);
@@ -243,12 +244,13 @@ impl<S: Store> Applying<'_, S> {
             | EntryKind::Configuration
             | EntryKind::Expire
             | EntryKind::FeatureLevel
-            | EntryKind::Links => {}
+            | EntryKind::Links
+            | EntryKind::Correct => {}
         }
     }
 
     /// Before the first structural change of a batch: the frame will be written again, or all be undone.
-    fn keep_before(&mut self) {
+    pub(super) fn keep_before(&mut self) {
         if self.before.is_none() {
             self.before = Some(self.state.clone());
         }

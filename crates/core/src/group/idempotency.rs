@@ -9,6 +9,7 @@
 //! [`Limits::max_idempotency_records`]: super::Limits::max_idempotency_records
 
 use super::apply::Applying;
+use super::count::shown;
 use super::layout::{self, SPACE_PREFIX, Space, damaged, undecodable, unversioned, versioned};
 use super::tablets::{LATEST_DEADLINE, Place, shifted};
 use crate::codec::Decode;
@@ -24,6 +25,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Version byte of a record.
 const FORMAT: u8 = 1;
+
+/// The most records dropped for one that is new: when groups became one there may be many too many, and no single command
+/// is to wait for all of them.
+const MAX_DROPPED: usize = 16;
 
 /// What is remembered of one idempotency key.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -148,8 +153,10 @@ impl<S: Store> Applying<'_, S> {
         }
         let outcome = self.operate(&command.operation, version)?;
         self.remember(at, idempotency, version, &outcome);
-        while *self.idempotency_records > self.limits.max_idempotency_records {
-            self.drop_oldest()?;
+        for _ in 0..MAX_DROPPED {
+            if shown(*self.idempotency_records) <= self.limits.max_idempotency_records || !self.drop_oldest()? {
+                break;
+            }
         }
         Ok(outcome)
     }
@@ -198,7 +205,7 @@ impl<S: Store> Applying<'_, S> {
         let record = Record { version, deadline: stored, digest: idempotency.digest, outcome: outcome.clone() };
         self.batch.put(&located.at, &versioned(FORMAT, &record));
         self.batch.put(&located.index_key(deadline, version), &[]);
-        *self.idempotency_records += 1;
+        *self.idempotency_records = self.idempotency_records.wrapping_add(1);
         self.earliest = self.earliest.into_iter().chain([deadline]).min();
         self.scratch.idempotency.made.insert(located.age(deadline, version), located.place);
         self.scratch.idempotency.records.insert(located.at, Some(Record { deadline, ..record }));
@@ -207,24 +214,26 @@ impl<S: Store> Applying<'_, S> {
     fn forget(&mut self, located: Located, deadline: LogTime, version: Version) {
         self.batch.delete(&located.at);
         self.batch.delete(&located.index_key(deadline, version));
-        *self.idempotency_records -= 1;
+        *self.idempotency_records = self.idempotency_records.wrapping_sub(1);
         let age = located.age(deadline, version);
         self.scratch.idempotency.made.remove(&age);
         self.scratch.idempotency.removed.insert(age);
         self.scratch.idempotency.records.insert(located.at, None);
     }
 
-    /// Drops the record with the earliest deadline.
-    fn drop_oldest(&mut self) -> Result<(), StoreError> {
+    /// Drops the record with the earliest deadline. False if there is none, though the estimate says so.
+    fn drop_oldest(&mut self) -> Result<bool, StoreError> {
         let made = self.scratch.idempotency.made.first_key_value().map(|(age, place)| (age.clone(), *place));
         let oldest = self.oldest_stored()?.into_iter().chain(made).min_by(|(age, _), (other, _)| age.cmp(other));
-        let (Age { deadline, version, rest }, place) =
-            oldest.ok_or_else(|| damaged("fewer idempotency records than counted"))?;
+        let Some((Age { deadline, version, rest }, place)) = oldest else {
+            let estimate = !self.state.counted;
+            return if estimate { Ok(false) } else { Err(damaged("fewer idempotency records than counted")) };
+        };
         let at = layout::in_space(place.tablet, Space::Idempotency, &rest);
         self.forget(Located { at, place }, deadline, version);
         // Records are made in order of age, so the next search need not pass this one and those before it.
         *self.idempotency_front = (deadline, version);
-        Ok(())
+        Ok(true)
     }
 
     /// The oldest record that the store shows and this batch has not removed, and where it lies.

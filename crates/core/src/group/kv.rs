@@ -296,8 +296,8 @@ impl<S: Store> Applying<'_, S> {
         }
         self.earliest = self.earliest.into_iter().chain(deadline).min();
         let bytes = entry_bytes(key, value.len());
-        self.state.keys += 1;
-        self.state.bytes += bytes;
+        self.state.keys = self.state.keys.wrapping_add(1);
+        self.state.bytes = self.state.bytes.wrapping_add(bytes);
         self.scratch.recent.set(key.bytes(), Some(Current { version, deadline, bytes }));
     }
 
@@ -310,8 +310,8 @@ impl<S: Store> Applying<'_, S> {
 
     /// Takes what the located key was out of the counters and out of the index of deadlines.
     fn uncount(&mut self, before: Current) {
-        self.state.keys -= 1;
-        self.state.bytes -= before.bytes;
+        self.state.keys = self.state.keys.wrapping_sub(1);
+        self.state.bytes = self.state.bytes.wrapping_sub(before.bytes);
         if let Some(deadline) = before.deadline {
             let position = &self.scratch.key[SPACE_PREFIX..];
             let place = self.scratch.place;

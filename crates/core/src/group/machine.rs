@@ -291,7 +291,7 @@ impl<S: Store> Machine<S> {
         self.lanes.len()
     }
 
-    /// How many idempotency keys the group remembers.
+    /// How many idempotency keys the group remembers: like the counters of the state, an estimate until somebody has counted.
     pub fn idempotency_records(&self) -> u64 {
         self.idempotency_records
     }
@@ -602,7 +602,8 @@ impl Audit {
         if self.wanted != self.found {
             return Err(damaged("the indexes of deadlines do not fit the data"));
         }
-        if (self.keys, self.bytes, self.idempotency_records) != (state.keys, state.bytes, idempotency_records) {
+        let counters = (state.keys, state.bytes, idempotency_records);
+        if state.counted && (self.keys, self.bytes, self.idempotency_records) != counters {
             return Err(damaged("the counters do not fit the data"));
         }
         if self.earliest.is_some_and(|earliest| next.is_none_or(|next| next > earliest)) {

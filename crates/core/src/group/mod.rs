@@ -1,6 +1,7 @@
 //! A group: the replicated state machine that owns one arc of the ring.
 
 mod apply;
+pub mod count;
 mod expiry;
 mod idempotency;
 pub mod kv;
@@ -14,6 +15,7 @@ pub mod snapshot;
 pub mod state;
 pub mod tablets;
 
+pub use count::{Correction, Counting};
 pub use kv::read;
 pub use machine::{Applied, Limits, Machine};
 pub(crate) use machine::{forget_merged, merged_replicas};

@@ -427,8 +427,10 @@ impl<S: Store> SnapshotSink<S> {
         }
         let (name, tablet) = (*name, *tablet);
         let progress = &self.progress;
-        let expected = (header.lanes, header.state.keys, header.state.bytes, header.idempotency_records);
-        if (progress.lanes, progress.keys, progress.bytes, progress.idempotency_records) != expected && !torn {
+        let expected = (header.state.keys, header.state.bytes, header.idempotency_records);
+        // Estimates are taken over as they are: every replica must go on from the same.
+        let fits = !header.state.counted || (progress.keys, progress.bytes, progress.idempotency_records) == expected;
+        if (progress.lanes != header.lanes || !fits) && !torn {
             return Err(SnapshotError::Mismatch);
         }
         let mut batch = S::Batch::default();

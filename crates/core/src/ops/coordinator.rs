@@ -69,7 +69,8 @@ impl Replica {
             | EntryKind::Links
             | EntryKind::Decide
             | EntryKind::Resolve
-            | EntryKind::Settle => false,
+            | EntryKind::Settle
+            | EntryKind::Correct => false,
         };
         let queued = matches!(&self.role, Role::Leader(leader) if leader.own_kinds().any(locks));
         queued || self.log.above(self.applied).any(|(_, _, entry)| locks(entry.kind))

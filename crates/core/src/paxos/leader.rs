@@ -132,6 +132,19 @@ struct PendingRead {
     confirmed: bool,
 }
 
+/// How far it is to exact counters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Count {
+    /// Nothing is under way.
+    Idle,
+    /// The machine counts a slice.
+    Asked,
+    /// The correction waits for its place in the log.
+    Found,
+    /// It has one. What a change of the range made void is found anew once that is applied.
+    Proposed(Slot),
+}
+
 /// Leading in one ballot.
 #[derive(Debug)]
 pub(crate) struct Leader {
@@ -166,6 +179,7 @@ pub(crate) struct Leader {
     /// Log time at the beginning of this ballot; known once the barrier is applied.
     log_time_base: Option<u64>,
     expiry_asked: bool,
+    count: Count,
     pub(crate) change: Option<Change>,
     pub(crate) hand_over: Option<HandingOver>,
     level_proposed: bool,
@@ -204,6 +218,7 @@ impl Leader {
             advanced_micros: 0,
             log_time_base: None,
             expiry_asked: false,
+            count: Count::Idle,
             change: None,
             hand_over: None,
             level_proposed: false,
@@ -602,6 +617,9 @@ impl Replica {
         {
             leader.structural = Some(Structural { slot, adopted: false, members: false });
         }
+        if let (EntryKind::Correct, Role::Leader(leader)) = (kind, &mut self.role) {
+            leader.count = Count::Proposed(slot);
+        }
     }
 
     /// Sends a member what it lacks, or a heartbeat if one is due.
@@ -675,6 +693,7 @@ impl Replica {
             return;
         }
         self.propose_level(cx);
+        self.order_count(cx);
         let applied_all = self.applied == self.cursor.through;
         let next_expiry = self.report.as_ref().and_then(|report| report.next_expiry);
         let group = self.name.group;
@@ -696,6 +715,41 @@ impl Replica {
         // An encoded empty list is its length alone.
         if body.len() > COMMAND_OVERHEAD {
             leader.propose_own(EntryKind::Expire, body);
+        }
+    }
+
+    /// Has the machine count what the group holds, if its counters are estimates and nothing more important is under way.
+    fn order_count(&mut self, cx: &mut Context<'_>) {
+        let estimated = self.report.as_ref().is_some_and(|report| !report.counted);
+        let (group, applied) = (self.name.group, self.applied);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let locked = self.report.as_ref().is_some_and(|report| report.state.pending.is_some());
+        let busy = locked || leader.structural.is_some() || leader.change.is_some() || leader.hand_over.is_some();
+        let free = match leader.count {
+            Count::Idle => true,
+            Count::Proposed(slot) => slot <= applied,
+            Count::Asked | Count::Found => false,
+        };
+        if estimated && free && !busy && leader.barrier <= applied {
+            leader.count = Count::Asked;
+            cx.effects.orders.push(MachineOrder::Count { group, count: 0 });
+        }
+    }
+
+    /// The machine has counted a slice.
+    pub(crate) fn on_counted(&mut self, count: u64, correction: Option<Bytes>, cx: &mut Context<'_>) {
+        let group = self.name.group;
+        let Role::Leader(leader) = &mut self.role else { return };
+        if leader.count != Count::Asked {
+            return;
+        }
+        match correction {
+            Some(correction) => {
+                leader.count = Count::Found;
+                leader.propose_own(EntryKind::Correct, correction);
+            }
+            None if count == 0 => leader.count = Count::Idle,
+            None => cx.effects.orders.push(MachineOrder::Count { group, count }),
         }
     }
 

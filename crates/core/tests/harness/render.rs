@@ -71,6 +71,7 @@ pub(crate) fn entry(entry: &Entry) -> String {
             FeatureLevel::from_all(body).map_or("garbage".to_owned(), |it| format!("level {it}"))
         }
         EntryKind::Links => "links".to_owned(),
+        EntryKind::Correct => "correct".to_owned(),
     }
 }
 

@@ -192,7 +192,10 @@ impl NodeCounts {
                 let whole = done.inputs.iter().any(|input| matches!(input, Input::Installed { .. }));
                 installed.add(0, u64::from(whole));
             }
-            MachineOrder::Create { .. } | MachineOrder::Expired { .. } | MachineOrder::Destroy { .. } => {}
+            MachineOrder::Create { .. }
+            | MachineOrder::Expired { .. }
+            | MachineOrder::Count { .. }
+            | MachineOrder::Destroy { .. } => {}
         }
     }
 }

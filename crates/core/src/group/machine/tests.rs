@@ -3,7 +3,7 @@
 use super::*;
 use crate::command::{Command, Condition, Idempotency, Operation};
 use crate::entry::{EntryClock, EntryKind};
-use crate::group::{Expiry, Member, Piece, Role, SnapshotSink};
+use crate::group::{Correction, Expiry, Member, Piece, Role, SnapshotSink};
 use crate::ring::{Key, KeyRange, Position};
 use crate::store::map::MapStore;
 use crate::types::{ClusterId, ConfigurationVersion, Incarnation, NodeId};
@@ -226,4 +226,106 @@ fn other_tablets_are_taken_with_nothing_remembered_of_the_old() {
     let moved = |time: LogTime| LogTime(time.0 + 50);
     assert_eq!(read(&empty).unwrap().modified, moved(read(&full).unwrap().modified));
     assert_eq!(empty.next_expiry(), full.next_expiry().map(moved));
+}
+
+/// Makes a replica's counters estimates that are off by so much.
+fn misjudge(machine: &mut Machine<MapStore>, keys: i64, bytes: i64, records: i64) {
+    let state = &mut machine.state;
+    state.counted = false;
+    state.keys = state.keys.wrapping_add_signed(keys);
+    state.bytes = state.bytes.wrapping_add_signed(bytes);
+    machine.idempotency_records = machine.idempotency_records.wrapping_add_signed(records);
+    let mut batch = <MapStore as Store>::Batch::default();
+    let frame = Frame { name: machine.name, tablets: machine.tablets.clone(), state: machine.state.clone() };
+    put_records(&mut batch, &frame, &machine.mark());
+    machine.store.write(batch).unwrap();
+}
+
+fn correct(machine: &mut Machine<MapStore>, correction: &Correction) {
+    let entry = Entry { kind: EntryKind::Correct, clock: EntryClock::default(), body: correction.to_bytes() };
+    machine.apply(&[(machine.state().applied.next(), entry)]).unwrap();
+}
+
+proptest! {
+    #[test]
+    fn counting_corrects_estimates_while_the_group_goes_on(
+        before in proptest::collection::vec(step(), 0..40),
+        during in proptest::collection::vec(step(), 0..40),
+        slice in 1usize..5,
+        off in (-30i64..30, -300i64..300, -30i64..30),
+    ) {
+        let whole = || range(0x80, 0x80);
+        let pieces = vec![(range(0x80, 0x20), 4, 70), (range(0x20, 0x80), 2, 0)];
+        let mut machine = replica(&MapStore::new(), 1, whole(), pieces);
+        machine.limits.max_idempotency_records = 4;
+        let step_on = |machine: &mut Machine<MapStore>, step: &Step| {
+            let entry = step.entry(machine);
+            machine.apply(&[(machine.state.applied.next(), entry)]).unwrap();
+        };
+        before.iter().for_each(|step| step_on(&mut machine, step));
+        misjudge(&mut machine, off.0, off.1, off.2);
+        let mut counting = machine.counting();
+        let mut during = during.iter();
+        let correction = loop {
+            if let Some(step) = during.next() {
+                step_on(&mut machine, step);
+                machine.full_fingerprint().unwrap();
+            }
+            if let Some(correction) = counting.advance(slice, 1 << 20).unwrap() {
+                break correction;
+            }
+        };
+        during.for_each(|step| step_on(&mut machine, step));
+        // A snapshot carries the estimate on, and so the same correction is right for whoever took it.
+        let mut sink = SnapshotSink::begin(MapStore::new(), name(1), TabletId(1)).unwrap();
+        let mut source = machine.snapshot();
+        while !sink.is_done() {
+            sink.add(&source.chunk(sink.cursor(), 64).unwrap().unwrap()).unwrap();
+        }
+        let mut copy = sink.finish().unwrap();
+        for machine in [&mut machine, &mut copy] {
+            correct(machine, &correction);
+            prop_assert!(machine.state.counted);
+            // The audit compares the counters from here on; and what was corrected is durable.
+            machine.full_fingerprint().unwrap();
+            let again = Machine::open(machine.store.clone(), GroupId(1)).unwrap().unwrap();
+            prop_assert_eq!(again.state(), machine.state());
+        }
+        prop_assert_eq!(copy.full_fingerprint().unwrap(), machine.full_fingerprint().unwrap());
+    }
+}
+
+#[test]
+fn a_correction_is_taken_once_and_only_for_its_range() {
+    let whole = || range(0x80, 0x80);
+    let mut machine = replica(&MapStore::new(), 1, whole(), vec![(whole(), 3, 0)]);
+    fill(&mut machine, 10);
+    misjudge(&mut machine, -11, 3, 100);
+    assert_eq!((machine.state().keys, machine.state().shown_keys()), (u64::MAX, 0));
+    let mut counting = machine.counting();
+    assert_eq!(counting.advance(100, 1 << 20), Ok(None));
+    let correction = counting.advance(100, 1 << 20).unwrap().unwrap();
+    let other = Correction { range_version: correction.range_version.next(), ..correction };
+    correct(&mut machine, &other);
+    assert!(!machine.state().counted);
+    correct(&mut machine, &correction);
+    correct(&mut machine, &correction);
+    assert_eq!((machine.state().keys, machine.idempotency_records()), (10, 10));
+    machine.full_fingerprint().unwrap();
+}
+
+#[test]
+fn an_estimate_drops_no_more_records_than_there_are() {
+    let whole = || range(0x80, 0x80);
+    let mut machine = replica(&MapStore::new(), 1, whole(), vec![(whole(), 3, 0)]);
+    fill(&mut machine, 10);
+    misjudge(&mut machine, 0, 0, 1_000);
+    fill(&mut machine, 12);
+    machine.full_fingerprint().unwrap();
+    let mut counting = machine.counting();
+    assert_eq!(counting.advance(100, 1 << 20), Ok(None));
+    let correction = counting.advance(100, 1 << 20).unwrap().unwrap();
+    correct(&mut machine, &correction);
+    assert!(machine.idempotency_records() < 10);
+    machine.full_fingerprint().unwrap();
 }
