@@ -259,7 +259,7 @@ impl Node {
         self.write_record(effects);
         self.birth.problem = None;
         let replica = ReplicaName { group: binding.group, node: self.record.node, incarnation: Incarnation(1) };
-        effects.writes.push(Write::Create { replica, after: Slot(1) });
+        effects.writes.push(Write::Create { replica, after: Slot(1), inviter: None });
         self.create_genesis(replica, effects);
     }
 

@@ -194,6 +194,7 @@ impl Node {
         for replica in recovered.replicas {
             node.recover_replica(replica, &machines, &mut effects)?;
         }
+        node.settle_merged(now, None, &mut effects);
         // A lease of today's length may be granted from now on, to others and to itself.
         let lease = crate::time::nanos(node.config.lease);
         node.record.longest_lease_nanos = node.record.longest_lease_nanos.max(lease);
@@ -213,9 +214,9 @@ impl Node {
         let lives = |name: &ReplicaName| replicas.iter().any(|replica| replica.replica.group == name.group);
         for (name, _) in machines.live.iter().filter(|(name, _)| !lives(name)) {
             if name.incarnation == Incarnation(1) && self.may_host(*name) {
-                effects.writes.push(Write::Create { replica: *name, after: Slot(1) });
+                effects.writes.push(Write::Create { replica: *name, after: Slot(1), inviter: None });
                 let hard = HardState::default();
-                let born = RecoveredReplica { replica: *name, hard, truncated: Slot(1), entries: Vec::new() };
+                let born = RecoveredReplica { replica: *name, inviter: None, hard, truncated: Slot(1), entries: Vec::new() };
                 self.recover_replica(born, machines, effects)?;
             } else {
                 effects.orders.push(MachineOrder::Destroy { replica: *name });
@@ -452,16 +453,16 @@ impl Node {
                 self.check_level(group, report.feature_level, effects);
                 self.nudge_gainer(&report);
                 self.with(now, group, effects, |replica, cx| replica.on_applied(report, cx));
-                self.settle_merged(now, group, effects);
+                self.settle_merged(now, Some(group), effects);
             }
             Input::Installed { group, report } => {
                 self.check_level(group, report.feature_level, effects);
                 self.with(now, group, effects, |replica, cx| replica.on_installed(report, cx));
-                self.settle_merged(now, group, effects);
+                self.settle_merged(now, Some(group), effects);
             }
             Input::Flushed { group, slot } => {
                 self.with(now, group, effects, |replica, cx| replica.on_flushed(slot, cx));
-                self.settle_merged(now, group, effects);
+                self.settle_merged(now, Some(group), effects);
             }
             Input::Stalled { group, slot } => {
                 self.with(now, group, effects, |replica, cx| replica.on_stalled(slot, cx));
@@ -529,6 +530,7 @@ impl Node {
     fn flush_touched(&mut self, now: Now, effects: &mut Effects) {
         for group in std::mem::take(&mut self.touched) {
             self.with(now, group, effects, |replica, cx| replica.flush(cx));
+            self.touched.remove(&group);
             if self.replicas.get(&group).is_some_and(Replica::waits_for_machine) {
                 self.eager.insert(group);
             } else {
@@ -536,9 +538,9 @@ impl Node {
             }
             if self.replicas.get(&group).is_some_and(|replica| replica.gone) {
                 self.bury(group, effects);
+                self.settle_merged(now, None, effects);
             }
         }
-        self.touched.clear();
     }
 
     /// Messages between two groups that this node leads need no network. They tell only of what is applied, so they need not
@@ -581,7 +583,7 @@ impl Node {
                 });
             }
             None if self.may_host(child) => {
-                effects.writes.push(Write::Create { replica: child, after: Slot(1) });
+                effects.writes.push(Write::Create { replica: child, after: Slot(1), inviter: None });
                 let replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
                 self.replicas.insert(child.group, replica);
                 self.with(now, child.group, effects, |replica, cx| {
@@ -611,7 +613,7 @@ impl Node {
 
     /// Buries the replicas of groups that were merged into `gainer`, once everybody has assembled and this node's store
     /// holds what it has assembled for good.
-    fn settle_merged(&mut self, now: Now, gainer: GroupId, effects: &mut Effects) {
+    fn settle_merged(&mut self, now: Now, gainer: Option<GroupId>, effects: &mut Effects) {
         let mut settled = Vec::new();
         for group in &self.merged {
             let Some(Role::Merged(merger)) = self.replicas.get(group).map(|replica| &replica.role) else { continue };
@@ -622,7 +624,7 @@ impl Node {
                 )
             });
             let durable = gained.is_none_or(|gained| gained.flushed >= merger.at);
-            if (merger.into == gainer || gained.is_none()) && durable && !owed {
+            if (gainer == Some(merger.into) || gained.is_none()) && durable && !owed {
                 settled.push((*group, *merger));
             }
         }
@@ -653,7 +655,8 @@ impl Node {
         }
         self.after_sync.push_back((self.next_write, AfterSync::Destroy(replica.name)));
         let merged = replica.merger;
-        let tombstone = Tombstone { replica: replica.name, removed_by: replica.ruled_out(), merged };
+        let configuration = replica.configuration.clone();
+        let tombstone = Tombstone { replica: replica.name, removed_by: replica.ruled_out(), merged, configuration };
         self.tombstones.entry(group).or_default().push(tombstone);
     }
 
@@ -788,13 +791,18 @@ impl Node {
             }
             None => {
                 self.tell_gone(from, effects);
-                if !matches!(message, Message::Accept { .. }) || !self.may_host(to) {
+                if matches!(message, Message::AskMembership { .. }) {
+                    self.tell_of_removal(from, to, effects);
+                }
+                let invites = matches!(message, Message::Accept { .. } | Message::PreVote { .. });
+                if !invites || !self.may_host(to) {
                     return;
                 }
                 // What begins a group is slot 1, which no log holds.
                 let after = Slot(u64::from(to.incarnation == Incarnation(1)));
-                effects.writes.push(Write::Create { replica: to, after });
-                let replica = Replica::blank(to, after, &mut self.context(now, effects));
+                effects.writes.push(Write::Create { replica: to, after, inviter: Some(from) });
+                let mut replica = Replica::blank(to, after, &mut self.context(now, effects));
+                replica.inviter = Some(from);
                 self.replicas.insert(to.group, replica);
             }
         }
@@ -816,6 +824,17 @@ impl Node {
         let merger = self.tombstones.get(&to.group).and_then(|gone| gone.iter().find_map(|gone| gone.merged));
         if let Some(Merger { into, at }) = merger {
             let message = PeerMessage::Gone { to, into, at };
+            effects.messages.push(Outgoing { to: to.node, address: None, bulk: false, message });
+        }
+    }
+
+    /// Tells a replica that asks whether it is still a member what one that lived here knew last: it may have nobody else to
+    /// ask.
+    fn tell_of_removal(&self, to: ReplicaName, gone: ReplicaName, effects: &mut Effects) {
+        let last = self.tombstones.get(&gone.group).and_then(|tombstones| tombstones.last());
+        if let Some(Tombstone { replica, configuration: Some(configuration), .. }) = last {
+            let message = Message::Membership { configuration: configuration.clone() };
+            let message = PeerMessage::Replica { envelope: Envelope { from: *replica, to, message } };
             effects.messages.push(Outgoing { to: to.node, address: None, bulk: false, message });
         }
     }

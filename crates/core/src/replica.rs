@@ -117,6 +117,12 @@ pub struct Replica {
     pub(crate) report: Option<MachineReport>,
     pub(crate) word: Arc<ReadWord>,
     pub(crate) freshness: Freshness,
+    /// Who spoke to it first, if it came to be by that.
+    pub(crate) inviter: Option<ReplicaName>,
+    /// When a replica without a machine may ask for one again.
+    pub(crate) state_asked_at: Instant,
+    /// When it asks whether it is still a member, unless it hears a leader before.
+    pub(crate) ask_at: Instant,
     /// Since when the machine stands still, and before which slot: what it takes over is not there.
     pub(crate) stalled: Option<(Slot, Instant)>,
     /// Where the group went, once this replica is buried for that.
@@ -153,6 +159,9 @@ impl Replica {
             report: None,
             word: Arc::new(ReadWord::default()),
             freshness: Freshness::default(),
+            ask_at: cx.now.instant.after(cx.config.membership_patience),
+            inviter: None,
+            state_asked_at: Instant(0),
             stalled: None,
             merger: None,
             gone: false,
@@ -162,6 +171,7 @@ impl Replica {
     /// A replica as the disk remembers it. `report` is what its machine holds, if it has one.
     pub(crate) fn recover(recovered: RecoveredReplica, report: Option<MachineReport>, cx: &mut Context<'_>) -> Self {
         let mut replica = Self::blank(recovered.replica, recovered.truncated, cx);
+        replica.inviter = recovered.inviter;
         replica.promised = recovered.hard.promised;
         replica.hard = recovered.hard;
         replica.decided_on_disk = recovered.hard.decided;
@@ -410,8 +420,11 @@ impl Replica {
     /// When something must happen although nothing is heard.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let role = match &self.role {
-            Role::Follower(follower) => self.configuration.as_ref().map(|_| follower.deadline(self.votes())),
-            Role::Candidate(candidate) => Some(candidate.deadline),
+            Role::Follower(follower) => {
+                let stands = self.votes().then_some(follower.election_at);
+                Some(stands.map_or(self.ask_at, |at| at.min(self.ask_at)))
+            }
+            Role::Candidate(candidate) => Some(candidate.deadline.min(self.ask_at)),
             Role::Leader(leader) => Some(leader.deadline()),
             Role::Retired(retired) => Some(retired.ask_at),
             Role::Merged(_) => None,
@@ -425,6 +438,7 @@ impl Replica {
     pub(crate) fn on_tick(&mut self, cx: &mut Context<'_>) {
         self.tick_fetch(cx);
         self.tick_stalled(cx);
+        self.tick_membership(cx);
         match &self.role {
             Role::Follower(_) => self.tick_follower(cx),
             Role::Candidate(candidate) if cx.now.instant >= candidate.deadline => self.stand(cx),

@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, VecDeque};
 pub struct ReplicaLog {
     /// Its name.
     pub replica: ReplicaName,
+    /// Who spoke to it first.
+    pub inviter: Option<ReplicaName>,
     /// Its promises.
     pub hard: HardState,
     /// The last slot forgotten.
@@ -45,9 +47,10 @@ impl Log {
             Write::Peer { record } => {
                 self.peers.insert(record.node, *record);
             }
-            Write::Create { replica, after } => {
+            Write::Create { replica, after, inviter } => {
                 let log = ReplicaLog {
                     replica: *replica,
+                    inviter: *inviter,
                     hard: HardState::default(),
                     truncated: *after,
                     entries: BTreeMap::new(),
@@ -72,11 +75,12 @@ impl Log {
                     log.entries = log.entries.split_off(&through.next());
                 }
             }
-            Write::Tombstone { replica, removed_by, merged } => {
+            Write::Tombstone { replica, removed_by, merged, configuration } => {
                 self.replicas.remove(&replica.group);
                 self.tombstones.retain(|old| old.replica.group != replica.group);
                 let (replica, removed_by, merged) = (*replica, *removed_by, *merged);
-                self.tombstones.push(Tombstone { replica, removed_by, merged });
+                let configuration = configuration.clone();
+                self.tombstones.push(Tombstone { replica, removed_by, merged, configuration });
             }
         }
     }
@@ -92,6 +96,7 @@ impl Log {
                 .values()
                 .map(|log| RecoveredReplica {
                     replica: log.replica,
+                    inviter: log.inviter,
                     hard: log.hard,
                     truncated: log.truncated,
                     entries: log
@@ -223,7 +228,7 @@ mod tests {
 
     fn create() -> Write {
         let replica = ReplicaName { group: GROUP, node: NodeId(1), incarnation: Incarnation(1) };
-        Write::Create { replica, after: Slot(0) }
+        Write::Create { replica, after: Slot(0), inviter: None }
     }
 
     fn accept(first: u64, count: usize) -> Write {

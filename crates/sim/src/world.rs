@@ -257,7 +257,7 @@ impl World {
                 let replica = ReplicaName { group: state.group, node: *node, incarnation: Incarnation(1) };
                 let state = state.clone();
                 Machine::create(disk.store.clone(), replica, state, TabletId(tablet)).expect("the store works");
-                disk.log.add(&Write::Create { replica, after: Slot(1) });
+                disk.log.add(&Write::Create { replica, after: Slot(1), inviter: None });
             }
             disk.store.flush().expect("the store works");
         }

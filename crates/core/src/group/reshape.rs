@@ -21,6 +21,7 @@ use crate::ops::{OperationId, Pending, Surrender, Takeover};
 use crate::planted::{self, Bug};
 use crate::ring::KeyRange;
 use crate::store::{Batch, Store, StoreError};
+use crate::time::LogTime;
 use crate::types::{Incarnation, ReplicaName, Slot};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -168,7 +169,11 @@ impl<S: Store> Machine<S> {
             self.raise_forgotten(forgotten);
         }
         self.set_idempotency_records(self.idempotency_records().wrapping_add(surrender.idempotency_records));
-        let theirs = loser.next_expiry().map(|next| super::tablets::shifted(next, offset_micros));
+        let theirs = match &parted {
+            // The loser has gone on without these.
+            Some(_) => Some(LogTime(0)),
+            None => loser.next_expiry().map(|next| super::tablets::shifted(next, offset_micros)),
+        };
         self.set_next_expiry(self.next_expiry().into_iter().chain(theirs).min());
         if takeover.merge {
             let (start, end) = layout::replica_span(takeover.loser);

@@ -213,6 +213,7 @@ impl Replica {
             self.promise(accept.ballot, cx);
         }
         self.follow(from, cx);
+        self.ask_for_state(from, cx);
         let lease_unsynced = self.grant_lease(&accept, cx);
         let wrote = self.accept_entries(&accept, cx);
         let gap = accept.first > self.cursor.through.next();

@@ -105,6 +105,15 @@ impl Replica {
         self.begin_fetch(from, cx);
     }
 
+    /// A replica that has no machine asks whoever has one for it. Its leader may not know: what it holds of the log it has
+    /// acknowledged, before its machine was lost with a store that a split had just filled.
+    pub(crate) fn ask_for_state(&mut self, from: ReplicaName, cx: &mut Context<'_>) {
+        if self.report.is_none() && self.fetch.is_none() && cx.now.instant >= self.state_asked_at {
+            self.state_asked_at = cx.now.instant.after(cx.config.group_resend);
+            self.send(from, Message::CatchUp { first: Slot(1) }, cx);
+        }
+    }
+
     fn begin_fetch(&mut self, from: ReplicaName, cx: &mut Context<'_>) {
         self.fetch =
             Some(Fetch { from, snapshot: 0, cursor: None, storing: false, deadline: cx.now.instant, attempts: 0 });

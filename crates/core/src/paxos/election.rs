@@ -37,8 +37,6 @@ pub(crate) struct Follower {
     pub(crate) heard_at: Instant,
     /// When it stands for election.
     pub(crate) election_at: Instant,
-    /// When it asks whether it is still a member.
-    pub(crate) ask_at: Instant,
 }
 
 impl Follower {
@@ -49,13 +47,9 @@ impl Follower {
             leader: None,
             heard_at: cx.now.instant,
             election_at: cx.now.instant.after(wait),
-            ask_at: cx.now.instant.after(cx.config.membership_patience),
         }
     }
 
-    pub(crate) fn deadline(&self, votes: bool) -> Instant {
-        if votes { self.election_at.min(self.ask_at) } else { self.ask_at }
-    }
 }
 
 /// What a candidate is doing.
@@ -93,6 +87,7 @@ pub(crate) struct Candidate {
 impl Replica {
     /// Heard from the leader of the promised ballot.
     pub(crate) fn follow(&mut self, leader: ReplicaName, cx: &mut Context<'_>) {
+        self.ask_at = cx.now.instant.after(cx.config.membership_patience);
         let mut follower = Follower::waiting(cx);
         follower.leader = Some(leader);
         match &self.role {
@@ -123,17 +118,26 @@ impl Replica {
 
     pub(crate) fn tick_follower(&mut self, cx: &mut Context<'_>) {
         let votes = self.votes();
-        let Role::Follower(follower) = &mut self.role else { return };
         if self.configuration.is_none() {
             return;
-        }
-        if cx.now.instant >= follower.ask_at {
-            follower.ask_at = cx.now.instant.after(cx.config.membership_patience);
-            self.ask_membership(cx);
         }
         let Role::Follower(follower) = &self.role else { return };
         if votes && cx.now.instant >= follower.election_at {
             self.stand(cx);
+        }
+    }
+
+    /// A replica that hears no leader, whether it waits or stands, asks now and then whether it is still a member.
+    pub(crate) fn tick_membership(&mut self, cx: &mut Context<'_>) {
+        let waits = matches!(self.role, Role::Follower(_) | Role::Candidate(_));
+        if !waits || cx.now.instant < self.ask_at {
+            return;
+        }
+        self.ask_at = cx.now.instant.after(cx.config.membership_patience);
+        match self.inviter {
+            // It knows nobody but the one that first spoke to it.
+            Some(inviter) if self.configuration.is_none() => self.ask_membership_of(inviter, cx),
+            Some(_) | None => self.ask_membership(cx),
         }
     }
 
@@ -188,6 +192,10 @@ impl Replica {
         ticket: Option<Ticket>,
         cx: &mut Context<'_>,
     ) {
+        if self.report.is_none() {
+            // It has the state that this replica waits for, and may not find a majority without it.
+            return self.ask_for_state(from, cx);
+        }
         if !self.may_elect(from, configuration, cx) {
             return;
         }

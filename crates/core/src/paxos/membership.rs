@@ -482,7 +482,8 @@ impl Replica {
         }
         self.merger = merged;
         if !planted::on(Bug::TombstoneForgotten) {
-            cx.write(Write::Tombstone { replica: self.name, removed_by: self.ruled_out(), merged });
+            let (replica, removed_by, configuration) = (self.name, self.ruled_out(), self.configuration.clone());
+            cx.write(Write::Tombstone { replica, removed_by, merged, configuration });
         }
     }
 
