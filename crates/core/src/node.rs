@@ -413,8 +413,8 @@ impl Node {
             Input::Flushed { group, slot } => {
                 self.with(now, group, effects, |replica, cx| replica.on_flushed(slot, cx));
             }
-            Input::Expired { group, body } => {
-                self.with(now, group, effects, |replica, _| replica.on_expired(body));
+            Input::Expired { group, body, next_expiry } => {
+                self.with(now, group, effects, |replica, _| replica.on_expired(body, next_expiry));
             }
             Input::Counted { group, count, correction } => {
                 self.with(now, group, effects, |replica, cx| replica.on_counted(count, correction, cx));

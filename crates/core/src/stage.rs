@@ -187,11 +187,11 @@ impl<S: Store> Stage<S> {
         match order {
             MachineOrder::Create { replica, state } => self.create(*replica, state),
             MachineOrder::Expired { group, due } => {
-                let expired = match self.machines.get_mut(group) {
-                    Some(machine) => machine.expired_at(*due, MAX_EXPIRED)?,
-                    None => Vec::new(),
+                let (expired, next_expiry) = match self.machines.get_mut(group) {
+                    Some(machine) => (machine.expired_at(*due, MAX_EXPIRED)?, machine.next_expiry()),
+                    None => (Vec::new(), None),
                 };
-                Ok(Done::one(Input::Expired { group: *group, body: expired.to_bytes() }))
+                Ok(Done::one(Input::Expired { group: *group, body: expired.to_bytes(), next_expiry }))
             }
             MachineOrder::Count { group, count } => self.count(*group, *count, now),
             MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } => {

@@ -7,6 +7,7 @@
 use super::apply::{Applying, Scratch};
 use super::lanes::Lanes;
 use super::layout::{self, ReplicaRecord, Space, damaged, undecodable, unversioned, versioned};
+use super::release::release;
 use super::{Configuration, GroupState, TabletMap, expiry, idempotency, kv};
 use crate::codec::{Decode, Encode};
 use crate::codec_struct;
@@ -154,6 +155,8 @@ pub struct Machine<S: Store> {
     fingerprint: u64,
     lanes: Lanes,
     next_expiry: Option<LogTime>,
+    /// Entries in indexes of deadlines that are not this replica's, and may be nobody's.
+    pub(super) passed: Vec<Vec<u8>>,
     scratch: Scratch,
     /// Set while memory may be ahead of the store, after the store failed.
     stale: bool,
@@ -209,6 +212,7 @@ impl<S: Store> Machine<S> {
             fingerprint: mark.fingerprint,
             lanes,
             next_expiry: None,
+            passed: Vec::new(),
             scratch: Scratch::default(),
             stale: false,
         }
@@ -422,10 +426,10 @@ impl<S: Store> Machine<S> {
         Ok(hash.digest())
     }
 
-    /// Removes the replica: its record and whatever tablets no other replica on the store uses.
+    /// Removes the replica: its record, and whatever data no other replica on the store uses.
     pub fn destroy(self) -> Result<(), StoreError> {
         let mut batch = S::Batch::default();
-        drop_tablets(&self.store, &mut batch, self.name.group, &self.tablets)?;
+        release(&self.store, &mut batch, &self.tablets, &[(self.name.group, None)])?;
         let (start, end) = layout::replica_span(self.name.group);
         batch.delete_range(&start, &end);
         self.store.write(batch)
@@ -516,28 +520,6 @@ pub(super) fn read_records(read: &impl Read, group: GroupId) -> Result<Option<(F
     let mark = Mark::parse(mark.ok_or_else(|| damaged("a replica without a mark"))?)?;
     mark.restore(&mut frame.state);
     Ok(Some((frame, mark)))
-}
-
-/// Drops those of `tablets` that no replica of another group uses.
-pub(super) fn drop_tablets<S: Store>(
-    store: &S,
-    batch: &mut S::Batch,
-    group: GroupId,
-    tablets: &TabletMap,
-) -> Result<(), StoreError> {
-    let mut used = Vec::new();
-    layout::each_replica(store, |other, record| {
-        if other != group {
-            let frame = Frame::parse(Bytes::copy_from_slice(record))?;
-            used.extend(frame.tablets.0.into_iter().map(|piece| piece.tablet));
-        }
-        Ok(())
-    })?;
-    for piece in tablets.0.iter().filter(|piece| !used.contains(&piece.tablet)) {
-        let (start, end) = layout::tablet_span(piece.tablet);
-        batch.delete_range(&start, &end);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

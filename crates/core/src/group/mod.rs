@@ -9,6 +9,7 @@ mod lanes;
 mod layout;
 pub mod machine;
 pub mod read_word;
+mod release;
 pub mod snapshot;
 
 pub mod state;

@@ -663,9 +663,13 @@ impl Replica {
     }
 
     /// The machine lists what has expired.
-    pub(crate) fn on_expired(&mut self, body: Bytes) {
+    pub(crate) fn on_expired(&mut self, body: Bytes, next_expiry: Option<LogTime>) {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.expiry_asked = false;
+        if let Some(report) = &mut self.report {
+            // What was found spares further orders, though nothing be applied.
+            report.next_expiry = next_expiry;
+        }
         // An encoded empty list is its length alone.
         if body.len() > COMMAND_OVERHEAD {
             leader.propose_own(EntryKind::Expire, body);
