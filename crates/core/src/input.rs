@@ -120,6 +120,8 @@ pub enum Input {
         group: GroupId,
         /// An encoded list of [`crate::group::Expiry`]; empty if nothing is due.
         body: Bytes,
+        /// When the next time-to-live ends, at the earliest.
+        next_expiry: Option<LogTime>,
     },
     /// The machine's answer to an order to count: a slice is done.
     Counted {

@@ -472,8 +472,8 @@ impl Node {
             Input::Reshape { request, group, order } => {
                 self.request(now, group, request, effects, |replica, cx| replica.on_order(request, order, cx));
             }
-            Input::Expired { group, body } => {
-                self.with(now, group, effects, |replica, _| replica.on_expired(body));
+            Input::Expired { group, body, next_expiry } => {
+                self.with(now, group, effects, |replica, _| replica.on_expired(body, next_expiry));
             }
             Input::Counted { group, count, correction } => {
                 self.with(now, group, effects, |replica, cx| replica.on_counted(count, correction, cx));

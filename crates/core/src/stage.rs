@@ -26,7 +26,7 @@ use crate::store::{Store, StoreError};
 use crate::time::Instant;
 use crate::types::{GroupId, Incarnation, ReplicaName, RequestId, Slot, TabletId};
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,6 +160,10 @@ impl<S: Store> Stage<S> {
         for group in groups {
             let done = stage.end_merged(group)?;
             stage.merged.extend(done.iter().filter_map(merger_of));
+        }
+        let gainers: BTreeSet<GroupId> = stage.machines.values().flat_map(Machine::parted_for).collect();
+        for gainer in gainers {
+            stage.discard_parted(gainer)?;
         }
         Ok(stage)
     }
@@ -428,6 +432,12 @@ impl<S: Store> Stage<S> {
         self.counts.remove(&group);
     }
 
+    /// A gainer is gone, or came by a snapshot: it does not need what losers here had kept for it.
+    fn discard_parted(&mut self, gainer: GroupId) -> Result<(), StoreError> {
+        let applied = self.state(gainer).map(|state| state.applied);
+        self.machines.values_mut().try_for_each(|machine| machine.discard_parted(gainer, applied))
+    }
+
     /// A group whose state came by a snapshot may have taken over groups that still have machines here.
     fn end_merged(&mut self, gainer: GroupId) -> Result<Vec<Input>, StoreError> {
         let Some(state) = self.state(gainer) else { return Ok(Vec::new()) };
@@ -457,11 +467,11 @@ impl<S: Store> Stage<S> {
         match order {
             MachineOrder::Create { replica, state } => self.create(*replica, state),
             MachineOrder::Expired { group, due } => {
-                let expired = match self.machines.get_mut(group) {
-                    Some(machine) => machine.expired_at(*due, MAX_EXPIRED)?,
-                    None => Vec::new(),
+                let (expired, next_expiry) = match self.machines.get_mut(group) {
+                    Some(machine) => (machine.expired_at(*due, MAX_EXPIRED)?, machine.next_expiry()),
+                    None => (Vec::new(), None),
                 };
-                Ok(Done::one(Input::Expired { group: *group, body: expired.to_bytes() }))
+                Ok(Done::one(Input::Expired { group: *group, body: expired.to_bytes(), next_expiry }))
             }
             MachineOrder::Count { group, count } => self.count(*group, *count, now),
             MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } => {
@@ -484,6 +494,7 @@ impl<S: Store> Stage<S> {
                 if named && let Some(machine) = self.machines.remove(&replica.group) {
                     self.drop_machine(replica.group);
                     machine.destroy()?;
+                    self.discard_parted(replica.group)?;
                 }
                 Ok(Done { moved: vec![replica.group], ..Done::default() })
             }
@@ -627,6 +638,7 @@ impl<S: Store> Stage<S> {
                 let ended = self.end_merged(group)?;
                 done.moved.extend(ended.iter().filter_map(merger_of).map(|(name, _)| name.group));
                 done.inputs.extend(ended);
+                self.discard_parted(group)?;
                 self.work_off(group, &mut done)?;
                 Ok(done)
             }

@@ -63,6 +63,11 @@ pub(super) fn set_tablet(key: &mut [u8], tablet: TabletId) {
     key[1..9].copy_from_slice(&tablet.0.to_be_bytes());
 }
 
+/// The tablet that a key in one of its spaces names.
+pub(super) fn tablet_of(key: &[u8]) -> TabletId {
+    TabletId(key[1..9].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
 /// A key in a space of a tablet.
 pub(super) fn in_space(tablet: TabletId, space: Space, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(SPACE_PREFIX + rest.len());

@@ -8,13 +8,13 @@ use super::apply::{Applying, Scratch};
 use super::lanes::Lanes;
 use super::reshape::{Beside, Change, Parted};
 use super::layout::{self, ReplicaRecord, Space, damaged, undecodable, unversioned, versioned};
+use super::release::release;
 use super::{Configuration, GroupState, TabletMap, expiry, idempotency, kv};
 use crate::codec::{Decode, Encode};
 use crate::codec_struct;
 use crate::command::Outcome;
 use crate::durable::Merger;
 use crate::entry::Entry;
-use crate::ops::OperationId;
 use crate::store::{Batch, Read, Store, StoreError, Visit};
 use crate::time::LogTime;
 use crate::types::{GroupId, ReplicaName, Slot, TabletId, Version};
@@ -37,7 +37,7 @@ pub struct Limits {
     pub max_stamp_ahead_micros: u64,
     /// How long an idempotency key is remembered, in log time.
     pub idempotency_life_micros: u64,
-    /// The most idempotency keys a group remembers.
+    /// The most idempotency keys a group remembers; for a while more, if groups that had many became one.
     pub max_idempotency_records: u64,
     /// How many changes beyond four times the lanes their log holds before it is swept. Not replicated.
     pub lane_log_slack: usize,
@@ -75,6 +75,12 @@ codec_struct!(Frame { name, tablets, parted, state });
 impl Frame {
     pub(super) fn parse(bytes: Bytes) -> Result<Self, StoreError> {
         Self::from_all(unversioned(bytes, FORMAT, "a replica's frame")?).map_err(undecodable("a replica's frame"))
+    }
+
+    /// All that the replica refers to, parted pieces included, in no order.
+    pub(super) fn pieces(&self) -> TabletMap {
+        let parted = self.parted.iter().flat_map(|parted| &parted.tablets.0);
+        TabletMap(self.tablets.0.iter().chain(parted).cloned().collect())
     }
 
     pub(super) fn record(&self) -> Bytes {
@@ -186,6 +192,8 @@ pub struct Machine<S: Store> {
     fingerprint: u64,
     lanes: Lanes,
     next_expiry: Option<LogTime>,
+    /// Entries in indexes of deadlines that are not this replica's, and may be nobody's.
+    pub(super) passed: Vec<Vec<u8>>,
     scratch: Scratch,
     /// Set while memory may be ahead of the store, after the store failed.
     stale: bool,
@@ -244,6 +252,7 @@ impl<S: Store> Machine<S> {
             fingerprint: mark.fingerprint,
             lanes,
             next_expiry: None,
+            passed: Vec::new(),
             scratch: Scratch::default(),
             stale: false,
         }
@@ -264,16 +273,6 @@ impl<S: Store> Machine<S> {
     /// Which tablets hold the data: what readers hand to [`kv::read`].
     pub fn tablets(&self) -> &TabletMap {
         &self.tablets
-    }
-
-    /// Has the data elsewhere from now on, as the store's record says: what was known of the old tablets is forgotten.
-    pub fn set_tablets(&mut self, tablets: TabletMap) -> Result<(), StoreError> {
-        assert!(tablets.covers(&self.state.range), "tablets hold the range, all of it and nothing else");
-        self.tablets = tablets;
-        self.idempotency_front = (LogTime(0), Version(0));
-        self.scratch = Scratch::default();
-        self.next_expiry = Some(LogTime(0));
-        self.find_next_expiry()
     }
 
     /// The replica's name.
@@ -482,17 +481,17 @@ impl<S: Store> Machine<S> {
     /// is left.
     pub(crate) fn end(self, merger: Merger) -> Result<(), StoreError> {
         let mut batch = S::Batch::default();
-        drop_tablets(&self.store, &mut batch, self.name.group, &self.tablets)?;
+        release(&self.store, &mut batch, &self.frame().pieces(), &[(self.name.group, None)])?;
         let (start, end) = layout::replica_span(self.name.group);
         batch.delete_range(&start, &end);
         batch.put(&layout::merged_record(self.name.group), &merged_record(self.name, merger));
         self.store.write(batch)
     }
 
-    /// Removes the replica: its record and whatever tablets no other replica on the store uses.
+    /// Removes the replica: its record, and whatever data no other replica on the store uses.
     pub fn destroy(self) -> Result<(), StoreError> {
         let mut batch = S::Batch::default();
-        drop_tablets(&self.store, &mut batch, self.name.group, &self.tablets)?;
+        release(&self.store, &mut batch, &self.frame().pieces(), &[(self.name.group, None)])?;
         let (start, end) = layout::replica_span(self.name.group);
         batch.delete_range(&start, &end);
         self.store.write(batch)
@@ -516,8 +515,8 @@ impl<S: Store> Machine<S> {
         self.parted.extend(parted);
     }
 
-    pub(super) fn forget_parted(&mut self, operation: OperationId) {
-        self.parted.retain(|parted| parted.operation != operation);
+    pub(super) fn keep_parted(&mut self, kept: impl Fn(&Parted) -> bool) {
+        self.parted.retain(kept);
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -542,6 +541,7 @@ impl<S: Store> Machine<S> {
 
     /// The data lies elsewhere from now on: what is remembered of keys, and of where records begin, holds no longer.
     pub(super) fn moved_to(&mut self, tablets: TabletMap) {
+        assert!(tablets.covers(&self.state.range), "tablets hold the range, all of it and nothing else");
         self.tablets = tablets;
         self.scratch.recent.clear();
         self.idempotency_front = (LogTime(0), Version(0));
@@ -632,28 +632,6 @@ pub(super) fn read_records(read: &impl Read, group: GroupId) -> Result<Option<(F
     let mark = Mark::parse(mark.ok_or_else(|| damaged("a replica without a mark"))?)?;
     mark.restore(&mut frame.state);
     Ok(Some((frame, mark)))
-}
-
-/// Drops those of `tablets` that no replica of another group uses.
-pub(super) fn drop_tablets<S: Store>(
-    store: &S,
-    batch: &mut S::Batch,
-    group: GroupId,
-    tablets: &TabletMap,
-) -> Result<(), StoreError> {
-    let mut used = Vec::new();
-    layout::each_replica(store, |other, record| {
-        if other != group {
-            let frame = Frame::parse(Bytes::copy_from_slice(record))?;
-            used.extend(frame.tablets.0.into_iter().map(|piece| piece.tablet));
-        }
-        Ok(())
-    })?;
-    for piece in tablets.0.iter().filter(|piece| !used.contains(&piece.tablet)) {
-        let (start, end) = layout::tablet_span(piece.tablet);
-        batch.delete_range(&start, &end);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

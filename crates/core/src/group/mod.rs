@@ -10,6 +10,7 @@ mod layout;
 pub mod machine;
 pub mod read_word;
 mod reshape;
+mod release;
 pub mod snapshot;
 
 pub mod state;

@@ -11,6 +11,7 @@
 use super::lanes::Lanes;
 use super::layout::{self, damaged, undecodable};
 use super::machine::{Applied, Frame, Machine, Mark, put_records};
+use super::release::release;
 use super::{GroupState, TabletMap};
 use crate::codec::Encode;
 use crate::codec_struct;
@@ -22,7 +23,7 @@ use crate::planted::{self, Bug};
 use crate::ring::KeyRange;
 use crate::store::{Batch, Store, StoreError};
 use crate::time::LogTime;
-use crate::types::{Incarnation, ReplicaName, Slot};
+use crate::types::{GroupId, Incarnation, ReplicaName, Slot};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What a loser gave up and the gainer beside it has yet to take over.
@@ -116,15 +117,22 @@ impl<S: Store> Machine<S> {
         batch: &mut S::Batch,
     ) -> Result<Change<S>, StoreError> {
         match reshaped {
-            Reshaped::Born(child) => Ok(self.bear(*child, beside, batch)),
+            Reshaped::Born(child) => self.bear(*child, beside, batch),
             Reshaped::Gained { operation, takeover, surrender, offset_micros } => {
                 self.gain(operation, &takeover, &surrender, offset_micros, beside, batch)
             }
-            Reshaped::Lost { operation, moving, committed } => Ok(self.lose(operation, &moving, committed, beside)),
+            Reshaped::Lost { operation, moving, committed } => {
+                self.lose(operation, &moving, committed, beside, batch)
+            }
         }
     }
 
-    fn bear(&mut self, child: GroupState, beside: &Beside<'_, S>, batch: &mut S::Batch) -> Change<S> {
+    fn bear(
+        &mut self,
+        child: GroupState,
+        beside: &Beside<'_, S>,
+        batch: &mut S::Batch,
+    ) -> Result<Change<S>, StoreError> {
         let (inside, outside) = self.tablets().cut(&child.range);
         let records = self.idempotency_records() / 2;
         self.set_idempotency_records(self.idempotency_records().wrapping_sub(records));
@@ -142,8 +150,11 @@ impl<S: Store> Machine<S> {
             let mut machine = Self::assembled(self.store().clone(), frame, &mark, lanes).with_limits(self.limits());
             machine.set_next_expiry(self.next_expiry());
             born = Some(machine);
+        } else {
+            // The child has its data by a snapshot, or is gone.
+            release(self.store(), batch, &inside, &[(self.name().group, Some(&outside))])?;
         }
-        Change { tablets: outside, parted: None, born, ends: false, taken: None }
+        Ok(Change { tablets: outside, parted: None, born, ends: false, taken: None })
     }
 
     fn gain(
@@ -188,12 +199,47 @@ impl<S: Store> Machine<S> {
         Ok(Change { tablets, parted: None, born: None, ends: takeover.merge, taken: Some(operation) })
     }
 
-    fn lose(&self, operation: OperationId, moving: &KeyRange, committed: Slot, beside: &Beside<'_, S>) -> Change<S> {
+    fn lose(
+        &self,
+        operation: OperationId,
+        moving: &KeyRange,
+        committed: Slot,
+        beside: &Beside<'_, S>,
+        batch: &mut S::Batch,
+    ) -> Result<Change<S>, StoreError> {
         let (inside, outside) = self.tablets().cut(moving);
         // A gainer here that lags takes these over later; one that comes by a snapshot does not need them.
         let lags = beside.gainer.is_some_and(|applied| applied < committed);
+        if !lags {
+            release(self.store(), batch, &inside, &[(self.name().group, Some(&outside))])?;
+        }
         let parted = lags.then_some(Parted { operation, committed, tablets: inside });
-        Change { tablets: outside, parted, born: None, ends: false, taken: None }
+        Ok(Change { tablets: outside, parted, born: None, ends: false, taken: None })
+    }
+
+    /// The gainers for which something is kept.
+    pub(crate) fn parted_for(&self) -> Vec<GroupId> {
+        self.parted().iter().map(|parted| parted.operation.coordinator).collect()
+    }
+
+    /// What a gainer here was to take over and does not need any more: it is gone, or came by a snapshot.
+    pub(crate) fn discard_parted(&mut self, gainer: GroupId, applied: Option<Slot>) -> Result<(), StoreError> {
+        let needed = |parted: &Parted| {
+            parted.operation.coordinator != gainer || applied.is_some_and(|applied| applied < parted.committed)
+        };
+        if self.parted().iter().all(needed) {
+            return Ok(());
+        }
+        let mut frame = self.frame();
+        let given_up = frame.pieces();
+        frame.parted.retain(needed);
+        let kept = frame.pieces();
+        let mut batch = S::Batch::default();
+        release(self.store(), &mut batch, &given_up, &[(self.name().group, Some(&kept))])?;
+        batch.put(&layout::replica_record(self.name().group, layout::ReplicaRecord::Frame), &frame.record());
+        self.store().write(batch)?;
+        self.keep_parted(needed);
+        Ok(())
     }
 
     /// The batch is written: memory follows.
@@ -202,7 +248,7 @@ impl<S: Store> Machine<S> {
         self.push_parted(change.parted);
         beside.ended = change.ends;
         if let (Some(operation), Some(loser)) = (change.taken, beside.loser.as_deref_mut()) {
-            loser.forget_parted(operation);
+            loser.keep_parted(|parted| parted.operation != operation);
         }
         beside.born = change.born;
     }

@@ -7,7 +7,7 @@
 //! add(chunk): one batch      <--------------  chunk(none): header, lanes ...
 //! cursor() = after           -------------->  chunk(after): lanes, values, idempotency records
 //!    ...  (a restart resumes at the durable cursor)
-//! finish(): one batch switches the tablet in, replaces record and lanes, drops the old tablets
+//! finish(): one batch switches the tablet in, replaces record and lanes, lets go of the old tablets
 //! ```
 //!
 //! The receiver pulls; the sender keeps nothing but the pinned view. Cursors name positions, not tablets, and what a
@@ -16,7 +16,8 @@
 
 use super::lanes::{self, LaneKey, Lanes};
 use super::layout::{self, Space, damaged, undecodable, unversioned, versioned};
-use super::machine::{Frame, Machine, Mark, drop_tablets, put_records, read_records};
+use super::machine::{Frame, Machine, Mark, put_records, read_records};
+use super::release::release;
 use super::{GroupState, TabletMap, idempotency, kv};
 use crate::codec::{Decode, DecodeError, Encode};
 use crate::codec_struct;
@@ -438,7 +439,8 @@ impl<S: Store> SnapshotSink<S> {
             if old.name == name && old.state.applied >= header.state.applied {
                 return Err(SnapshotError::Stale(old.state.applied));
             }
-            drop_tablets(&self.store, &mut batch, name.group, &old.tablets)?;
+            // The record of what is being received is still there, and keeps the fresh tablet.
+            release(&self.store, &mut batch, &old.pieces(), &[(name.group, None)])?;
         }
         for (start, end) in [layout::replica_span(name.group), layout::incoming_span(name.group)] {
             batch.delete_range(&start, &end);
@@ -552,16 +554,21 @@ fn take_record(
     Ok(())
 }
 
+/// The tablet that a snapshot is being received into.
+pub(super) fn incoming_tablet(record: &[u8]) -> Result<TabletId, StoreError> {
+    Ok(Progress::parse(Bytes::copy_from_slice(record))?.tablet)
+}
+
 /// The highest tablet number that anything on the store uses: a node's allocator begins above it.
 pub fn highest_tablet(read: &impl Read) -> Result<TabletId, StoreError> {
     let mut highest = TabletId(0);
     layout::each_replica(read, |_, record| {
         let frame = Frame::parse(Bytes::copy_from_slice(record))?;
-        highest = frame.tablets.0.iter().map(|piece| piece.tablet).fold(highest, TabletId::max);
+        highest = frame.pieces().0.iter().map(|piece| piece.tablet).fold(highest, TabletId::max);
         Ok(())
     })?;
     layout::each_incoming(read, |_, record| {
-        highest = highest.max(Progress::parse(Bytes::copy_from_slice(record))?.tablet);
+        highest = highest.max(incoming_tablet(record)?);
         Ok(())
     })?;
     Ok(highest)

@@ -17,6 +17,7 @@ use crate::effects::{MachineOrder, Refused, Reply};
 use crate::entry::{Entry, EntryClock, EntryKind};
 use crate::message::Message;
 use crate::ops::coordinator::Operations;
+use crate::paxos::counting::Count;
 use crate::paxos::membership::{Change, HandingOver, Structural};
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
@@ -132,19 +133,6 @@ struct PendingRead {
     confirmed: bool,
 }
 
-/// How far it is to exact counters.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Count {
-    /// Nothing is under way.
-    Idle,
-    /// The machine counts a slice.
-    Asked,
-    /// The correction waits for its place in the log.
-    Found,
-    /// It has one. What a change of the range made void is found anew once that is applied.
-    Proposed(Slot),
-}
-
 /// Leading in one ballot.
 #[derive(Debug)]
 pub(crate) struct Leader {
@@ -179,7 +167,7 @@ pub(crate) struct Leader {
     /// Log time at the beginning of this ballot; known once the barrier is applied.
     log_time_base: Option<u64>,
     expiry_asked: bool,
-    count: Count,
+    pub(crate) count: Count,
     pub(crate) change: Option<Change>,
     pub(crate) hand_over: Option<HandingOver>,
     level_proposed: bool,
@@ -709,47 +697,16 @@ impl Replica {
     }
 
     /// The machine lists what has expired.
-    pub(crate) fn on_expired(&mut self, body: Bytes) {
+    pub(crate) fn on_expired(&mut self, body: Bytes, next_expiry: Option<LogTime>) {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.expiry_asked = false;
+        if let Some(report) = &mut self.report {
+            // What was found spares further orders, though nothing be applied.
+            report.next_expiry = next_expiry;
+        }
         // An encoded empty list is its length alone.
         if body.len() > COMMAND_OVERHEAD {
             leader.propose_own(EntryKind::Expire, body);
-        }
-    }
-
-    /// Has the machine count what the group holds, if its counters are estimates and nothing more important is under way.
-    fn order_count(&mut self, cx: &mut Context<'_>) {
-        let estimated = self.report.as_ref().is_some_and(|report| !report.counted);
-        let (group, applied) = (self.name.group, self.applied);
-        let Role::Leader(leader) = &mut self.role else { return };
-        let locked = self.report.as_ref().is_some_and(|report| report.state.pending.is_some());
-        let busy = locked || leader.structural.is_some() || leader.change.is_some() || leader.hand_over.is_some();
-        let free = match leader.count {
-            Count::Idle => true,
-            Count::Proposed(slot) => slot <= applied,
-            Count::Asked | Count::Found => false,
-        };
-        if estimated && free && !busy && leader.barrier <= applied {
-            leader.count = Count::Asked;
-            cx.effects.orders.push(MachineOrder::Count { group, count: 0 });
-        }
-    }
-
-    /// The machine has counted a slice.
-    pub(crate) fn on_counted(&mut self, count: u64, correction: Option<Bytes>, cx: &mut Context<'_>) {
-        let group = self.name.group;
-        let Role::Leader(leader) = &mut self.role else { return };
-        if leader.count != Count::Asked {
-            return;
-        }
-        match correction {
-            Some(correction) => {
-                leader.count = Count::Found;
-                leader.propose_own(EntryKind::Correct, correction);
-            }
-            None if count == 0 => leader.count = Count::Idle,
-            None => cx.effects.orders.push(MachineOrder::Count { group, count }),
         }
     }
 

@@ -110,8 +110,11 @@ fn two_replicas_share_a_tablet_without_seeing_each_other() {
     low.full_fingerprint().unwrap();
     let before = high.full_fingerprint().unwrap();
     assert_eq!(expire_all(&mut low).len() as u64, in_low + in_low.min(20));
+    assert_eq!(fill(&mut low, 40), in_low);
     low.destroy().unwrap();
-    // The tablet stays while the other uses it.
+    // The tablet stays while the other uses it, but for what was the first one's alone.
+    assert_eq!(stored(&store, 3, Space::Values), in_high);
+    assert_eq!(stored(&store, 3, Space::Idempotency), in_high.min(20));
     assert_eq!(high.full_fingerprint().unwrap(), before);
     assert_eq!(expire_all(&mut high).len() as u64, in_high + in_high.min(20));
     high.destroy().unwrap();
@@ -328,4 +331,117 @@ fn an_estimate_drops_no_more_records_than_there_are() {
     correct(&mut machine, &correction);
     assert!(machine.idempotency_records() < 10);
     machine.full_fingerprint().unwrap();
+}
+
+/// How many keys a space of a tablet holds.
+fn stored(store: &MapStore, tablet: u64, space: Space) -> u64 {
+    let tablet = TabletId(tablet);
+    let mut count = 0;
+    let (start, end) = (layout::in_space(tablet, space, &[]), layout::space_end(tablet, space));
+    store
+        .scan(&start, &end, &mut |_, _| {
+            count += 1;
+            Visit::Continue
+        })
+        .unwrap();
+    count
+}
+
+/// Puts `count` keys whose time-to-live ends after `ttl_ms`, in entries of 100 that are ten microseconds apart.
+fn fill_expiring(machine: &mut Machine<MapStore>, count: u32, ttl_ms: u64) {
+    for first in (0..count).step_by(100) {
+        let command = |index| {
+            let value = Bytes::from_static(b"value");
+            let operation =
+                Operation::Put { key: key(index), value, ttl_ms: Some(ttl_ms), condition: Condition::Always };
+            Command { lane: None, idempotency: None, operation }.to_bytes()
+        };
+        let body = (first..first + 100).map(command).collect::<Vec<_>>().to_bytes();
+        let clock = EntryClock { stamp: Version(0), advance_micros: 10 };
+        let entry = Entry { kind: EntryKind::Commands, clock, body };
+        machine.apply(&[(machine.state().applied.next(), entry)]).unwrap();
+    }
+}
+
+/// Two replicas that share a tablet. The first has one key, due last; the second many that are due before.
+fn crowded() -> (MapStore, Machine<MapStore>, Machine<MapStore>, LogTime) {
+    let store = MapStore::new();
+    let mut high = replica(&store, 2, range(0x80, 0x00), vec![(range(0x80, 0x00), 3, 0)]);
+    fill_expiring(&mut high, 20_000, 1);
+    assert!(high.state.keys > 2 * super::expiry::MAX_PASSED as u64);
+    let mut low = replica(&store, 1, range(0x00, 0x80), vec![(range(0x00, 0x80), 3, 500)]);
+    fill_expiring(&mut low, 100, 1_000);
+    let last = low.state.log_time.after_micros(1_000_000);
+    // As after a restart: nothing is known but that there may be something.
+    low.set_next_expiry(Some(LogTime(0)));
+    (store, low, high, last)
+}
+
+#[test]
+fn entries_of_others_are_passed_so_many_at_a_time() {
+    let (_, mut low, high, last) = crowded();
+    let before = high.full_fingerprint().unwrap();
+    let mut looks = 0;
+    let due = loop {
+        let known = low.next_expiry().unwrap();
+        let due = low.expired_at(last, 1_000).unwrap();
+        if !due.is_empty() {
+            break due;
+        }
+        assert!(low.next_expiry().unwrap() > known && low.next_expiry().unwrap() <= last, "each look gets further");
+        looks += 1;
+    };
+    assert!(looks > 1 && looks <= 1 + high.state.keys / super::expiry::MAX_PASSED as u64, "{looks} looks");
+    assert_eq!(due.len() as u64, low.state.keys);
+    low.full_fingerprint().unwrap();
+    // What is passed and somebody's stays.
+    assert_eq!(high.full_fingerprint().unwrap(), before);
+    // The next deadline found while much of others lies before it is only a bound.
+    low.set_next_expiry(Some(LogTime(0)));
+    low.find_next_expiry().unwrap();
+    assert!(low.next_expiry().is_some_and(|next| LogTime(0) < next && next < last));
+}
+
+#[test]
+fn entries_of_nobody_are_removed_when_they_are_met() {
+    let (store, mut low, high, last) = crowded();
+    let (ours, theirs) = (low.state.keys, high.state.keys);
+    high.destroy().unwrap();
+    assert_eq!(stored(&store, 3, Space::Values), ours);
+    assert_eq!(stored(&store, 3, Space::Deadlines), ours + theirs);
+    for _ in 0..100 {
+        low.set_next_expiry(Some(LogTime(0)));
+        low.expired_at(last, 1_000).unwrap();
+    }
+    let left = stored(&store, 3, Space::Deadlines) - ours;
+    assert!(left < 500, "{left} are left");
+    low.full_fingerprint().unwrap();
+    low.destroy().unwrap();
+    assert!(store.is_empty());
+}
+
+#[test]
+fn a_snapshot_lets_go_of_what_only_the_old_state_used() {
+    let store = MapStore::new();
+    let mut low = replica(&store, 1, range(0x00, 0x80), vec![(range(0x00, 0x80), 3, 0)]);
+    let mut high = replica(&store, 2, range(0x80, 0x00), vec![(range(0x80, 0x00), 3, 0)]);
+    let (in_low, in_high) = (fill(&mut low, 40), fill(&mut high, 40));
+    let other = MapStore::new();
+    let mut ahead = replica(&other, 1, range(0x00, 0x80), vec![(range(0x00, 0x80), 7, 0)]);
+    fill(&mut ahead, 60);
+    // A third replica begins to receive a snapshot and stays there: its tablet is nobody else's to touch.
+    let mut begun = SnapshotSink::begin(store.clone(), name(1), TabletId(5)).unwrap();
+    let mut source = ahead.snapshot();
+    while !begun.is_done() {
+        begun.add(&source.chunk(begun.cursor(), 64).unwrap().unwrap()).unwrap();
+    }
+    assert_eq!(stored(&store, 3, Space::Values), in_low + in_high);
+    let low = begun.finish().unwrap();
+    assert_eq!(stored(&store, 3, Space::Values), in_high);
+    assert_eq!(low.full_fingerprint().unwrap(), ahead.full_fingerprint().unwrap());
+    high.full_fingerprint().unwrap();
+    high.destroy().unwrap();
+    assert_eq!(stored(&store, 3, Space::Deadlines), 0);
+    low.destroy().unwrap();
+    assert!(store.is_empty());
 }
