@@ -10,7 +10,7 @@ use crate::effects::{Effects, MachineOrder, Outgoing, Refused, Reply};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::{Input, MachineReport};
 use crate::message::{Envelope, Hello, HelloError, Message, PeerMessage};
-use crate::ops::messages::GroupEnvelope;
+use crate::ops::messages::{GroupEnvelope, GroupMessage};
 use crate::ops::{Obligation, Pending};
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
@@ -753,9 +753,7 @@ impl Node {
         match message {
             PeerMessage::Bind { binding } => self.on_bind(from, binding, effects),
             PeerMessage::Bound { binding } => self.on_bound(from, &binding, effects),
-            PeerMessage::Group { envelope: GroupEnvelope { from: group, to, message } } => {
-                self.with(now, to, effects, |replica, cx| replica.on_group_message(from, group, message, cx));
-            }
+            PeerMessage::Group { envelope } => self.on_group_envelope(now, from, envelope, effects),
             PeerMessage::Gone { to, into, at } if to.node == self.record.node => {
                 self.on_gone(now, to, Merger { into, at }, effects);
             }
@@ -765,6 +763,28 @@ impl Node {
                     self.on_envelope(now, envelope, effects);
                 }
             }
+        }
+    }
+
+    /// A message between groups. What is meant for a group that was merged away is for the one that took over; what is meant
+    /// for one that has left this node is told where it went.
+    fn on_group_envelope(&mut self, now: Now, from: NodeId, envelope: GroupEnvelope, effects: &mut Effects) {
+        let GroupEnvelope { from: group, to, message } = envelope;
+        let gone = self.tombstones.get(&to).filter(|_| !self.replicas.contains_key(&to)).and_then(|gone| gone.last());
+        let merged = match self.replicas.get(&to).map(|replica| &replica.role) {
+            Some(Role::Merged(merger)) => Some(*merger),
+            Some(Role::Follower(_) | Role::Candidate(_) | Role::Leader(_) | Role::Retired(_)) => None,
+            None => gone.and_then(|gone| gone.merged),
+        };
+        let target = merged.map_or(to, |merger| merger.into);
+        if self.with(now, target, effects, |replica, cx| replica.on_group_message(from, group, message, cx)) {
+            return;
+        }
+        let gone = self.tombstones.get(&target).and_then(|gone| gone.last());
+        if let Some(configuration) = gone.and_then(|gone| gone.configuration.clone()) {
+            let message = GroupMessage::Moved { configuration };
+            let message = PeerMessage::Group { envelope: GroupEnvelope { from: target, to: group, message } };
+            effects.messages.push(Outgoing { to: from, address: None, bulk: false, message });
         }
     }
 

@@ -11,6 +11,7 @@ use crate::plan::{MICROSECOND, MILLISECOND, SECOND};
 use crate::world::{Event, World};
 use scatter_core::durable::Write;
 use scatter_core::effects::{Apply, Effects, LogRead, MachineOrder, Reply};
+use scatter_core::group::GroupState;
 use scatter_core::input::Input;
 use scatter_core::message::{Message, PeerMessage};
 use scatter_core::node::{Boot, Node, RecoverError};
@@ -478,10 +479,12 @@ impl World {
             states.push((machine.state().clone(), machine.fingerprint()));
         }
         for (state, fingerprint) in &states {
-            self.observer.machine(host, state, *fingerprint, self.now)?;
             self.note([10, host as u64, *fingerprint], || {
-                format!("host {host} applied {} through {}", state.group, state.applied)
+                let GroupState { group, applied, stamp, forgotten, log_time, keys, bytes, .. } = state;
+                let numbers = format!("stamp {stamp}, forgotten {forgotten}, time {}, {keys} keys, {bytes} bytes", log_time.0);
+                format!("host {host} applied {group} through {applied}: {numbers}")
             });
+            self.observer.machine(host, state, *fingerprint, self.now)?;
         }
         for input in &done.inputs {
             if let Input::Merged { loser, .. } = input {

@@ -152,7 +152,7 @@ impl<S: Store> Machine<S> {
             born = Some(machine);
         } else {
             // The child has its data by a snapshot, or is gone.
-            release(self.store(), batch, &inside, &[(self.name().group, Some(&outside))])?;
+            self.release_but(&inside, &outside, batch)?;
         }
         Ok(Change { tablets: outside, parted: None, born, ends: false, taken: None })
     }
@@ -183,7 +183,7 @@ impl<S: Store> Machine<S> {
         let theirs = match &parted {
             // The loser has gone on without these.
             Some(_) => Some(LogTime(0)),
-            None => loser.next_expiry().map(|next| super::tablets::shifted(next, offset_micros)),
+            None => loser.next_expiry().map(|next| LogTime(next.0.saturating_add_signed(offset_micros))),
         };
         self.set_next_expiry(self.next_expiry().into_iter().chain(theirs).min());
         if takeover.merge {
@@ -199,6 +199,12 @@ impl<S: Store> Machine<S> {
         Ok(Change { tablets, parted: None, born: None, ends: takeover.merge, taken: Some(operation) })
     }
 
+    /// Lets go of pieces, while the machine keeps others and what is parted.
+    fn release_but(&self, given_up: &TabletMap, kept: &TabletMap, batch: &mut S::Batch) -> Result<(), StoreError> {
+        let frame = Frame { tablets: kept.clone(), ..self.frame() };
+        release(self.store(), batch, given_up, &[(self.name().group, Some(&frame.pieces()))])
+    }
+
     fn lose(
         &self,
         operation: OperationId,
@@ -211,7 +217,7 @@ impl<S: Store> Machine<S> {
         // A gainer here that lags takes these over later; one that comes by a snapshot does not need them.
         let lags = beside.gainer.is_some_and(|applied| applied < committed);
         if !lags {
-            release(self.store(), batch, &inside, &[(self.name().group, Some(&outside))])?;
+            self.release_but(&inside, &outside, batch)?;
         }
         let parted = lags.then_some(Parted { operation, committed, tablets: inside });
         Ok(Change { tablets: outside, parted, born: None, ends: false, taken: None })

@@ -8,13 +8,17 @@ use super::{Decide, Obligation, OperationId, Pending, Prepare, Surrender, Takeov
 use crate::codec::Encode;
 use crate::effects::Outgoing;
 use crate::entry::EntryKind;
-use crate::group::{GroupState, Link};
+use crate::group::{Configuration, GroupState, Link};
 use crate::message::PeerMessage;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
 use crate::types::{GroupId, NodeId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Of how many other groups a leader remembers that their members have changed.
+const MAX_MOVED: usize = 16;
 
 /// What a leader remembers of group operations beside what is applied. All of it can be lost.
 #[derive(Debug, Default)]
@@ -23,6 +27,8 @@ pub(crate) struct Operations {
     pub(crate) order: Option<UnderWay>,
     /// The vote heard for the pending operation.
     pub(crate) vote: Option<(OperationId, Vote)>,
+    /// Members of other groups that are later than what the links say.
+    pub(crate) moved: BTreeMap<GroupId, Configuration>,
     /// Why the last vote was no.
     pub(crate) no_reason: Option<String>,
     /// The pending operation, and since when this leader knows of it.
@@ -84,7 +90,14 @@ impl Replica {
 
     /// Says something to every member of another group that is known.
     pub(crate) fn tell_group(&self, to: &Link, message: &GroupMessage, cx: &mut Context<'_>) {
-        for member in &to.members {
+        let moved = match &self.role {
+            Role::Leader(leader) => leader.operations.moved.get(&to.group),
+            Role::Follower(_) | Role::Candidate(_) | Role::Retired(_) | Role::Merged(_) => None,
+        };
+        let moved = moved.filter(|moved| moved.version > to.configuration_version);
+        let later = moved.into_iter().flat_map(|moved| &moved.members);
+        let later = later.filter(|later| to.members.iter().all(|member| member.node != later.node));
+        for member in to.members.iter().chain(later) {
             let address = Some(member.address.clone());
             self.tell_node(member.node, address, to.group, message.clone(), cx);
         }
@@ -138,6 +151,19 @@ impl Replica {
         let Role::Leader(leader) = &mut self.role else { return };
         let operations = &mut leader.operations;
         operations.outstanding = state.pending.is_some() || !state.outbox.is_empty() || operations.order.is_some();
+    }
+
+    /// A node hosts another group no more, and knew these members later than this leader does.
+    pub(crate) fn on_moved(&mut self, group: GroupId, configuration: Configuration) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let moved = &mut leader.operations.moved;
+        if moved.len() >= MAX_MOVED && !moved.contains_key(&group) {
+            moved.pop_first();
+        }
+        let known = moved.entry(group).or_insert_with(|| configuration.clone());
+        if known.version < configuration.version {
+            *known = configuration;
+        }
     }
 
     /// For how long this leader has known of the operation.

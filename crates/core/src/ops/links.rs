@@ -14,7 +14,7 @@ use super::messages::GroupMessage;
 use super::transitions::is_newer;
 use crate::codec::Encode;
 use crate::entry::EntryKind;
-use crate::group::{GroupState, Link};
+use crate::group::{Configuration, GroupState, Link};
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
@@ -32,6 +32,8 @@ pub(crate) struct Telling {
     /// What each is to know, and what it has acknowledged: predecessor, successor.
     wanted: [Option<Told>; 2],
     known: [Option<Told>; 2],
+    /// The members that each has acknowledged to know.
+    reached: [Vec<NodeId>; 2],
     again_at: Instant,
     rounds: u32,
 }
@@ -51,6 +53,15 @@ impl Telling {
 }
 
 impl Replica {
+    /// Whether each neighbour knows a member of the set that is to come: else none of them would be found.
+    pub(crate) fn is_reachable_with(&self, next: &Configuration) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let telling = &leader.operations.telling;
+        telling.wanted.iter().zip(&telling.reached).all(|(wanted, reached)| {
+            wanted.is_none() || reached.iter().any(|node| next.member(*node).is_some())
+        })
+    }
+
     /// Tells the neighbours what they do not know yet.
     pub(crate) fn tell_neighbours(&mut self, state: &GroupState, cx: &mut Context<'_>) {
         let (group, now) = (self.name.group, cx.now.instant);
@@ -105,9 +116,10 @@ impl Replica {
             let told = (link.group, current.range_version, current.configuration_version);
             let Role::Leader(leader) = &mut self.role else { return };
             let telling = &mut leader.operations.telling;
-            for (wanted, known) in telling.wanted.iter().zip(&mut telling.known) {
-                if *wanted == Some(told) {
-                    *known = Some(told);
+            for side in 0..telling.known.len() {
+                if telling.wanted[side] == Some(told) {
+                    telling.known[side] = Some(told);
+                    telling.reached[side] = current.members.iter().map(|member| member.node).collect();
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! repeated and late: it carries all it needs, and whoever takes it looks at what is applied.
 
 use super::{OperationId, Prepare, Surrender};
-use crate::group::Link;
+use crate::group::{Configuration, Link};
 use crate::types::{GroupId, NodeId, OperationCounter, Slot};
 use crate::{codec_enum, codec_struct};
 
@@ -118,6 +118,11 @@ pub enum GroupMessage {
         /// The teller.
         link: Link,
     },
+    /// From a node that hosts the group no more: these were its members when it last knew.
+    Moved {
+        /// They.
+        configuration: Configuration,
+    },
     /// What the hearer of a [`GroupMessage::Neighbour`] made of it.
     Heard {
         /// What was told: the same link.
@@ -141,4 +146,5 @@ codec_enum!(GroupMessage {
     9 => Answer { operation, standing },
     10 => Neighbour { link },
     11 => Heard { of, known, link },
+    12 => Moved { configuration },
 });

@@ -44,6 +44,7 @@ impl Replica {
             },
             GroupMessage::Neighbour { link } if link.group == from => self.on_neighbour(node, link, cx),
             GroupMessage::Heard { of, known, link } if link.group == from => self.on_heard(&of, known, link, cx),
+            GroupMessage::Moved { configuration } => self.on_moved(from, configuration),
             GroupMessage::Inspected { .. }
             | GroupMessage::Resolve { .. }
             | GroupMessage::Answer { .. }

@@ -356,7 +356,8 @@ impl GroupState {
         let known = if successor { &self.links.successor } else { &self.links.predecessor };
         let adjacent =
             if successor { link.range.start == self.range.end } else { link.range.end == self.range.start };
-        adjacent && link.group != self.group && is_newer(link, known)
+        // What passes for this group's own link beside a part of the ring that it does not have was never right.
+        adjacent && link.group != self.group && (known.group == self.group || is_newer(link, known))
     }
 
     /// Applies a Links entry: news of neighbours. True if anything changed.

@@ -234,6 +234,15 @@ impl Replica {
         }
     }
 
+    /// Whether the ring neighbours would still find somebody after the change under way. It is put off until they do, but not
+    /// for ever: a neighbour that is gone must not keep the members as they are.
+    fn stays_reachable(&self, configuration: &Configuration, cx: &Context<'_>) -> bool {
+        let Role::Leader(leader) = &self.role else { return true };
+        let Some(change) = &leader.change else { return true };
+        let late = change.deadline.since(cx.now.instant) < cx.config.change_patience / 2;
+        late || self.is_reachable_with(&with_voters(configuration, &change.add, &change.remove))
+    }
+
     /// Takes the next step of a change of members.
     pub(crate) fn advance_change(&mut self, cx: &mut Context<'_>) {
         let Some(configuration) = self.configuration.clone() else { return };
@@ -244,6 +253,7 @@ impl Replica {
         let own = self.name.node;
         // Members do not change under a lock, nor behind an entry that may lock.
         let locked = matches!(&self.role, Role::Leader(leader) if leader.change.is_some()) && self.is_locked();
+        let reachable = self.stays_reachable(&configuration, cx);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(change) = &mut leader.change else { return };
         if leader.structural.is_some() || barred < leader.barrier || leader.hand_over.is_some() {
@@ -295,7 +305,7 @@ impl Replica {
                 };
                 let caught_up = add.iter().all(|(node, _)| near_by(*node));
                 let alive = crate::paxos::election::majority(&next, |node| node == own || near_by(node));
-                if caught_up && alive {
+                if caught_up && alive && reachable {
                     change.stage = ChangeStage::Switching;
                     self.propose_configuration(&next, cx);
                 }
