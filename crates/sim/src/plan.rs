@@ -297,6 +297,9 @@ fn draw_config(random: &mut Random, profile: Profile, quality: &Quality) -> Conf
         config.snapshot_chunk_bytes = random.spread(100, 4_000) as usize;
     }
     config.snapshot_patience = Duration::from_secs(2);
+    config.group_resend = Duration::from_nanos(heartbeat * 2);
+    config.seal_patience = Duration::from_millis(random.spread(500, 4_000));
+    config.order_patience = Duration::from_secs(random.between(3, 12));
     config.membership_patience = Duration::from_nanos(lease * 3);
     config.change_patience = Duration::from_secs(random.between(2, 10));
     config

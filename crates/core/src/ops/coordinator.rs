@@ -96,7 +96,10 @@ impl Replica {
         };
         let moved = moved.filter(|moved| moved.version > to.configuration_version);
         let later = moved.into_iter().flat_map(|moved| &moved.members);
-        let later = later.filter(|later| to.members.iter().all(|member| member.node != later.node));
+        let links = self.report.as_ref().map(|report| &report.state.links);
+        let links = links.into_iter().flat_map(|links| [&links.predecessor, &links.successor]);
+        let links = links.filter(|link| link.group == to.group && link.configuration_version > to.configuration_version);
+        let later = later.chain(links.flat_map(|link| &link.members)).filter(|later| to.members.iter().all(|member| member.node != later.node));
         for member in to.members.iter().chain(later) {
             let address = Some(member.address.clone());
             self.tell_node(member.node, address, to.group, message.clone(), cx);

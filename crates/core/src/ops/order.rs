@@ -156,6 +156,15 @@ impl Replica {
         why.map(|why| Refused::Invalid(why.to_owned()))
     }
 
+    /// Gives up a takeover that is being prepared: nothing has begun, and something more urgent is to be done.
+    pub(crate) fn give_way(&mut self, cx: &mut Context<'_>) {
+        let Role::Leader(leader) = &self.role else { return };
+        if leader.operations.order.as_ref().is_some_and(|order| matches!(order.stage, Stage::Preparing)) {
+            let why = "the group's members are changed instead".to_owned();
+            self.end_order(Reply::Refused(Refused::GivenUp(why)), cx);
+        }
+    }
+
     /// Ends the order under way.
     fn end_order(&mut self, reply: Reply, cx: &mut Context<'_>) {
         let Role::Leader(leader) = &mut self.role else { return };

@@ -18,7 +18,7 @@ impl Replica {
         message: GroupMessage,
         cx: &mut Context<'_>,
     ) {
-        let Role::Leader(leader) = &self.role else { return };
+        let Role::Leader(leader) = &self.role else { return self.point_on(node, from, &message, cx) };
         let behind = self.applied < leader.barrier && !planted::on(Bug::NoRecordIsAbort);
         if behind || self.report.is_none() {
             // What is not applied yet may be the answer.
@@ -50,6 +50,27 @@ impl Replica {
             | GroupMessage::Answer { .. }
             | GroupMessage::Neighbour { .. }
             | GroupMessage::Heard { .. } => {}
+        }
+    }
+
+    /// A member that does not lead tells who the members are: the leader may be one that the asker does not know.
+    fn point_on(&self, node: NodeId, from: GroupId, message: &GroupMessage, cx: &mut Context<'_>) {
+        let asks = match message {
+            GroupMessage::Inspect
+            | GroupMessage::Align { .. }
+            | GroupMessage::Prepare { .. }
+            | GroupMessage::Resolve { .. }
+            | GroupMessage::Ask { .. }
+            | GroupMessage::Neighbour { .. } => true,
+            GroupMessage::Inspected { .. }
+            | GroupMessage::Voted { .. }
+            | GroupMessage::Resolved { .. }
+            | GroupMessage::Answer { .. }
+            | GroupMessage::Heard { .. }
+            | GroupMessage::Moved { .. } => false,
+        };
+        if let Some(configuration) = self.configuration.clone().filter(|_| asks) {
+            self.tell_node(node, None, from, GroupMessage::Moved { configuration }, cx);
         }
     }
 

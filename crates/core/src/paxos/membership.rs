@@ -192,6 +192,7 @@ impl Replica {
         remove: Vec<NodeId>,
         cx: &mut Context<'_>,
     ) {
+        self.give_way(cx);
         let refused = match (&self.role, &self.configuration) {
             (Role::Leader(leader), Some(configuration)) => {
                 let busy = leader.change.is_some() || leader.structural.is_some() || leader.operations.order.is_some();
