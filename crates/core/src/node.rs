@@ -85,6 +85,9 @@ pub struct Machines {
     pub merged: Vec<(ReplicaName, Merger)>,
 }
 
+/// How many mergers one after the other are followed to find who has what a group had.
+const MAX_MERGERS: usize = 64;
+
 /// How many rounds of messages between two groups led here one burst may take: more than any exchange has that waits for no
 /// log.
 const MAX_LOOPS: usize = 8;
@@ -583,8 +586,16 @@ impl Node {
                 });
             }
             None if self.may_host(child) => {
-                effects.writes.push(Write::Create { replica: child, after: Slot(1), inviter: None });
-                let replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
+                // Should the machine be lost with the store, and its parent have gone on, another member has it.
+                let others = report.configuration.members.iter().filter(|member| member.node != child.node);
+                let inviter = others.max_by_key(|member| member.node == leader).map(|member| ReplicaName {
+                    node: member.node,
+                    incarnation: member.incarnation,
+                    ..child
+                });
+                effects.writes.push(Write::Create { replica: child, after: Slot(1), inviter });
+                let mut replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
+                replica.inviter = inviter;
                 self.replicas.insert(child.group, replica);
                 self.with(now, child.group, effects, |replica, cx| {
                     replica.on_born(report, cx);
@@ -770,13 +781,7 @@ impl Node {
     /// for one that has left this node is told where it went.
     fn on_group_envelope(&mut self, now: Now, from: NodeId, envelope: GroupEnvelope, effects: &mut Effects) {
         let GroupEnvelope { from: group, to, message } = envelope;
-        let gone = self.tombstones.get(&to).filter(|_| !self.replicas.contains_key(&to)).and_then(|gone| gone.last());
-        let merged = match self.replicas.get(&to).map(|replica| &replica.role) {
-            Some(Role::Merged(merger)) => Some(*merger),
-            Some(Role::Follower(_) | Role::Candidate(_) | Role::Leader(_) | Role::Retired(_)) => None,
-            None => gone.and_then(|gone| gone.merged),
-        };
-        let target = merged.map_or(to, |merger| merger.into);
+        let target = self.heir_of(to);
         if self.with(now, target, effects, |replica, cx| replica.on_group_message(from, group, message, cx)) {
             return;
         }
@@ -786,6 +791,22 @@ impl Node {
             let message = PeerMessage::Group { envelope: GroupEnvelope { from: target, to: group, message } };
             effects.messages.push(Outgoing { to: from, address: None, bulk: false, message });
         }
+    }
+
+    /// The group that has what `group` had, as far as this node has seen groups being merged.
+    #[must_use]
+    pub fn heir_of(&self, group: GroupId) -> GroupId {
+        let mut heir = group;
+        for _ in 0..MAX_MERGERS {
+            let merger = match self.replicas.get(&heir).map(|replica| &replica.role) {
+                Some(Role::Merged(merger)) => Some(*merger),
+                Some(Role::Follower(_) | Role::Candidate(_) | Role::Leader(_) | Role::Retired(_)) => None,
+                None => self.tombstones.get(&heir).and_then(|gone| gone.last()).and_then(|gone| gone.merged),
+            };
+            let Some(merger) = merger else { break };
+            heir = merger.into;
+        }
+        heir
     }
 
     fn on_envelope(&mut self, now: Now, envelope: Envelope, effects: &mut Effects) {

@@ -19,7 +19,7 @@ use crate::group::{
 };
 use crate::input::{Input, MachineReport};
 use crate::node::Machines;
-use crate::ops::{Decide, Obligation, Pending, Split};
+use crate::ops::{Decide, Pending, Split};
 use crate::planted::{self, Bug};
 use crate::ring::Key;
 use crate::store::{Store, StoreError};
@@ -441,16 +441,9 @@ impl<S: Store> Stage<S> {
     /// A group whose state came by a snapshot may have taken over groups that still have machines here.
     fn end_merged(&mut self, gainer: GroupId) -> Result<Vec<Input>, StoreError> {
         let Some(state) = self.state(gainer) else { return Ok(Vec::new()) };
-        let owed: Vec<(GroupId, Slot)> = state
-            .outbox
-            .iter()
-            .filter_map(|obligation| match obligation {
-                Obligation::Bury { loser, at, .. } => Some((*loser, *at)),
-                Obligation::Tell { .. } => None,
-            })
-            .collect();
+        let absorbed = state.absorbed.clone();
         let mut inputs = Vec::new();
-        for (loser, at) in owed {
+        for (loser, at) in absorbed {
             if let Some(machine) = self.machines.remove(&loser) {
                 let name = machine.name();
                 machine.end(Merger { into: gainer, at })?;

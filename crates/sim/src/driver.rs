@@ -457,15 +457,8 @@ impl World {
             Ok(done) => done,
             Err(error) => return require(21, false, || format!("host {host} cannot carry out an order: {error}")),
         };
-        if !done.moved.is_empty() {
-            match process.stage.state(group).map(|state| state.applied) {
-                Some(applied) => {
-                    self.hosts[host].flushed.insert(group, applied);
-                }
-                None => {
-                    self.hosts[host].flushed.remove(&group);
-                }
-            }
+        if matches!(order, MachineOrder::Destroy { .. }) && process.stage.machine(group).is_none() {
+            self.hosts[host].flushed.remove(&group);
         }
         self.done(host, done)
     }
@@ -487,8 +480,8 @@ impl World {
             self.observer.machine(host, state, *fingerprint, self.now)?;
         }
         for input in &done.inputs {
-            if let Input::Merged { loser, .. } = input {
-                self.hosts[host].flushed.remove(&loser.group);
+            if let Input::Installed { group, report } = input {
+                self.hosts[host].flushed.insert(*group, report.applied);
             }
         }
         self.observer.ring_is_whole()?;

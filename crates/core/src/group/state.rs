@@ -189,6 +189,9 @@ pub struct GroupState {
     pub operations: OperationCounter,
     /// What is owed after decisions.
     pub outbox: Vec<Obligation>,
+    /// Groups that were merged into this one, each with the slot, the last [`crate::ops::MAX_ABSORBED`] of them: a node that was
+    /// away may still have replicas of them.
+    pub absorbed: Vec<(GroupId, Slot)>,
     /// The last slot that changed which positions the group has: a replica that has not applied it may lack data.
     pub reshaped: Slot,
     /// The version of the last operation applied.
@@ -218,6 +221,7 @@ codec_struct!(GroupState {
     pending,
     operations,
     outbox,
+    absorbed,
     reshaped,
     stamp,
     forgotten,
@@ -251,6 +255,7 @@ impl GroupState {
             pending: None,
             operations: OperationCounter(0),
             outbox: Vec::new(),
+            absorbed: Vec::new(),
             reshaped: Slot(1),
             stamp: Version(log_time.0),
             forgotten: Version(0),

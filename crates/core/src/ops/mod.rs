@@ -31,6 +31,9 @@ use crate::{codec_enum, codec_struct};
 use bytes::Bytes;
 use std::fmt;
 
+/// How many of the groups that were merged into it a group remembers.
+pub const MAX_ABSORBED: usize = 64;
+
 /// Names an operation: nobody can speak of it before the entry that began it is decided, and no other has its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct OperationId {
@@ -131,6 +134,8 @@ pub struct Surrender {
     pub idempotency_records: u64,
     /// Of a merge: the loser's neighbour on its far side.
     pub outer: Option<Link>,
+    /// Of a merge: the groups that were merged into the loser.
+    pub absorbed: Vec<GroupId>,
     /// The loser's lanes, one after the other; of a merge empty, since each member has them.
     pub lanes: Bytes,
 }
@@ -145,6 +150,7 @@ codec_struct!(Surrender {
     bytes,
     idempotency_records,
     outer,
+    absorbed,
     lanes,
 });
 

@@ -3,7 +3,7 @@
 //! Each entry is checked here against the state it meets: whoever proposed it may have known an older one. An entry that
 //! does not fit does nothing.
 
-use super::{Begin, Decide, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover};
+use super::{Begin, Decide, MAX_ABSORBED, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover};
 use crate::group::{Configuration, GroupState, Link, Links, Member, Role};
 use crate::planted::{self, Bug};
 use crate::ring::KeyRange;
@@ -131,6 +131,7 @@ impl GroupState {
             pending: None,
             operations: OperationCounter(0),
             outbox: Vec::new(),
+            absorbed: Vec::new(),
             reshaped: Slot(1),
             keys: self.keys / 2,
             bytes: self.bytes / 2,
@@ -233,6 +234,7 @@ impl GroupState {
             bytes: self.bytes / part,
             idempotency_records: idempotency_records / part,
             outer: takeover.merge.then(|| outer.clone()),
+            absorbed: self.absorbed.iter().filter(|_| takeover.merge).map(|(group, _)| *group).collect(),
             lanes: if takeover.merge { Bytes::new() } else { lanes() },
         };
         self.operations = self.operations.next();
@@ -267,6 +269,12 @@ impl GroupState {
         self.forgotten = self.forgotten.max(surrender.forgotten);
         self.feature_level = self.feature_level.max(surrender.feature_level);
         self.relink_after_gain(&takeover, &loser, surrender, after);
+        if takeover.merge {
+            let ended = surrender.absorbed.iter().chain([&takeover.loser]);
+            self.absorbed.extend(ended.map(|group| (*group, slot)));
+            let too_many = self.absorbed.len().saturating_sub(MAX_ABSORBED);
+            self.absorbed.drain(..too_many);
+        }
         self.outbox.push(if takeover.merge {
             Obligation::Bury { operation, loser: takeover.loser, at: slot }
         } else {
