@@ -12,6 +12,7 @@ use crate::input::{Input, MachineReport};
 use crate::message::{Envelope, Hello, HelloError, Message, PeerMessage};
 use crate::ops::messages::{GroupEnvelope, GroupMessage};
 use crate::ops::{Obligation, Pending};
+use crate::paxos::acceptor::Unsynced;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::rng::Rng;
@@ -117,6 +118,46 @@ pub struct ReplicaStatus {
     pub lease: std::time::Duration,
 }
 
+/// What is asked of all replicas at once, kept up to date with each step of one of them: a node may host thousands, most of
+/// them idle.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    deadlines: BTreeSet<(Instant, GroupId)>,
+    deadline_of: BTreeMap<GroupId, Instant>,
+    /// The first batch of writes that each waits for.
+    unsynced: BTreeSet<(WriteId, GroupId)>,
+    unsynced_of: BTreeMap<GroupId, WriteId>,
+    /// Those that miss somebody.
+    pub(crate) lonely: BTreeSet<GroupId>,
+    leaderships: BTreeMap<GroupId, (Option<NodeId>, Ballot)>,
+    /// Groups that came, went, or have another leader or ballot, since the shell asked.
+    changed: BTreeSet<GroupId>,
+}
+
+impl Index {
+    fn set_deadline(&mut self, group: GroupId, at: Option<Instant>) {
+        let old = match at {
+            Some(at) => self.deadline_of.insert(group, at),
+            None => self.deadline_of.remove(&group),
+        };
+        if old != at {
+            old.map(|old| self.deadlines.remove(&(old, group)));
+            at.map(|at| self.deadlines.insert((at, group)));
+        }
+    }
+
+    fn set_unsynced(&mut self, group: GroupId, first: Option<WriteId>) {
+        let old = match first {
+            Some(first) => self.unsynced_of.insert(group, first),
+            None => self.unsynced_of.remove(&group),
+        };
+        if old != first {
+            old.map(|old| self.unsynced.remove(&(old, group)));
+            first.map(|first| self.unsynced.insert((first, group)));
+        }
+    }
+}
+
 /// A node.
 #[derive(Debug)]
 pub struct Node {
@@ -136,6 +177,7 @@ pub struct Node {
     /// The record of this boot is on disk: the node may speak.
     booted: bool,
     touched: BTreeSet<GroupId>,
+    pub(crate) index: Index,
     /// Groups that wait for news of their machine.
     eager: BTreeSet<GroupId>,
     /// Groups that were merged away here and whose logs are kept for others.
@@ -183,6 +225,7 @@ impl Node {
             disk_full: false,
             booted: false,
             touched: BTreeSet::new(),
+            index: Index::default(),
             eager: BTreeSet::new(),
             merged: BTreeSet::new(),
             now,
@@ -369,7 +412,7 @@ impl Node {
         if !self.booted {
             return None;
         }
-        let replicas = self.replicas.values().filter_map(|replica| replica.deadline()).min();
+        let replicas = self.index.deadlines.first().map(|(at, _)| *at);
         replicas.into_iter().chain(self.birth_deadline()).min()
     }
 
@@ -543,7 +586,36 @@ impl Node {
                 self.bury(group, effects);
                 self.settle_merged(now, None, effects);
             }
+            self.reindex(group);
         }
+    }
+
+    /// Brings up to date what is asked of all replicas at once.
+    fn reindex(&mut self, group: GroupId) {
+        let replica = self.replicas.get(&group);
+        let deadline = replica.and_then(Replica::deadline);
+        let unsynced = replica.and_then(|replica| replica.unsynced.front()).map(|(first, _)| *first);
+        let lonely = replica.is_some_and(|replica| self.is_lonely(replica));
+        let leadership = self.leadership(group);
+        self.index.set_deadline(group, deadline);
+        self.index.set_unsynced(group, unsynced);
+        if lonely {
+            self.index.lonely.insert(group);
+        } else {
+            self.index.lonely.remove(&group);
+        }
+        let old = match leadership {
+            Some(leadership) => self.index.leaderships.insert(group, leadership),
+            None => self.index.leaderships.remove(&group),
+        };
+        if old != leadership {
+            self.index.changed.insert(group);
+        }
+    }
+
+    /// Groups that came or went here, or have another leader or ballot, since this was called last.
+    pub fn take_changed(&mut self) -> BTreeSet<GroupId> {
+        std::mem::take(&mut self.index.changed)
     }
 
     /// Messages between two groups that this node leads need no network. They tell only of what is applied, so they need not
@@ -596,6 +668,7 @@ impl Node {
                 effects.writes.push(Write::Create { replica: child, after: Slot(1), inviter });
                 let mut replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
                 replica.inviter = inviter;
+                replica.unsynced.push_back((self.next_write, Unsynced::Created));
                 self.replicas.insert(child.group, replica);
                 self.with(now, child.group, effects, |replica, cx| {
                     replica.on_born(report, cx);
@@ -716,12 +789,8 @@ impl Node {
 
     fn on_tick(&mut self, now: Now, effects: &mut Effects) {
         self.tick_birth(now, effects);
-        let due: Vec<GroupId> = self
-            .replicas
-            .iter()
-            .filter(|(_, replica)| replica.deadline().is_some_and(|at| at <= now.instant))
-            .map(|(group, _)| *group)
-            .collect();
+        let due: BTreeSet<GroupId> =
+            self.index.deadlines.iter().take_while(|(at, _)| *at <= now.instant).map(|(_, group)| *group).collect();
         for group in due {
             self.with(now, group, effects, |replica, cx| replica.on_tick(cx));
         }
@@ -749,12 +818,8 @@ impl Node {
                 AfterSync::Destroy(replica) => effects.orders.push(MachineOrder::Destroy { replica }),
             }
         }
-        let waiting: Vec<GroupId> = self
-            .replicas
-            .iter()
-            .filter(|(_, replica)| replica.unsynced.front().is_some_and(|(first, _)| *first <= write))
-            .map(|(group, _)| *group)
-            .collect();
+        let waiting: BTreeSet<GroupId> =
+            self.index.unsynced.iter().take_while(|(first, _)| *first <= write).map(|(_, group)| *group).collect();
         for group in waiting {
             self.with(now, group, effects, |replica, cx| replica.on_synced(write, cx));
         }
@@ -844,6 +909,7 @@ impl Node {
                 effects.writes.push(Write::Create { replica: to, after, inviter: Some(from) });
                 let mut replica = Replica::blank(to, after, &mut self.context(now, effects));
                 replica.inviter = Some(from);
+                replica.unsynced.push_back((self.next_write, Unsynced::Created));
                 self.replicas.insert(to.group, replica);
             }
         }

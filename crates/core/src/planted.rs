@@ -178,6 +178,8 @@ bugs! {
     AssembledBeforeSeal => "assembled-before-seal",
     /// A split overwrites the replica of its child that came here before it (hazard 5).
     ChildOverwritten => "child-overwritten",
+    /// A snapshot is stored before the log on disk knows whose it is.
+    SnapshotBeforeCreated => "snapshot-before-created",
     /// A link update is acknowledged without being applied (hazard 16).
     LinkAcknowledgedUnread => "link-acknowledged-unread",
 }

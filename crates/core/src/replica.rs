@@ -117,6 +117,8 @@ pub struct Replica {
     pub(crate) report: Option<MachineReport>,
     pub(crate) word: Arc<ReadWord>,
     pub(crate) freshness: Freshness,
+    /// The log on disk knows of this replica, and that an earlier one of its group here is gone.
+    pub(crate) on_disk: bool,
     /// Who spoke to it first, if it came to be by that.
     pub(crate) inviter: Option<ReplicaName>,
     /// When a replica without a machine may ask for one again.
@@ -160,6 +162,7 @@ impl Replica {
             word: Arc::new(ReadWord::default()),
             freshness: Freshness::default(),
             ask_at: cx.now.instant.after(cx.config.membership_patience),
+            on_disk: false,
             inviter: None,
             state_asked_at: Instant(0),
             stalled: None,
@@ -172,6 +175,7 @@ impl Replica {
     pub(crate) fn recover(recovered: RecoveredReplica, report: Option<MachineReport>, cx: &mut Context<'_>) -> Self {
         let mut replica = Self::blank(recovered.replica, recovered.truncated, cx);
         replica.inviter = recovered.inviter;
+        replica.on_disk = true;
         replica.promised = recovered.hard.promised;
         replica.hard = recovered.hard;
         replica.decided_on_disk = recovered.hard.decided;

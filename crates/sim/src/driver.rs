@@ -64,6 +64,7 @@ impl World {
         };
         self.check_recovered(host, &flushed, &effects)?;
         let target = &mut self.hosts[host];
+        target.live = target.disk.log.replicas.keys().copied().collect();
         target.epoch += 1;
         target.paused_until = 0;
         let epoch = target.epoch;
@@ -236,6 +237,7 @@ impl World {
         let accepts = |write: &&Write| matches!(write, Write::Accept { .. });
         let accepts: Vec<Write> = writes.iter().filter(accepts).cloned().collect();
         if let Some(id) = write {
+            self.check_live(host, &writes)?;
             self.check_truncations(host, &writes)?;
             self.check_clusters(host, &writes)?;
             let digest = writes.len() as u64;

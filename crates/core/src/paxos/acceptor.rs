@@ -43,6 +43,8 @@ pub(crate) enum Unsynced {
     Lease,
     /// The decided mark.
     Decided(Slot),
+    /// That the replica exists.
+    Created,
 }
 
 /// The lease this replica granted last: it promises no other ballot before `until`, on its own clock.
@@ -307,6 +309,7 @@ impl Replica {
             Unsynced::Promise(_, _) if matches!(self.role, Role::Merged(_)) => {}
             Unsynced::Promise(to, ballot) => self.send_promise(to, ballot, cx),
             Unsynced::Candidacy(ballot) => self.on_candidacy_durable(ballot, cx),
+            Unsynced::Created => self.on_disk = true,
             Unsynced::Decided(slot) => self.decided_on_disk = self.decided_on_disk.max(slot),
             Unsynced::Lease => {
                 if let Some(owed) = &mut self.owed {
