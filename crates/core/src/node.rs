@@ -721,7 +721,7 @@ impl Node {
     /// Somebody has buried the group of a replica here: it was merged into another, and every member had assembled. What this
     /// one holds nobody needs, unless the gainer beside it is still to assemble.
     fn on_gone(&mut self, now: Now, to: ReplicaName, merger: Merger, effects: &mut Effects) {
-        let waits = self.replicas.get(&merger.into).is_some_and(|gainer| gainer.applied < merger.at);
+        let waits = self.replicas.get(&merger.into).is_some_and(|gainer| gainer.flushed < merger.at);
         let named = self.replicas.get(&to.group).is_some_and(|replica| replica.name == to);
         if named && !waits {
             self.merged.remove(&to.group);

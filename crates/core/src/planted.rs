@@ -180,6 +180,8 @@ bugs! {
     ChildOverwritten => "child-overwritten",
     /// A snapshot is stored before the log on disk knows whose it is.
     SnapshotBeforeCreated => "snapshot-before-created",
+    /// A member counts as assembled though a crash could take that back (hazards 2, 6).
+    AssembledInMemory => "assembled-in-memory",
     /// A link update is acknowledged without being applied (hazard 16).
     LinkAcknowledgedUnread => "link-acknowledged-unread",
 }

@@ -17,6 +17,7 @@ use crate::paxos::election::{Candidate, Follower};
 use crate::paxos::freshness::Freshness;
 use crate::paxos::leader::Leader;
 use crate::paxos::log::Log;
+use crate::ops::{Gain, MAX_GAINED, Pending};
 use crate::paxos::membership::Retired;
 use crate::planted::{self, Bug};
 use crate::rng::Rng;
@@ -421,6 +422,34 @@ impl Replica {
         }
     }
 
+    /// How far this replica has applied for good: what it took over from others, and its store does not hold durably, it could
+    /// assemble again from the loser's replica beside it, whose disk knows that the seal is decided.
+    pub(crate) fn assembled_through(&self, cx: &Context<'_>) -> Slot {
+        let Some(report) = &self.report else { return Slot(0) };
+        let gained = &report.state.gained;
+        if planted::on(Bug::AssembledInMemory) {
+            return self.applied;
+        }
+        let forgotten = gained.len() >= MAX_GAINED && gained[0].at > self.flushed;
+        let safe = |gain: &Gain| {
+            gain.at <= self.flushed
+                || cx.beside.get(&gain.loser).is_some_and(|loser| !loser.gone && loser.decided_on_disk >= gain.seal)
+        };
+        match gained.iter().find(|gain| !safe(gain)) {
+            _ if forgotten => self.applied.min(self.flushed),
+            Some(gain) => self.applied.min(Slot(gain.at.0 - 1)),
+            None => self.applied,
+        }
+    }
+
+    /// Whether a gainer beside this replica could not be assembled again without it.
+    pub(crate) fn is_needed_beside(&self, cx: &Context<'_>) -> bool {
+        cx.beside.values().any(|gainer| {
+            let gained = gainer.report.as_ref().map(|report| &report.state.gained);
+            gained.into_iter().flatten().any(|gain| gain.loser == self.name.group && gain.at > gainer.flushed)
+        })
+    }
+
     /// When something must happen although nothing is heard.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let role = match &self.role {
@@ -479,9 +508,12 @@ impl Replica {
         let awaited = cx.effects.writes.is_empty() && self.waits_for(cx.write);
         // Others wait for news of a configuration that is decided here for good.
         let configured = self.hard.decided < self.configuration_slot && self.configuration_slot <= state.decided;
+        // What was sealed must be known to be, to be assembled again.
+        let seal = self.report.as_ref().and_then(|report| report.state.pending.as_ref()).and_then(Pending::seal);
+        let sealed = seal.is_some_and(|seal| self.hard.decided < seal && seal <= state.decided);
         // After a restart only what the mark covers is known to be the decided entries.
         let flushed = self.hard.decided < self.flushed;
-        if promised || rides || lags || awaited || configured || flushed {
+        if promised || rides || lags || awaited || configured || flushed || sealed {
             if state.decided > self.hard.decided {
                 self.unsynced.push_back((cx.write, Unsynced::Decided(state.decided)));
             }

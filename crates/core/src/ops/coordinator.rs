@@ -253,7 +253,7 @@ impl Replica {
 
     /// What was decided reaches whom it concerns.
     fn advance_obligations(&mut self, state: &GroupState, due: bool, cx: &mut Context<'_>) {
-        let applied = self.applied;
+        let applied = self.assembled_through(cx);
         for obligation in &state.outbox {
             let Role::Leader(leader) = &mut self.role else { return };
             if planted::on(Bug::OutboxNotInherited) && obligation.operation().slot < leader.barrier {

@@ -3,7 +3,7 @@
 //! Each entry is checked here against the state it meets: whoever proposed it may have known an older one. An entry that
 //! does not fit does nothing.
 
-use super::{Begin, Decide, MAX_ABSORBED, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover};
+use super::{Begin, Decide, Gain, MAX_ABSORBED, MAX_GAINED, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover};
 use crate::group::{Configuration, GroupState, Link, Links, Member, Role};
 use crate::planted::{self, Bug};
 use crate::ring::KeyRange;
@@ -132,6 +132,7 @@ impl GroupState {
             operations: OperationCounter(0),
             outbox: Vec::new(),
             absorbed: Vec::new(),
+            gained: Vec::new(),
             reshaped: Slot(1),
             keys: self.keys / 2,
             bytes: self.bytes / 2,
@@ -269,6 +270,9 @@ impl GroupState {
         self.forgotten = self.forgotten.max(surrender.forgotten);
         self.feature_level = self.feature_level.max(surrender.feature_level);
         self.relink_after_gain(&takeover, &loser, surrender, after);
+        self.gained.push(Gain { at: slot, loser: takeover.loser, seal: surrender.seal });
+        let too_many = self.gained.len().saturating_sub(MAX_GAINED);
+        self.gained.drain(..too_many);
         if takeover.merge {
             let ended = surrender.absorbed.iter().chain([&takeover.loser]);
             self.absorbed.extend(ended.map(|group| (*group, slot)));

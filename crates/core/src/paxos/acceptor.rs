@@ -328,13 +328,14 @@ impl Replica {
         }
         self.owed = Some(Acknowledgement { due: false, want: None, ..owed });
         let ask = self.freshness.ask(cx);
+        let applied = self.assembled_through(cx);
         let accepted = Message::Accepted {
             ballot: self.cursor.ballot,
             stamp: if owed.lease_unsynced { Instant(0) } else { owed.stamp },
             lease_nanos: if owed.lease_unsynced { 0 } else { owed.lease_nanos },
             through,
             want: owed.want,
-            applied: self.applied,
+            applied,
             level: cx.config.feature_level,
             ask,
         };

@@ -409,7 +409,8 @@ impl Replica {
         // what was applied in memory alone would leave the one that is asked with an undecided entry and nobody to ask.
         let newest = self.configuration.as_ref().is_some_and(|known| known.version == configuration.version);
         let durable = self.configuration_slot <= self.decided_on_disk.max(self.flushed);
-        let told = newest && durable;
+        let assembled = self.assembled_through(cx) >= report.applied;
+        let told = newest && durable && assembled;
         if !configuration.has(from) && !told {
             return;
         }
@@ -480,7 +481,8 @@ impl Replica {
     fn forget(&mut self, cx: &mut Context<'_>) {
         // What other machines here were made of from this log must outlive it.
         let reshaped = self.report.as_ref().map(|report| report.state.reshaped).unwrap_or_default();
-        if self.flushed < reshaped && !planted::on(Bug::ParentForgottenUnflushed) {
+        let needed = self.flushed < reshaped || self.is_needed_beside(cx);
+        if needed && !planted::on(Bug::ParentForgottenUnflushed) {
             return;
         }
         self.bury_with(None, cx);
@@ -501,6 +503,7 @@ impl Replica {
     /// The machine was taken over by the group's gainer beside it.
     pub(crate) fn on_merged(&mut self, merger: Merger, cx: &mut Context<'_>) {
         self.word.withdraw();
+        self.settle(cx);
         self.step_down(None, cx);
         self.fetch = None;
         self.owed = None;
