@@ -177,6 +177,8 @@ pub struct Node {
     /// The record of this boot is on disk: the node may speak.
     booted: bool,
     touched: BTreeSet<GroupId>,
+    /// Replicas that are to come to be here, each with whom to ask.
+    wanted: Vec<(ReplicaName, ReplicaName)>,
     pub(crate) index: Index,
     /// Groups that wait for news of their machine.
     eager: BTreeSet<GroupId>,
@@ -225,6 +227,7 @@ impl Node {
             disk_full: false,
             booted: false,
             touched: BTreeSet::new(),
+            wanted: Vec::new(),
             index: Index::default(),
             eager: BTreeSet::new(),
             merged: BTreeSet::new(),
@@ -757,6 +760,8 @@ impl Node {
             disk_full: self.disk_full,
             record: &mut self.record,
             beside: &self.replicas,
+            tombstones: &self.tombstones,
+            wanted: &mut self.wanted,
         }
     }
 
@@ -771,6 +776,9 @@ impl Node {
         self.touched.insert(group);
         act(&mut replica, &mut self.context(now, effects));
         self.replicas.insert(group, replica);
+        for (name, inviter) in std::mem::take(&mut self.wanted) {
+            self.invite(now, name, inviter, effects);
+        }
         true
     }
 
@@ -904,16 +912,35 @@ impl Node {
                 if !invites || !self.may_host(to) {
                     return;
                 }
-                // What begins a group is slot 1, which no log holds.
-                let after = Slot(u64::from(to.incarnation == Incarnation(1)));
-                effects.writes.push(Write::Create { replica: to, after, inviter: Some(from) });
-                let mut replica = Replica::blank(to, after, &mut self.context(now, effects));
-                replica.inviter = Some(from);
-                replica.unsynced.push_back((self.next_write, Unsynced::Created));
-                self.replicas.insert(to.group, replica);
+                self.invite(now, to, from, effects);
             }
         }
         self.with(now, to.group, effects, |replica, cx| replica.on_message(from, message, cx));
+    }
+
+    /// A replica comes to be here without any state, for which it may ask `inviter`.
+    fn invite(&mut self, now: Now, name: ReplicaName, inviter: ReplicaName, effects: &mut Effects) {
+        if let Some(waiting) = self.replicas.get_mut(&name.group) {
+            // Whom it knows may know nothing: it asks another as well.
+            if waiting.report.is_none() && waiting.inviter != Some(inviter) {
+                waiting.inviter = Some(inviter);
+                waiting.ask_at = now.instant;
+                self.touched.insert(name.group);
+            }
+            return;
+        }
+        if !self.may_host(name) {
+            return;
+        }
+        // What begins a group is slot 1, which no log holds.
+        let after = Slot(u64::from(name.incarnation == Incarnation(1)));
+        effects.writes.push(Write::Create { replica: name, after, inviter: Some(inviter) });
+        let mut replica = Replica::blank(name, after, &mut self.context(now, effects));
+        replica.inviter = Some(inviter);
+        replica.ask_at = now.instant;
+        replica.unsynced.push_back((self.next_write, Unsynced::Created));
+        self.replicas.insert(name.group, replica);
+        self.touched.insert(name.group);
     }
 
     /// Whether a new replica of this name may come to be here.

@@ -13,7 +13,7 @@ use crate::message::PeerMessage;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
-use crate::types::{GroupId, NodeId};
+use crate::types::{GroupId, NodeId, Slot};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -260,6 +260,9 @@ impl Replica {
                 continue;
             }
             match obligation {
+                // Until everybody has taken over what moved, the loser keeps it: its replicas are where it is taken from.
+                Obligation::Tell { committed: Some(at), .. }
+                    if !all_applied(leader, applied, *at) && !planted::on(Bug::ToldBeforeAssembled) => {}
                 Obligation::Tell { operation, loser, committed } if due => {
                     let message = GroupMessage::Resolve { operation: *operation, committed: *committed };
                     self.tell_group(loser, &message, cx);
@@ -298,7 +301,10 @@ impl Replica {
         let Some(report) = &self.report else { return };
         let owed = report.state.outbox.iter().find(|obligation| obligation.operation() == operation);
         let pending = report.state.pending.as_ref().is_some_and(|pending| pending.operation() == operation);
+        let Role::Leader(leader) = &self.role else { return };
+        let assembled = |at: Slot| all_applied(leader, self.assembled_through(cx), at) || planted::on(Bug::ToldBeforeAssembled);
         let standing = match owed {
+            Some(Obligation::Tell { committed: Some(at), .. }) if !assembled(*at) => Standing::Undecided,
             Some(Obligation::Tell { committed: Some(at), .. } | Obligation::Bury { at, .. }) => Standing::Committed { at: *at },
             Some(Obligation::Tell { committed: None, .. }) => Standing::Aborted,
             None if pending => Standing::Undecided,

@@ -3,7 +3,7 @@
 //! Each entry is checked here against the state it meets: whoever proposed it may have known an older one. An entry that
 //! does not fit does nothing.
 
-use super::{Begin, Decide, Gain, MAX_ABSORBED, MAX_GAINED, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover};
+use super::{Begin, Decide, Gain, MAX_ABSORBED, MAX_CHILDREN, MAX_GAINED, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover};
 use crate::group::{Configuration, GroupState, Link, Links, Member, Role};
 use crate::planted::{self, Bug};
 use crate::ring::KeyRange;
@@ -132,6 +132,7 @@ impl GroupState {
             operations: OperationCounter(0),
             outbox: Vec::new(),
             absorbed: Vec::new(),
+            children: Vec::new(),
             gained: Vec::new(),
             reshaped: Slot(1),
             keys: self.keys / 2,
@@ -145,6 +146,9 @@ impl GroupState {
         self.keys = self.keys.wrapping_sub(child.keys);
         self.bytes = self.bytes.wrapping_sub(child.bytes);
         self.counted = false;
+        self.children.push((split.child, slot));
+        let too_many = self.children.len().saturating_sub(MAX_CHILDREN);
+        self.children.drain(..too_many);
         self.links.version = self.links.version.next();
         self.links.successor = child.link();
         if alone {
@@ -368,8 +372,11 @@ impl GroupState {
         let known = if successor { &self.links.successor } else { &self.links.predecessor };
         let adjacent =
             if successor { link.range.start == self.range.end } else { link.range.end == self.range.start };
-        // What passes for this group's own link beside a part of the ring that it does not have was never right.
-        adjacent && link.group != self.group && (known.group == self.group || is_newer(link, known))
+        // What does not lie beside this group's arc, or passes for the group itself, was never right.
+        let known_adjacent =
+            if successor { known.range.start == self.range.end } else { known.range.end == self.range.start };
+        let wrong = known.group == self.group || !known_adjacent;
+        adjacent && link.group != self.group && (wrong || is_newer(link, known))
     }
 
     /// Applies a Links entry: news of neighbours. True if anything changed.

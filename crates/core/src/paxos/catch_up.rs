@@ -22,7 +22,7 @@ use crate::message::Message;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
-use crate::types::{ReplicaName, Slot};
+use crate::types::{GroupId, Incarnation, ReplicaName, Slot};
 use bytes::Bytes;
 
 /// A snapshot being fetched.
@@ -209,7 +209,41 @@ impl Replica {
         chunk: Bytes,
         cx: &mut Context<'_>,
     ) {
-        self.send(to, Message::SnapshotChunk { snapshot, slot, chunk }, cx);
+        let children = self.report.as_ref().map(|report| report.state.children.clone()).unwrap_or_default();
+        self.send(to, Message::SnapshotChunk { snapshot, slot, children, chunk }, cx);
+    }
+
+    /// A snapshot would take the place of data that belongs to a child now, and that this node may be one of few to hold: it has
+    /// not applied the split. It waits until the child's replica here has its state, or is gone.
+    pub(crate) fn awaits_children(
+        &mut self,
+        from: ReplicaName,
+        slot: Slot,
+        children: &[(GroupId, Slot)],
+        cx: &mut Context<'_>,
+    ) -> bool {
+        if self.report.is_none() || planted::on(Bug::SnapshotOverSplit) {
+            return false;
+        }
+        let ahead = |at: Slot| self.applied < at && at <= slot;
+        let missing = |child: GroupId| {
+            let has = cx.beside.get(&child).is_some_and(|beside| beside.report.is_some() || beside.merges_or_retires());
+            !has && !cx.tombstones.contains_key(&child)
+        };
+        let awaited: Vec<GroupId> =
+            children.iter().filter(|(child, at)| ahead(*at) && missing(*child)).map(|(child, _)| *child).collect();
+        for group in &awaited {
+            let named = |node| ReplicaName { group: *group, node, incarnation: Incarnation(1) };
+            cx.wanted.push((named(self.name.node), named(from.node)));
+        }
+        if !awaited.is_empty() {
+            self.fetch = None;
+        }
+        !awaited.is_empty()
+    }
+
+    fn merges_or_retires(&self) -> bool {
+        matches!(self.role, Role::Merged(_) | Role::Retired(_))
     }
 
     pub(crate) fn on_snapshot_chunk(
