@@ -188,6 +188,8 @@ bugs! {
     SnapshotOverSplit => "snapshot-over-split",
     /// The loser gives up what moved before every member of the gainer has it (hazards 2, 6).
     ToldBeforeAssembled => "told-before-assembled",
+    /// A loser's snapshot holds what the gainer has made of what was sealed.
+    TakenInSnapshot => "taken-in-snapshot",
     /// A link update is acknowledged without being applied (hazard 16).
     LinkAcknowledgedUnread => "link-acknowledged-unread",
 }
