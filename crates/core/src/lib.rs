@@ -13,6 +13,7 @@ pub mod message;
 pub mod node;
 pub mod paxos;
 pub mod planted;
+pub mod policy;
 pub mod replica;
 pub mod ring;
 pub mod rng;
