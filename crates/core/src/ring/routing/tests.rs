@@ -235,7 +235,7 @@ proptest! {
         let mut rng = Rng::new(gone);
         for links in &mut links {
             for group in 0..groups.len() as u64 {
-                if rng.next() % 2 == 0 {
+                if rng.next().is_multiple_of(2) {
                     links.forget(GroupId(group));
                 }
             }
@@ -254,7 +254,7 @@ proptest! {
         let goal = position(goal);
         let mut rng = Rng::new(seed);
         let first = (rng.next() % groups.len() as u64) as usize;
-        let cached = stale.iter().filter(|_| rng.next() % 4 == 0).cloned().collect::<Vec<_>>();
+        let cached = stale.iter().filter(|_| rng.next().is_multiple_of(4)).cloned().collect::<Vec<_>>();
         let mut search = Search::new(goal.clone(), cached.into_iter().chain([Arc::clone(&groups[first])]));
         let found = loop {
             let asked = search.ask().expect("the search goes on until the owner is found");
@@ -278,7 +278,7 @@ proptest! {
         let mut search = Search::new(position(goal), [Arc::clone(&groups[0])]);
         while let Some(asked) = search.ask() {
             prop_assert!(search.hops() <= groups.len());
-            if rng.next() % 3 != 0 {
+            if !rng.next().is_multiple_of(3) {
                 let wrong = Arc::clone(&groups[(rng.next() % groups.len() as u64) as usize]);
                 search.answered(asked.group, [wrong]);
             }
