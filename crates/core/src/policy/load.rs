@@ -5,17 +5,17 @@
 //! | a group over a split threshold | split at the median of that measure | two halves together are over twice the merge threshold |
 //! | a group and its successor, together under both merge thresholds | merged | together they are under half of a split |
 //! | a neighbour over half of a split, four times busier, same members | the boundary moves, both carry the same | their ratio is 1 |
-//! | a member's node with clearly more replicas than another node | one replica moves | the difference becomes smaller by 2, and was at least 2 |
-//! | a member's node clearly busier than another | the replica moves | its share of the load is at most half of the difference |
-//! | a node that leads 2 groups more than another member's | the leader moves | the difference becomes smaller by 2 |
-//! | a leader's node clearly busier than another member's | the leader moves | its share is at most half of the difference |
+//! | the own node with clearly more replicas than another | one replica moves | the difference becomes smaller by 2, and was at least 2 |
+//! | the own node clearly busier than another | the replica moves | its share of the load is at most half of the difference |
+//! | the own node leads 2 groups more than another member's | the leader moves | the difference becomes smaller by 2 |
+//! | the own node clearly busier than another member's | the leader moves | its share is at most half of the difference |
 //!
 //! An empty node that joined is only one with few replicas and no load: it is filled, `max_incoming_per_node` at a time.
 
 use super::facts::{GroupLoad, Measure, Side};
 use super::latency;
 use super::memory::{Condition, Memory};
-use super::nodes::NodeHint;
+use super::nodes::{NodeHint, below};
 use super::place::{Place, pick};
 use super::roster::{Roster, Seat};
 use super::{Action, Proposal, Reason, Situation};
@@ -62,21 +62,21 @@ fn permille(situation: &Situation<'_>, load: GroupLoad) -> (u64, Measure) {
 
 fn split(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
     let Situation { group, settings, now, .. } = *situation;
-    let (filled, by) = permille(situation, group.load);
+    let (_, by) = permille(situation, group.load);
+    let (value, threshold) = match by {
+        Measure::Operations => (group.load.operations_per_second, settings.split_operations_per_second),
+        Measure::Bytes => (group.load.bytes, settings.split_bytes),
+    };
     // Both halves stay on every member, or the members are shared out between them.
     let room = if settings.one_group_per_node() {
         roster.size() >= 2 * settings.min_size
     } else {
         roster.seats.iter().filter_map(|seat| seat.hint).all(|hint| hint.replicas < settings.max_replicas_per_node)
     };
-    let hot = filled > 1000 && room && group.load.keys > 1;
+    let hot = value > threshold && room && group.load.keys > 1;
     if !memory.has_held(Condition::Hot, hot, settings.damping, now, rng) {
         return None;
     }
-    let (value, threshold) = match by {
-        Measure::Operations => (group.load.operations_per_second, settings.split_operations_per_second),
-        Measure::Bytes => (group.load.bytes, settings.split_bytes),
-    };
     Some(Proposal { action: Action::Split { by }, reason: Reason::Hot { by, value, threshold } })
 }
 
@@ -131,24 +131,25 @@ fn evens_out(situation: &Situation<'_>, from: &NodeHint, to: &NodeHint) -> bool 
     gap >= situation.settings.load_gap_permille.max(1) && share_permille(from, situation.group.load) <= gap / 2
 }
 
+/// Moves a replica off the own node: whoever is full sheds by itself. It knows what it has already ordered; were the leaders
+/// on other nodes to act as well, all of them would go by the same slightly old hint, and empty it.
 fn migrate<'a>(situation: &Situation<'a>, roster: &Roster<'a>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
     let Situation { group, nodes, settings, now, .. } = *situation;
-    let hints = || roster.seats.iter().filter(|seat| seat.is_alive()).filter_map(|seat| seat.hint);
-    // Not the leader if another one will do: it would have to hand over first.
-    let fullest = hints().max_by_key(|hint| (hint.replicas, hint.node != group.leader, hint.node))?;
-    let busiest = hints().max_by_key(|hint| (hint.load_permille, hint.node != group.leader, hint.node))?;
+    // A node that leads nothing, as when it is far from everybody, cannot: its groups' leaders act for it, one at a time.
+    let others = roster.seats.iter().filter(|seat| seat.node() != group.leader && seat.is_alive());
+    let helpless = others.filter_map(|seat| seat.hint).filter(|hint| hint.leaders == 0);
+    let fullest = helpless.max_by_key(|hint| (hint.replicas, hint.node));
+    let helped = fullest.filter(|hint| below(rng, usize::try_from(hint.replicas).unwrap_or(1)) == 0);
+    let from = helped.or_else(|| nodes.get(group.leader))?;
     // Where each node serves one group there is nothing to even out, only to give back.
-    let over = fullest.replicas > settings.max_replicas_per_node;
+    let over = from.replicas > settings.max_replicas_per_node;
     let even = settings.one_group_per_node() && !over;
-    let full = !even && nodes.fewest_replicas().is_some_and(|fewest| over || fuller(fullest.replicas, fewest));
-    let busy = !even
-        && nodes
-            .least_load_permille()
-            .is_some_and(|least| busiest.load_permille.saturating_sub(least) >= settings.load_gap_permille);
+    let full = !even && nodes.fewest_replicas().is_some_and(|fewest| over || fuller(from.replicas, fewest));
+    let gap = |least: u32| from.load_permille.saturating_sub(least);
+    let busy = !even && nodes.least_load_permille().is_some_and(|least| gap(least) >= settings.load_gap_permille);
     if !memory.has_held(Condition::Uneven, full || busy, settings.damping, now, rng) {
         return None;
     }
-    let from = if full { fullest } else { busiest };
     let to = target(situation, roster, from, rng, |to| {
         if full {
             let calm = to.load_permille <= from.load_permille.saturating_add(settings.load_gap_permille / 2);

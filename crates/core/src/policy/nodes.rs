@@ -38,7 +38,8 @@ pub struct NodeHint {
     pub load_permille: u32,
     /// Operations it answers.
     pub operations_per_second: u64,
-    /// Replicas it hosts, those that still catch up included.
+    /// Replicas it hosts: with those that still catch up, without those whose leaders on this very node have ordered that they
+    /// move away.
     pub replicas: u32,
     /// Of those, the ones that still catch up.
     pub incoming: u32,

@@ -26,6 +26,8 @@ pub enum Reason {
     Surplus { size: usize, target: usize },
     /// The members are to be shared out between two groups that came from one.
     Twin { neighbour: GroupId },
+    /// A member serves more groups than a node should.
+    Shared { node: NodeId, replicas: u32, limit: u32 },
     /// Nobody can fill the successor.
     ThinSuccessor { size: usize, minimum: usize },
     /// The group can take no more members.
@@ -69,6 +71,7 @@ impl Reason {
             Self::ZoneShared { .. } => "zone_shared",
             Self::Surplus { .. } => "surplus",
             Self::Twin { .. } => "twin",
+            Self::Shared { .. } => "shared",
             Self::ThinSuccessor { .. } => "thin_successor",
             Self::AtMaximum { .. } => "at_maximum",
             Self::JoiningNode { .. } => "joining_node",
@@ -101,6 +104,9 @@ impl fmt::Display for Reason {
             Self::Surplus { size, target } => write!(f, "{size} members are more than {target}"),
             Self::Twin { neighbour } => {
                 write!(f, "group {neighbour} came from the same split and has the same members")
+            }
+            Self::Shared { node, replicas, limit } => {
+                write!(f, "node {node} hosts {replicas} replicas, more than {limit}")
             }
             Self::ThinSuccessor { size, minimum } => {
                 write!(f, "the successor has {size} members, fewer than {minimum}, and nobody fills it")

@@ -175,9 +175,11 @@ fn shed(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rng
     let Situation { group, settings, now, .. } = *situation;
     let (size, target) = (roster.size(), settings.target_size);
     if settings.one_group_per_node() {
-        let (removed, neighbour) = twins_share(situation, roster)?;
-        let action = roster.change(situation, &[], removed).ok()?;
-        return Some(Proposal { action, reason: Reason::Twin { neighbour } });
+        if let Some((removed, neighbour)) = twins_share(situation, roster) {
+            let action = roster.change(situation, &[], removed).ok()?;
+            return Some(Proposal { action, reason: Reason::Twin { neighbour } });
+        }
+        return release(situation, roster, memory, rng);
     }
     if !memory.has_held(Condition::Surplus, size > target, settings.damping, now, rng) {
         return None;
@@ -195,6 +197,21 @@ fn shed(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rng
     }
     let action = roster.change(situation, &[], removed).ok()?;
     Some(Proposal { action, reason: Reason::Surplus { size, target } })
+}
+
+/// Where each node serves one group, lets go of one that two groups have taken on, if it can be spared.
+fn release(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
+    let Situation { group, settings, now, .. } = *situation;
+    let others = roster.seats.iter().filter(|seat| seat.node() != group.leader).filter_map(|seat| seat.hint);
+    let limit = settings.max_replicas_per_node;
+    let shared = others.filter(|hint| hint.replicas > limit).max_by_key(|hint| (hint.replicas, hint.node));
+    let spare = shared.filter(|_| roster.size() > settings.min_size);
+    if !memory.has_held(Condition::Surplus, spare.is_some(), settings.damping, now, rng) {
+        return None;
+    }
+    let spare = spare?;
+    let action = roster.change(situation, &[], vec![spare.node]).ok()?;
+    Some(Proposal { action, reason: Reason::Shared { node: spare.node, replicas: spare.replicas, limit } })
 }
 
 /// Whom to let go so that two groups that came from one share its members out. The lower one keeps the lower half; who comes

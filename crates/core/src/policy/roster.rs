@@ -126,9 +126,9 @@ fn seat<'a>(situation: &Situation<'a>, member: &'a Member, memory: &mut Memory, 
     let missing = Condition::Missing(member.node);
     let is_missing = hint.is_none() && member.node != group.leader;
     let long_missing = memory.has_held(missing, is_missing, given_up, now, rng);
-    let state = match hint.map(|hint| hint.health) {
-        // Whoever asks is alive, whatever gossip says.
-        _ if member.node == group.leader => SeatState::Alive,
+    // Whoever asks is alive, whatever gossip says.
+    let health = if member.node == group.leader { Some(Health::Alive) } else { hint.map(|hint| hint.health) };
+    let state = match health {
         Some(Health::Alive) => SeatState::Alive,
         Some(Health::Dead { since }) if now.since(since) >= given_up => {
             SeatState::Lost { silent_for: now.since(since) }
