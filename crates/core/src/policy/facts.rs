@@ -1,6 +1,7 @@
 //! What a leader knows of its own group and of the groups beside it.
 
-use crate::group::{Descriptor, Member};
+use super::nodes::{Health, Nodes};
+use crate::group::{Descriptor, Member, Role};
 use crate::types::{GroupId, NodeId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -58,13 +59,24 @@ pub struct Neighbour<'a> {
     pub load: Option<GroupLoad>,
 }
 
+impl Neighbour<'_> {
+    /// The nodes of its voters.
+    pub(super) fn voters(&self) -> impl Iterator<Item = NodeId> {
+        self.members.iter().filter(|member| member.role == Role::Voter).map(|member| member.node)
+    }
+
+    /// Whether so many of its voters answer that it can take part in anything.
+    pub(super) fn answers(&self, nodes: &Nodes) -> bool {
+        let alive = |node: &NodeId| nodes.get(*node).is_some_and(|hint| hint.health == Health::Alive);
+        self.voters().filter(alive).count() > self.voters().count() / 2
+    }
+}
+
 /// A group, as its leader sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupFacts<'a> {
     /// Members and arc.
     pub descriptor: &'a Descriptor,
-    /// The node that asks: it leads the group.
-    pub leader: NodeId,
     /// What it holds and does.
     pub load: GroupLoad,
     /// What keeps it from starting anything, if something does.

@@ -38,7 +38,7 @@ fn is_gain(situation: &Situation<'_>, from: Duration, to: Duration) -> bool {
 
 /// Whether `node` may lead without a clear loss.
 pub(super) fn is_near(situation: &Situation<'_>, roster: &Roster<'_>, node: NodeId) -> bool {
-    let (here, there) = (cost(situation, roster, situation.group.leader), cost(situation, roster, node));
+    let (here, there) = (cost(situation, roster, situation.own.node), cost(situation, roster, node));
     here.zip(there).is_none_or(|(here, there)| !is_gain(situation, there, here))
 }
 
@@ -48,8 +48,8 @@ pub(super) fn propose(
     memory: &mut Memory,
     rng: &mut Rng,
 ) -> Option<Proposal> {
-    let Situation { group, settings, now, .. } = *situation;
-    let here = cost(situation, roster, group.leader);
+    let Situation { own, settings, now, .. } = *situation;
+    let here = cost(situation, roster, own.node);
     let able = roster.seats.iter().filter(|seat| seat.may_lead()).map(Seat::node);
     let costs = able.filter_map(|node| Some((cost(situation, roster, node)?, node)));
     let best = here.zip(costs.min()).filter(|(here, (there, _))| is_gain(situation, *here, *there));

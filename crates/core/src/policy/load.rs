@@ -81,8 +81,8 @@ fn split(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rn
 }
 
 fn merge(situation: &Situation<'_>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
-    let Situation { group, settings, now, .. } = *situation;
-    let successor = group.neighbour(Side::Successor);
+    let Situation { group, nodes, settings, now, .. } = *situation;
+    let successor = group.neighbour(Side::Successor).filter(|successor| successor.answers(nodes));
     let (mine, theirs) = (group.load, successor.and_then(|successor| successor.load));
     let bytes = theirs.map(|theirs| mine.bytes.saturating_add(theirs.bytes));
     let operations = theirs.map(|theirs| mine.operations_per_second.saturating_add(theirs.operations_per_second));
@@ -98,10 +98,10 @@ fn merge(situation: &Situation<'_>, memory: &mut Memory, rng: &mut Rng) -> Optio
 /// The idle group takes over: whoever gains coordinates. Only between groups on the same nodes, where no data is copied;
 /// elsewhere moving replicas does as much at the same price.
 fn repartition(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
-    let Situation { group, settings, now, .. } = *situation;
+    let Situation { group, nodes, settings, now, .. } = *situation;
     let (own, _) = permille(situation, group.load);
     [Side::Successor, Side::Predecessor].into_iter().find_map(|side| {
-        let neighbour = group.neighbour(side);
+        let neighbour = group.neighbour(side).filter(|neighbour| neighbour.answers(nodes));
         let same_nodes = neighbour.is_some_and(|neighbour| {
             neighbour.members.len() == roster.size() && neighbour.members.iter().all(|member| roster.has(member.node))
         });
@@ -134,13 +134,13 @@ fn evens_out(situation: &Situation<'_>, from: &NodeHint, to: &NodeHint) -> bool 
 /// Moves a replica off the own node: whoever is full sheds by itself. It knows what it has already ordered; were the leaders
 /// on other nodes to act as well, all of them would go by the same slightly old hint, and empty it.
 fn migrate<'a>(situation: &Situation<'a>, roster: &Roster<'a>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
-    let Situation { group, nodes, settings, now, .. } = *situation;
+    let Situation { own, nodes, settings, now, .. } = *situation;
     // A node that leads nothing, as when it is far from everybody, cannot: its groups' leaders act for it, one at a time.
-    let others = roster.seats.iter().filter(|seat| seat.node() != group.leader && seat.is_alive());
+    let others = roster.seats.iter().filter(|seat| seat.node() != own.node && seat.is_alive());
     let helpless = others.filter_map(|seat| seat.hint).filter(|hint| hint.leaders == 0);
     let fullest = helpless.max_by_key(|hint| (hint.replicas, hint.node));
     let helped = fullest.filter(|hint| below(rng, usize::try_from(hint.replicas).unwrap_or(1)) == 0);
-    let from = helped.or_else(|| nodes.get(group.leader))?;
+    let from = helped.unwrap_or(own);
     // Where each node serves one group there is nothing to even out, only to give back.
     let over = from.replicas > settings.max_replicas_per_node;
     let even = settings.one_group_per_node() && !over;
@@ -188,7 +188,7 @@ fn target<'a>(
     rng: &mut Rng,
     fits: impl Fn(&NodeHint) -> bool,
 ) -> Option<&'a NodeHint> {
-    let place = Place { beside: roster.staying(&[from.node]), zone: None };
+    let place = Place { beside: roster.staying(&[from.node]), zone: None, needed: false };
     let crowd = place.crowd(from);
     let zones = situation.settings.switches.zones;
     pick(situation, roster, &place, rng, |to| fits(to) && (!zones || place.crowd(to) <= crowd))
@@ -200,26 +200,31 @@ fn spread_leaders(
     memory: &mut Memory,
     rng: &mut Rng,
 ) -> Option<Proposal> {
-    let Situation { group, nodes, settings, now, .. } = *situation;
-    let here = nodes.get(group.leader)?;
-    let able = roster.seats.iter().filter(|seat| seat.node() != group.leader && seat.may_lead());
+    let Situation { own, settings, now, .. } = *situation;
+    let able = roster.seats.iter().filter(|seat| seat.node() != own.node && seat.may_lead());
     // What the one policy moves for distance the other must not move back.
     let near = able.filter(|seat| !settings.switches.latency || latency::is_near(situation, roster, seat.node()));
     let others = || near.clone().filter_map(|seat: &Seat<'_>| seat.hint);
-    let fewest = others().filter(|to| to.leaders + 2 <= here.leaders).min_by_key(|to| (to.leaders, to.node));
+    let fewest = others().filter(|to| to.leaders + 2 <= own.leaders).min_by_key(|to| (to.leaders, to.node));
     // The load that follows a leader must not make the other lead more, or it would be sent back for that.
     let idlest = others()
-        .filter(|to| to.leaders < here.leaders && evens_out(situation, here, to))
+        .filter(|to| to.leaders < own.leaders && evens_out(situation, own, to))
         .min_by_key(|to| (to.load_permille, Reverse(to.node)));
     let best = fewest.or(idlest);
     if !memory.has_held(Condition::TopHeavy, best.is_some(), settings.damping, now, rng) {
         return None;
     }
     let to = best?;
+    // All the leaders beside the other see the same hint. Each draws once for it, so that about as many act as it lacks.
+    let (lacks, givers) = (own.leaders.abs_diff(to.leaders).div_ceil(2), to.replicas.saturating_sub(to.leaders));
+    let drawn = below(rng, usize::try_from(givers).unwrap_or(1)) < usize::try_from(lacks).unwrap_or(1);
+    if !memory.is_first_draw(to.node, to.told) || !drawn {
+        return None;
+    }
     let reason = if fewest.is_some() {
-        Reason::TopHeavy { leaders_here: here.leaders, leaders_there: to.leaders }
+        Reason::TopHeavy { leaders_here: own.leaders, leaders_there: to.leaders }
     } else {
-        Reason::BusierLeader { here_permille: here.load_permille, there_permille: to.load_permille }
+        Reason::BusierLeader { here_permille: own.load_permille, there_permille: to.load_permille }
     };
     Some(Proposal { action: Action::TransferLeader { to: to.node }, reason })
 }

@@ -45,6 +45,7 @@ struct Held {
 #[derive(Clone, Default, Debug)]
 pub struct Memory {
     conditions: BTreeMap<Condition, Held>,
+    drawn_for: Option<(NodeId, Instant)>,
     rests_since: Option<Instant>,
     failures: u32,
     retry_at: Instant,
@@ -69,6 +70,11 @@ impl Memory {
             .entry(condition)
             .or_insert_with(|| Held { since: now, wait: rng.span(least, least.saturating_mul(3) / 2) });
         now.since(held.since) >= held.wait
+    }
+
+    /// Whether chance is asked for the first time about what `node` told at `told`.
+    pub(super) fn is_first_draw(&mut self, node: NodeId, told: Instant) -> bool {
+        self.drawn_for.replace((node, told)) != Some((node, told))
     }
 
     /// Forgets what was noted of nodes that `keep` does not want.

@@ -109,6 +109,8 @@ pub struct Proposal {
 pub struct Situation<'a> {
     /// The own group.
     pub group: &'a GroupFacts<'a>,
+    /// The node that asks, as it knows itself: it leads the group.
+    pub own: &'a NodeHint,
     /// What is known of the cluster's nodes.
     pub nodes: &'a Nodes,
     /// What the operator set.
@@ -117,6 +119,13 @@ pub struct Situation<'a> {
     pub budget: &'a Budget,
     /// The node's boot clock, which the hints' times are told in as well.
     pub now: Instant,
+}
+
+impl<'a> Situation<'a> {
+    /// What is known of a node.
+    fn hint(&self, node: NodeId) -> Option<&'a NodeHint> {
+        if node == self.own.node { Some(self.own) } else { self.nodes.get(node) }
+    }
 }
 
 /// What the group should do, the most urgent first. At most the first is to be carried out; whoever does so says so to

@@ -49,6 +49,8 @@ pub struct NodeHint {
     pub draining: bool,
     /// Free space for data.
     pub free_disk_bytes: u64,
+    /// When this was told.
+    pub told: Instant,
 }
 
 impl NodeHint {
@@ -160,8 +162,15 @@ impl Nodes {
         self.sum_up();
     }
 
-    /// Up to `most` nodes that fit, drawn by chance. Looks at all of them only if they are few, or if hardly any fits.
-    pub(super) fn sample(&self, most: usize, rng: &mut Rng, fits: impl Fn(&NodeHint) -> bool) -> Vec<&NodeHint> {
+    /// Up to `most` nodes that fit, drawn by chance. If nodes are many, only some are looked at, unless hardly any of those
+    /// fits and one is `needed`. Who merely could do with one should not look further: all who do would find the same few.
+    pub(super) fn sample(
+        &self,
+        most: usize,
+        needed: bool,
+        rng: &mut Rng,
+        fits: impl Fn(&NodeHint) -> bool,
+    ) -> Vec<&NodeHint> {
         const LOOKS: usize = 4;
         let count = self.hints.len();
         if count > LOOKS * most {
@@ -171,7 +180,7 @@ impl Nodes {
             }
             let found: Vec<_> =
                 drawn.into_iter().map(|index| &self.hints[index]).filter(|hint| fits(hint)).take(most).collect();
-            if found.len() > 1 {
+            if found.len() > 1 || !needed {
                 return found;
             }
         }

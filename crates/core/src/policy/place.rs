@@ -19,6 +19,8 @@ pub(super) struct Place<'a> {
     pub(super) beside: Vec<&'a NodeHint>,
     /// Of whoever is replaced.
     pub(super) zone: Option<&'a str>,
+    /// Whether the group lacks a member, and does not merely want a better one.
+    pub(super) needed: bool,
 }
 
 impl Place<'_> {
@@ -47,8 +49,8 @@ pub(super) fn pick<'a>(
     fits: impl Fn(&NodeHint) -> bool,
 ) -> Option<&'a NodeHint> {
     let settings = situation.settings;
-    let mut found =
-        situation.nodes.sample(settings.candidates, rng, |hint| may_host(situation, roster, hint) && fits(hint));
+    let fits = |hint: &NodeHint| may_host(situation, roster, hint) && fits(hint);
+    let mut found = situation.nodes.sample(settings.candidates, place.needed, rng, fits);
     if settings.switches.zones {
         let least = found.iter().map(|hint| place.crowd(hint)).min()?;
         found.retain(|hint| place.crowd(hint) == least);

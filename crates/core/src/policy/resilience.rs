@@ -20,8 +20,7 @@ use super::memory::{Condition, Memory};
 use super::nodes::NodeHint;
 use super::place::{Place, may_host, pick, pick_many};
 use super::roster::{Roster, Seat, SeatState};
-use super::{Action, Measure, Neighbour, Proposal, Reason, Side, Situation};
-use crate::group::Role;
+use super::{Action, Measure, Proposal, Reason, Side, Situation};
 use crate::rng::Rng;
 use crate::types::NodeId;
 use std::cmp::Reverse;
@@ -83,7 +82,7 @@ fn replace_lost(situation: &Situation<'_>, roster: &Roster<'_>, rng: &mut Rng) -
     let nodes: Vec<NodeId> = lost.iter().map(|(seat, _)| seat.node()).collect();
     let wanted = situation.settings.target_size.saturating_sub(roster.size() - nodes.len());
     let zone = first.hint.map(|hint| hint.zone.as_str()).filter(|zone| !zone.is_empty());
-    let added = pick_many(situation, roster, Place { beside: roster.staying(&nodes), zone }, wanted, rng);
+    let added = pick_many(situation, roster, Place { beside: roster.staying(&nodes), zone, needed: true }, wanted, rng);
     // With replacements as many leave as can; without, only if the others can then spare one more.
     let now = roster.tolerance(0, &[]);
     let action = (1..=nodes.len())
@@ -97,7 +96,7 @@ fn replace_lost(situation: &Situation<'_>, roster: &Roster<'_>, rng: &mut Rng) -
 fn grow(situation: &Situation<'_>, roster: &Roster<'_>, rng: &mut Rng) -> Option<Proposal> {
     let (size, target) = (roster.size(), situation.settings.target_size);
     let wanted = target.checked_sub(size).filter(|wanted| *wanted > 0)?;
-    let place = Place { beside: roster.staying(&[]), zone: None };
+    let place = Place { beside: roster.staying(&[]), zone: None, needed: true };
     let mut added = pick_many(situation, roster, place, wanted, rng);
     if added.is_empty() {
         return Some(held_back(Reason::NoCandidate { wanted }));
@@ -116,7 +115,7 @@ fn grow(situation: &Situation<'_>, roster: &Roster<'_>, rng: &mut Rng) -> Option
 fn drain(situation: &Situation<'_>, roster: &Roster<'_>, rng: &mut Rng) -> Option<Proposal> {
     let draining: Vec<&Seat<'_>> = roster.seats.iter().filter(|seat| seat.is_draining()).collect();
     let first = *draining.first()?;
-    let leader = situation.group.leader;
+    let leader = situation.own.node;
     if draining.iter().any(|seat| seat.node() == leader) {
         // Nobody waits for a hand-over as long as for a node that is stopped.
         let able = roster.seats.iter().filter(|seat| seat.node() != leader && seat.may_lead());
@@ -129,7 +128,8 @@ fn drain(situation: &Situation<'_>, roster: &Roster<'_>, rng: &mut Rng) -> Optio
     let leaving: Vec<NodeId> = draining.iter().map(|seat| seat.node()).collect();
     let wanted = situation.settings.target_size.saturating_sub(roster.size() - leaving.len());
     let zone = first.hint.map(|hint| hint.zone.as_str()).filter(|zone| !zone.is_empty());
-    let added = pick_many(situation, roster, Place { beside: roster.staying(&leaving), zone }, wanted, rng);
+    let added =
+        pick_many(situation, roster, Place { beside: roster.staying(&leaving), zone, needed: true }, wanted, rng);
     // One leaves for each that comes, and those that are too many anyway.
     let count = leaving.len() - (wanted - added.len()).min(leaving.len());
     let removed: Vec<NodeId> = leaving.into_iter().take(count).collect();
@@ -153,17 +153,17 @@ fn spread_zones(
     memory: &mut Memory,
     rng: &mut Rng,
 ) -> Option<Proposal> {
-    let Situation { group, settings, now, .. } = *situation;
-    let crowd = |hint: &NodeHint| Place { beside: roster.staying(&[hint.node]), zone: None }.crowd(hint);
+    let Situation { own, settings, now, .. } = *situation;
+    let crowd = |hint: &NodeHint| Place { beside: roster.staying(&[hint.node]), zone: None, needed: false }.crowd(hint);
     let crowded = roster.seats.iter().filter_map(|seat| seat.hint).filter(|hint| crowd(hint) > 0);
     // Not the leader if another one will do, and rather the fullest node.
-    let leaves = crowded.max_by_key(|hint| (crowd(hint), hint.node != group.leader, hint.replicas, hint.node));
+    let leaves = crowded.max_by_key(|hint| (crowd(hint), hint.node != own.node, hint.replicas, hint.node));
     let holds = leaves.is_some() && settings.switches.zones;
     if !memory.has_held(Condition::ZoneShared, holds, settings.damping, now, rng) {
         return None;
     }
     let leaves = leaves?;
-    let place = Place { beside: roster.staying(&[leaves.node]), zone: None };
+    let place = Place { beside: roster.staying(&[leaves.node]), zone: None, needed: false };
     let least = crowd(leaves);
     let comes = pick(situation, roster, &place, rng, |hint| place.crowd(hint) < least)?;
     let action = roster.change(situation, &[comes], vec![leaves.node]).ok()?;
@@ -172,7 +172,7 @@ fn spread_zones(
 
 /// Lets go of members that are too many.
 fn shed(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
-    let Situation { group, settings, now, .. } = *situation;
+    let Situation { own, settings, now, .. } = *situation;
     let (size, target) = (roster.size(), settings.target_size);
     if settings.one_group_per_node() {
         if let Some((removed, neighbour)) = twins_share(situation, roster) {
@@ -186,12 +186,12 @@ fn shed(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rng
     }
     let mut removed: Vec<NodeId> = Vec::new();
     while size - removed.len() > target {
-        let place = Place { beside: roster.staying(&removed), zone: None };
+        let place = Place { beside: roster.staying(&removed), zone: None, needed: false };
         let staying = roster.seats.iter().filter(|seat| !removed.contains(&seat.node()));
         let worst = staying.max_by_key(|seat| {
             let crowd = seat.hint.map_or(0, |hint| place.crowd(hint));
             let fill = seat.hint.map(|hint| (hint.replicas, Reverse(hint.age)));
-            (seat.node() != group.leader, !seat.is_alive(), crowd, fill, seat.node())
+            (seat.node() != own.node, !seat.is_alive(), crowd, fill, seat.node())
         })?;
         removed.push(worst.node());
     }
@@ -201,8 +201,8 @@ fn shed(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rng
 
 /// Where each node serves one group, lets go of one that two groups have taken on, if it can be spared.
 fn release(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
-    let Situation { group, settings, now, .. } = *situation;
-    let others = roster.seats.iter().filter(|seat| seat.node() != group.leader).filter_map(|seat| seat.hint);
+    let Situation { own, settings, now, .. } = *situation;
+    let others = roster.seats.iter().filter(|seat| seat.node() != own.node).filter_map(|seat| seat.hint);
     let limit = settings.max_replicas_per_node;
     let shared = others.filter(|hint| hint.replicas > limit).max_by_key(|hint| (hint.replicas, hint.node));
     let spare = shared.filter(|_| roster.size() > settings.min_size);
@@ -222,7 +222,7 @@ fn twins_share(situation: &Situation<'_>, roster: &Roster<'_>) -> Option<(Vec<No
     let half = mine.len() / 2;
     [Side::Successor, Side::Predecessor].into_iter().find_map(|side| {
         let neighbour = situation.group.neighbour(side)?;
-        let theirs = voters(neighbour);
+        let theirs: Vec<NodeId> = neighbour.voters().collect();
         let removed = if theirs == mine && half >= minimum {
             let below = is_below(situation, side);
             if below { mine[half..].to_vec() } else { mine[..half].to_vec() }
@@ -245,11 +245,6 @@ fn is_below(situation: &Situation<'_>, side: Side) -> bool {
     }
 }
 
-fn voters(neighbour: &Neighbour<'_>) -> Vec<NodeId> {
-    let voters = neighbour.members.iter().filter(|member| member.role == Role::Voter);
-    voters.map(|member| member.node).collect()
-}
-
 /// Where nodes serve one group each, a node with nothing to do joins a group; when that is full, it splits.
 fn split_at_maximum(
     situation: &Situation<'_>,
@@ -267,7 +262,7 @@ fn split_at_maximum(
     }
     let (size, maximum) = (roster.size(), settings.max_size);
     if size < maximum {
-        let place = Place { beside: roster.staying(&[]), zone: None };
+        let place = Place { beside: roster.staying(&[]), zone: None, needed: false };
         let joins = pick(situation, roster, &place, rng, |hint| hint.replicas == 0)?;
         let action = roster.change(situation, &[joins], Vec::new()).ok()?;
         return Some(Proposal { action, reason: Reason::JoiningNode { node: joins.node } });
@@ -282,16 +277,18 @@ fn merge_thin(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memor
     let Situation { group, nodes, settings, now, .. } = *situation;
     let minimum = settings.min_size;
     let thin = group.neighbour(Side::Successor).filter(|successor| {
-        let theirs = voters(successor);
+        let theirs: Vec<NodeId> = successor.voters().collect();
         // It helps only if it is taken to more members, or if theirs become free to join.
-        let frees = theirs.iter().any(|node| !roster.has(*node) && nodes.get(*node).is_some_and(NodeHint::usable));
-        theirs.len() < minimum && (roster.size() >= minimum || (roster.size() >= theirs.len() && frees))
+        let frees = theirs.iter().any(|node| !roster.has(*node) && situation.hint(*node).is_some_and(NodeHint::usable));
+        theirs.len() < minimum
+            && successor.answers(nodes)
+            && (roster.size() >= minimum || (roster.size() >= theirs.len() && frees))
     });
     // As long as somebody could fill it, that is the better way.
     let fillable = thin.is_some() && nodes.hints().iter().any(|hint| may_host(situation, roster, hint));
     let holds = thin.is_some() && !fillable;
     let held = memory.has_held(Condition::ThinSuccessor, holds, settings.merge_damping, now, rng);
     let successor = thin.filter(|_| held)?;
-    let reason = Reason::ThinSuccessor { size: voters(successor).len(), minimum };
+    let reason = Reason::ThinSuccessor { size: successor.voters().count(), minimum };
     Some(Proposal { action: Action::Merge { successor: successor.group }, reason })
 }

@@ -120,14 +120,14 @@ fn majority(size: usize) -> usize {
 }
 
 fn seat<'a>(situation: &Situation<'a>, member: &'a Member, memory: &mut Memory, rng: &mut Rng) -> Seat<'a> {
-    let Situation { group, nodes, settings, now, .. } = *situation;
-    let hint = nodes.get(member.node);
+    let Situation { own, settings, now, .. } = *situation;
+    let hint = situation.hint(member.node);
     let given_up = settings.replace_dead_after;
     let missing = Condition::Missing(member.node);
-    let is_missing = hint.is_none() && member.node != group.leader;
+    let is_missing = hint.is_none();
     let long_missing = memory.has_held(missing, is_missing, given_up, now, rng);
     // Whoever asks is alive, whatever gossip says.
-    let health = if member.node == group.leader { Some(Health::Alive) } else { hint.map(|hint| hint.health) };
+    let health = if member.node == own.node { Some(Health::Alive) } else { hint.map(|hint| hint.health) };
     let state = match health {
         Some(Health::Alive) => SeatState::Alive,
         Some(Health::Dead { since }) if now.since(since) >= given_up => {

@@ -135,6 +135,7 @@ impl Model {
                 incoming,
                 leaders: self.leaders(*id),
                 draining: node.draining,
+                told: self.now,
                 ..hint(id.0)
             }
         };
@@ -202,7 +203,6 @@ impl Model {
         let group = &self.ring[index];
         let facts = GroupFacts {
             descriptor: &descriptor(group.id, members(index)),
-            leader: group.leader,
             load: group.load,
             busy: self.busy(group),
             predecessor: neighbour(before, &before_members),
@@ -211,7 +211,8 @@ impl Model {
         };
         let mut memory = group.memory.clone();
         let budget = &self.nodes[&group.leader].budget;
-        let situation = Situation { group: &facts, nodes, settings: &self.settings, budget, now: self.now };
+        let own = nodes.get(group.leader).unwrap();
+        let situation = Situation { group: &facts, own, nodes, settings: &self.settings, budget, now: self.now };
         let proposals = decide(&situation, &mut memory, &mut self.rng);
         for proposal in &proposals {
             self.check(index, facts.busy, nodes, proposal);

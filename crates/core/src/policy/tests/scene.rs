@@ -34,6 +34,7 @@ pub(super) fn hint(node: u64) -> NodeHint {
         leaders: 3,
         draining: false,
         free_disk_bytes: 1 << 40,
+        told: Instant(0),
     }
 }
 
@@ -105,20 +106,27 @@ impl Scene {
         let neighbour = Neighbour { group: GroupId(*group), members, load: Some(*load) };
         let group = GroupFacts {
             descriptor: &descriptor,
-            leader: NodeId(1),
             load: self.load,
             busy: self.busy,
             predecessor: neighbour,
             successor: neighbour,
             round_trips: &self.round_trips,
         };
-        let nodes = Nodes::new(self.nodes.clone());
-        let situation = Situation { group: &group, nodes: &nodes, settings: &self.settings, budget: &self.budget, now };
+        let nodes = Nodes::new(self.nodes.iter().map(|hint| NodeHint { told: now, ..hint.clone() }).collect());
+        let situation = Situation {
+            group: &group,
+            own: nodes.get(NodeId(1)).unwrap(),
+            nodes: &nodes,
+            settings: &self.settings,
+            budget: &self.budget,
+            now,
+        };
         decide(&situation, &mut self.memory, &mut Rng::new(seed))
     }
 
     /// What is proposed once everything has held for long.
     pub(super) fn settled(&mut self, seed: u64) -> Vec<Proposal> {
+        self.memory = Memory::default();
         let early = Instant(LATER.0 - 50_000 * 1_000_000_000);
         self.decide_at(early, seed);
         self.decide_at(LATER, seed)
@@ -127,6 +135,11 @@ impl Scene {
     /// The first proposal then: the action and the name of the reason.
     pub(super) fn first(&mut self, seed: u64) -> Option<(Action, &'static str)> {
         self.settled(seed).into_iter().next().map(|proposal| (proposal.action, proposal.reason.name()))
+    }
+
+    /// The first proposal then of whoever chance lets act.
+    pub(super) fn drawn(&mut self) -> Option<(Action, &'static str)> {
+        (0..200).find_map(|seed| self.first(seed))
     }
 
     /// A change of members then, as bare numbers.
