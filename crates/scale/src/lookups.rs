@@ -13,7 +13,8 @@ pub(crate) const TABLE: usize = 1 << 16;
 /// How many hints an answer carries beside the successor.
 pub(crate) const HINTS: usize = 3;
 const LOOKUPS: usize = 20_000;
-const WARM_LOOKUPS: usize = 1_000_000;
+/// How many look-ups warm a table, for each group of the ring.
+const WARM_LOOKUPS: usize = 10;
 
 /// Hops of many look-ups.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,7 @@ pub(crate) struct Lookups {
 
 pub(crate) fn run(shape: &Shape, largest: usize) -> Lookups {
     let mut sizes = vec![100, 1000, 10_000, shape.groups, largest.max(shape.groups)];
+    sizes.retain(|size| *size <= largest.max(shape.groups));
     sizes.sort_unstable();
     sizes.dedup();
     let rings = sizes.iter().map(|groups| one_ring(shape, *groups)).collect();
@@ -205,7 +207,7 @@ fn cached(shape: &Shape) -> Vec<Cached> {
     let mut warm = |name, draw: &dyn Fn(&mut Rng) -> Position| {
         let mut table = RoutingTable::new(TABLE);
         table.learn(&groups[0]);
-        through(name, &groups, &links, &mut table, WARM_LOOKUPS, &mut rng, draw);
+        through(name, &groups, &links, &mut table, WARM_LOOKUPS * groups.len(), &mut rng, draw);
         through(name, &groups, &links, &mut table, LOOKUPS, &mut rng, draw)
     };
     found.push(warm("warm, positions alike", &uniform));

@@ -72,13 +72,16 @@ fn main() -> ExitCode {
     if let Err(error) = shape.check() {
         return failed(&error);
     }
-    progress("look-ups");
-    let lookups = lookups::run(&shape, arguments.largest);
     progress("traffic and memory");
     let traffic = traffic::run(&shape);
+    // Before the others, since the allocator counts for all threads.
     let memory = memory::run(&shape);
-    progress("repair");
-    let repair = repair::run(&shape);
+    progress("look-ups and repair");
+    let (lookups, repair) = std::thread::scope(|scope| {
+        let lookups = scope.spawn(|| lookups::run(&shape, arguments.largest));
+        let repair = repair::run(&shape);
+        (lookups.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), repair)
+    });
     let findings = report::Findings { shape, largest: arguments.largest, lookups, traffic, memory, repair };
     let section = report::section(&findings);
     if writeln!(std::io::stdout(), "{section}").is_err() {

@@ -97,7 +97,7 @@ fn hops(out: &mut String, findings: &Findings) {
         title: "Cold look-ups: hops",
         across: "groups on the ring",
         x: (log(first), log(last).max(log(first) + 1.0)),
-        y: (0.0, (most / 5.0).ceil() * 5.0),
+        y: (0.0, (most / 5.0).ceil() * 5.0 + 5.0),
     };
     let mut up = 0.0;
     while up <= panel.y.1 {
@@ -128,7 +128,7 @@ fn repair(out: &mut String, findings: &Findings) {
     let until = (end * 1.1 / 60.0).ceil() * 60.0;
     let panel = Panel {
         left: 510.0,
-        title: "A tenth of the nodes vanishes: groups below their target size",
+        title: "A tenth of the nodes vanishes: groups not yet whole",
         across: "seconds after",
         x: (0.0, until),
         y: (0.0, 100.0),

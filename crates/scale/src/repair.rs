@@ -11,8 +11,8 @@ use crate::memory::hint;
 use crate::world::{Shape, below, configuration, draw_members, index, ring};
 use scatter_core::group::Descriptor;
 use scatter_core::policy::{
-    Action, Budget, Busy, GroupFacts, GroupLoad, Health, Memory, Neighbour, NodeHint, Nodes, RoundTrips, Settings,
-    Situation, decide,
+    Action, Budget, Busy, GroupFacts, GroupLoad, Health, Memory, Neighbour, NodeHint, Nodes, Outcome, Reason,
+    RoundTrips, Settings, Situation, decide, incoming_limit,
 };
 use scatter_core::rng::Rng;
 use scatter_core::time::Instant;
@@ -64,8 +64,8 @@ pub(crate) struct Repair {
     pub(crate) all_seconds: Option<f64>,
     /// Orders before the deaths, from then to the end of the repair, and in the aftermath, by reason.
     pub(crate) orders: [Orders; 3],
-    /// How many orders of the repair were refused by a node that took in enough already.
-    pub(crate) refused: usize,
+    /// Of those, the ones that were refused by a node that took in enough already.
+    pub(crate) refused: [usize; 3],
     pub(crate) placed: (Hops, Hops),
     pub(crate) zones_shared: usize,
     pub(crate) replicas: Hops,
@@ -110,7 +110,8 @@ pub(crate) fn run(shape: &Shape) -> Repair {
         cluster.tick(&mut orders[0]);
     }
     let placed = (cluster.counts(&cluster.replicas), cluster.counts(&cluster.leaders));
-    (cluster.refused, cluster.rebuilt) = (0, 0);
+    let refused_before = std::mem::take(&mut cluster.refused);
+    cluster.rebuilt = 0;
     cluster.vanished = cluster.doomed.clone();
     let died = cluster.now;
     cluster.died = Some(died);
@@ -119,17 +120,16 @@ pub(crate) fn run(shape: &Shape) -> Repair {
     let short = |cluster: &Cluster| (0..groups).filter(|group| cluster.is_short(*group)).count();
     let mut curve = vec![(0.0, short(&cluster))];
     let mut all_seconds = None;
-    let (mut refused, mut rebuilt) = (0, 0);
     while cluster.now.since(died) < LIMIT {
         cluster.tick(&mut orders[1]);
         let (elapsed, left) = (cluster.now.since(died).as_secs_f64(), short(&cluster));
         curve.push((elapsed, left));
-        (refused, rebuilt) = (cluster.refused, cluster.rebuilt);
         if left == 0 {
             all_seconds = Some(elapsed);
             break;
         }
     }
+    let (refused, rebuilt) = (std::mem::take(&mut cluster.refused), cluster.rebuilt);
     for _ in 0..AFTERMATH.as_secs() {
         cluster.tick(&mut orders[2]);
     }
@@ -146,7 +146,7 @@ pub(crate) fn run(shape: &Shape) -> Repair {
         most_seconds: reached(0.01),
         all_seconds,
         orders,
-        refused,
+        refused: [refused_before, refused, cluster.refused],
         placed,
         zones_shared: cluster.zones_shared(),
         replicas: cluster.counts(&cluster.replicas),
@@ -313,20 +313,21 @@ impl Cluster {
         let Some(proposal) = first.filter(|proposal| proposal.action.is_order()) else { return };
         *orders.entry(proposal.reason.name()).or_default() += 1;
         self.budgets[leader].take(&self.settings, self.now);
-        self.begin(group, proposal.action);
+        let needed = matches!(proposal.reason, Reason::MemberLost { .. } | Reason::BelowTarget { .. });
+        self.begin(group, proposal.action, needed);
     }
 
-    fn begin(&mut self, group: usize, action: Action) {
+    fn begin(&mut self, group: usize, action: Action, needed: bool) {
         self.groups[group].memory.started();
         let takes = match &action {
             Action::ChangeMembers { add, .. } => {
                 let full = |(node, _): &(NodeId, String)| {
                     let node = index(node.0);
-                    self.vanished[node] || self.incoming[node] >= self.settings.max_incoming_per_node
+                    self.vanished[node] || self.incoming[node] >= incoming_limit(&self.settings, needed)
                 };
                 if add.iter().any(full) {
                     self.refused += 1;
-                    self.groups[group].memory.ended(false, &self.settings, self.now, &mut self.rng);
+                    self.groups[group].memory.ended(Outcome::Refused, &self.settings, self.now, &mut self.rng);
                     return;
                 }
                 let mut longest = Duration::ZERO;
@@ -375,7 +376,8 @@ impl Cluster {
             // The load here gives no cause for these.
             Action::Split { .. } | Action::Merge { .. } | Action::Repartition { .. } | Action::Nothing => false,
         };
-        self.groups[group].memory.ended(succeeded, &self.settings, self.now, &mut self.rng);
+        let outcome = if succeeded { Outcome::Done } else { Outcome::Failed };
+        self.groups[group].memory.ended(outcome, &self.settings, self.now, &mut self.rng);
     }
 
     fn change(&mut self, group: usize, add: &[(NodeId, String)], remove: &[NodeId]) -> bool {

@@ -167,7 +167,6 @@ fn repair(out: &mut String, findings: &Findings) {
          | 99 % | {:.0} s |\n\
          | all | {all} |\n\
          | replicas built until then | {} |\n\
-         | orders refused by a node that took in enough, and given again | {} |\n\
          | groups with two members in one zone, at the end | {} |\n\
          | replicas on a node before: mean / 99th percentile / most | {} |\n\
          | at the end | {} |\n\
@@ -190,7 +189,6 @@ fn repair(out: &mut String, findings: &Findings) {
         repair.half_seconds,
         repair.most_seconds,
         grouped(repair.replicas_rebuilt),
-        grouped(repair.refused),
         grouped(repair.zones_shared),
         hops(&repair.placed.0),
         hops(&repair.replicas),
@@ -220,6 +218,8 @@ fn orders(out: &mut String, repair: &Repair) {
         let counts = repair.orders.each_ref().map(|orders| grouped(orders.get(name).copied().unwrap_or(0)));
         let _ = writeln!(out, "| `{name}` | {} |", counts.join(" | "));
     }
+    let refused = repair.refused.map(grouped).join(" | ");
+    let _ = writeln!(out, "| of these refused by a node that took in enough, and tried elsewhere later | {refused} |");
 }
 
 /// Writes the figure, and the section between its markers; the document at once or not at all.

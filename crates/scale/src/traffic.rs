@@ -21,6 +21,8 @@ pub(crate) const PROBE_INTERVAL_SECONDS: f64 = 1.0;
 pub(crate) const HINT_BYTES: f64 = 28.0;
 /// Each node passes a rumour on `4 log10(n + 1)` times, as memberlist does.
 const RETRANSMIT_FACTOR: f64 = 4.0;
+/// What fits a packet.
+const PACKET_BYTES: f64 = 1400.0;
 /// How often a node tells of its load.
 const HINT_INTERVAL_SECONDS: f64 = crate::repair::HINT_TICKS as f64;
 
@@ -68,8 +70,8 @@ pub(crate) fn run(shape: &Shape) -> Traffic {
     let copies = RETRANSMIT_FACTOR * (shape.nodes as f64 + 1.0).log10();
     let bytes_per_round = shape.nodes as f64 * copies * HINT_BYTES;
     let hints = Flow {
-        name: "hints, carried by probes",
-        messages_per_second: 0.0,
+        name: "word about load, in packets of 1,400 bytes",
+        messages_per_second: bytes_per_round / HINT_INTERVAL_SECONDS / PACKET_BYTES,
         bytes_per_second: bytes_per_round / HINT_INTERVAL_SECONDS,
     };
     Traffic { flows: vec![far_links, links, swim, hints], descriptor_bytes }

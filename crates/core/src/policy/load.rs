@@ -82,12 +82,13 @@ fn split(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rn
 
 fn merge(situation: &Situation<'_>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
     let Situation { group, nodes, settings, now, .. } = *situation;
-    let successor = group.neighbour(Side::Successor).filter(|successor| successor.answers(nodes));
+    let successor = group.neighbour(Side::Successor);
     let (mine, theirs) = (group.load, successor.and_then(|successor| successor.load));
     let bytes = theirs.map(|theirs| mine.bytes.saturating_add(theirs.bytes));
     let operations = theirs.map(|theirs| mine.operations_per_second.saturating_add(theirs.operations_per_second));
     let cold = bytes.is_some_and(|bytes| bytes < settings.merge_bytes)
-        && operations.is_some_and(|operations| operations < settings.merge_operations_per_second);
+        && operations.is_some_and(|operations| operations < settings.merge_operations_per_second)
+        && successor.is_some_and(|successor| successor.answers(nodes));
     if !memory.has_held(Condition::Cold, cold, settings.merge_damping, now, rng) {
         return None;
     }
@@ -98,10 +99,10 @@ fn merge(situation: &Situation<'_>, memory: &mut Memory, rng: &mut Rng) -> Optio
 /// The idle group takes over: whoever gains coordinates. Only between groups on the same nodes, where no data is copied;
 /// elsewhere moving replicas does as much at the same price.
 fn repartition(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
-    let Situation { group, nodes, settings, now, .. } = *situation;
+    let Situation { group, settings, now, .. } = *situation;
     let (own, _) = permille(situation, group.load);
     [Side::Successor, Side::Predecessor].into_iter().find_map(|side| {
-        let neighbour = group.neighbour(side).filter(|neighbour| neighbour.answers(nodes));
+        let neighbour = group.neighbour(side);
         let same_nodes = neighbour.is_some_and(|neighbour| {
             neighbour.members.len() == roster.size() && neighbour.members.iter().all(|member| roster.has(member.node))
         });
@@ -203,12 +204,14 @@ fn spread_leaders(
     let Situation { own, settings, now, .. } = *situation;
     let able = roster.seats.iter().filter(|seat| seat.node() != own.node && seat.may_lead());
     // What the one policy moves for distance the other must not move back.
-    let near = able.filter(|seat| !settings.switches.latency || latency::is_near(situation, roster, seat.node()));
-    let others = || near.clone().filter_map(|seat: &Seat<'_>| seat.hint);
-    let fewest = others().filter(|to| to.leaders + 2 <= own.leaders).min_by_key(|to| (to.leaders, to.node));
+    let near = |to: &&NodeHint| !settings.switches.latency || latency::is_near(situation, roster, to.node);
+    let others = || able.clone().filter_map(|seat: &Seat<'_>| seat.hint).filter(|to| to.leaders < own.leaders);
+    let fewest =
+        others().filter(|to| to.leaders + 2 <= own.leaders).filter(near).min_by_key(|to| (to.leaders, to.node));
     // The load that follows a leader must not make the other lead more, or it would be sent back for that.
     let idlest = others()
-        .filter(|to| to.leaders < own.leaders && evens_out(situation, own, to))
+        .filter(|to| evens_out(situation, own, to))
+        .filter(near)
         .min_by_key(|to| (to.load_permille, Reverse(to.node)));
     let best = fewest.or(idlest);
     if !memory.has_held(Condition::TopHeavy, best.is_some(), settings.damping, now, rng) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// `repair_time`; the group is lost if within such a window more of its `size` members die than it can spare, which is a
 /// binomial tail. Real nodes die together (a rack, a bad release), which is what zones are for, and young ones die
 /// sooner (heavy tails), so this is a lower bound for comparing sizes and times, not a promise. The Scatter paper (Glendenning et
-/// al., SOSP 2011, section 4) argues so for the size of its groups.
+/// al., SOSP 2011) chooses the size of its groups by such a probability.
 #[must_use]
 pub fn loss_probability(size: usize, median_lifetime: Duration, repair_time: Duration) -> f64 {
     if size == 0 {

@@ -35,6 +35,17 @@ pub enum Condition {
     Remote,
 }
 
+/// What became of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was carried out.
+    Done,
+    /// A node that was to take a replica in takes in enough already, and said so at once.
+    Refused,
+    /// It was given up.
+    Failed,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Held {
     since: Instant,
@@ -92,18 +103,29 @@ impl Memory {
         self.forget_conditions();
     }
 
-    /// An operation on the group came to an end at `now`. One that failed is tried again after a pause that grows with each
-    /// failure, and is drawn by chance, since two neighbours that got in each other's way would only meet again.
-    pub fn ended(&mut self, succeeded: bool, settings: &Settings, now: Instant, rng: &mut Rng) {
-        self.rests_since = Some(now);
-        if succeeded {
-            self.failures = 0;
-            self.retry_at = now;
-            return;
-        }
-        let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
-        let wait = settings.retry.saturating_mul(factor).min(settings.retry_limit);
-        self.failures = self.failures.saturating_add(1);
+    /// An operation on the group came to an end at `now`.
+    ///
+    /// One that failed is tried again after a pause that grows with each failure, and is drawn by chance, since two neighbours
+    /// that got in each other's way would only meet again. After a refusal the next try goes elsewhere, so a
+    /// repair need not wait longer; what is no repair rests first.
+    pub fn ended(&mut self, outcome: Outcome, settings: &Settings, now: Instant, rng: &mut Rng) {
+        let wait = match outcome {
+            Outcome::Done => {
+                self.rests_since = Some(now);
+                self.failures = 0;
+                Duration::ZERO
+            }
+            Outcome::Refused => {
+                self.rests_since = Some(now);
+                settings.retry
+            }
+            Outcome::Failed => {
+                self.rests_since = Some(now);
+                let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
+                self.failures = self.failures.saturating_add(1);
+                settings.retry.saturating_mul(factor).min(settings.retry_limit)
+            }
+        };
         self.retry_at = now.after(rng.span(wait / 2, wait));
     }
 

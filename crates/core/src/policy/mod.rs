@@ -39,8 +39,9 @@ mod settings;
 
 pub use facts::{Busy, GroupFacts, GroupLoad, Measure, Neighbour, RoundTrips, Side};
 pub use median::{SAMPLES, Sampler};
-pub use memory::{Budget, Condition, Memory};
+pub use memory::{Budget, Condition, Memory, Outcome};
 pub use nodes::{Health, NodeHint, Nodes};
+pub use place::incoming_limit;
 pub use reason::Reason;
 pub use settings::{Settings, SettingsError, Switches};
 

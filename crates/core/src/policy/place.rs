@@ -4,9 +4,9 @@
 //! drawn by chance is taken (*the power of two choices*, Mitzenmacher 2001). Taking the best of all would send every group's
 //! replica to the same node, since all leaders go by the same, slightly old hints.
 
-use super::Situation;
 use super::nodes::{NodeHint, below};
 use super::roster::Roster;
+use super::{Settings, Situation};
 use crate::rng::Rng;
 
 /// How much busier one of two candidates must be before that counts more than the number of its replicas.
@@ -30,13 +30,20 @@ impl Place<'_> {
     }
 }
 
+/// How many replicas a node takes in at once for a group that lacks a member, or for one that merely wants a better one:
+/// repairs do not wait for what can wait. The node itself refuses more, since leaders' hints about it are old.
+#[must_use]
+pub fn incoming_limit(settings: &Settings, needed: bool) -> u32 {
+    if needed { settings.max_incoming_per_node } else { settings.max_incoming_per_node.div_ceil(2) }
+}
+
 /// Whether a replica of the group may be put on the node at all.
-pub(super) fn may_host(situation: &Situation<'_>, roster: &Roster<'_>, hint: &NodeHint) -> bool {
+pub(super) fn may_host(situation: &Situation<'_>, roster: &Roster<'_>, hint: &NodeHint, needed: bool) -> bool {
     let Situation { group, settings, .. } = *situation;
     hint.usable()
         && !roster.has(hint.node)
         && hint.replicas < settings.max_replicas_per_node
-        && hint.incoming < settings.max_incoming_per_node
+        && hint.incoming < incoming_limit(settings, needed)
         && hint.free_disk_bytes >= settings.reserved_disk_bytes.saturating_add(group.load.bytes)
 }
 
@@ -49,7 +56,7 @@ pub(super) fn pick<'a>(
     fits: impl Fn(&NodeHint) -> bool,
 ) -> Option<&'a NodeHint> {
     let settings = situation.settings;
-    let fits = |hint: &NodeHint| may_host(situation, roster, hint) && fits(hint);
+    let fits = |hint: &NodeHint| may_host(situation, roster, hint, place.needed) && fits(hint);
     let mut found = situation.nodes.sample(settings.candidates, place.needed, rng, fits);
     if settings.switches.zones {
         let least = found.iter().map(|hint| place.crowd(hint)).min()?;

@@ -1,6 +1,6 @@
 //! Enough members, alive, in distinct zones, off draining nodes.
 //!
-//! [`repair`] is what cannot wait: it goes before everything else and uses the whole budget. [`tidy`] is what only makes
+//! `repair` is what cannot wait: it goes before everything else and uses the whole budget. `tidy` is what only makes
 //! things better, and is damped.
 //!
 //! | seen | done |
@@ -285,7 +285,7 @@ fn merge_thin(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memor
             && (roster.size() >= minimum || (roster.size() >= theirs.len() && frees))
     });
     // As long as somebody could fill it, that is the better way.
-    let fillable = thin.is_some() && nodes.hints().iter().any(|hint| may_host(situation, roster, hint));
+    let fillable = thin.is_some() && nodes.hints().iter().any(|hint| may_host(situation, roster, hint, true));
     let holds = thin.is_some() && !fillable;
     let held = memory.has_held(Condition::ThinSuccessor, holds, settings.merge_damping, now, rng);
     let successor = thin.filter(|_| held)?;

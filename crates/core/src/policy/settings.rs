@@ -68,7 +68,7 @@ pub struct Settings {
     pub median_lifetime: Duration,
     /// Free space that a node keeps.
     pub reserved_disk_bytes: u64,
-    /// A node takes this many new replicas at once.
+    /// A node takes in this many new replicas at once, and half as many if they are not needed, only better placed there.
     pub max_incoming_per_node: u32,
     /// How many nodes are looked at for one place.
     pub candidates: usize,

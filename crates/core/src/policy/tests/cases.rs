@@ -2,7 +2,7 @@
 
 use super::scene::{Scene, member};
 use crate::group::Role;
-use crate::policy::{Action, Busy, GroupLoad, Health, Measure, Settings, SettingsError, Side, Switches};
+use crate::policy::{Action, Busy, GroupLoad, Health, Measure, Outcome, Settings, SettingsError, Side, Switches};
 use crate::rng::Rng;
 use crate::time::Instant;
 use crate::types::{GroupId, NodeId};
@@ -371,11 +371,11 @@ fn groups_rest_after_an_operation_but_repairs_do_not_wait() {
     let settings = scene.settings.clone();
     scene.load.bytes = 8 << 30;
     scene.decide_at(at(0), 1);
-    scene.memory.ended(true, &settings, at(1000), &mut Rng::new(1));
+    scene.memory.ended(Outcome::Done, &settings, at(1000), &mut Rng::new(1));
     assert_eq!(scene.decide_at(at(1059), 1), []);
     assert_eq!(scene.decide_at(at(1060), 1).len(), 1);
     scene.dies(3);
-    scene.memory.ended(true, &settings, at(2000), &mut Rng::new(1));
+    scene.memory.ended(Outcome::Done, &settings, at(2000), &mut Rng::new(1));
     assert_eq!(scene.decide_at(at(2001), 1)[0].reason.name(), "member_lost");
 }
 
@@ -387,11 +387,11 @@ fn failures_are_tried_again_ever_later() {
     let mut waits = Vec::new();
     for round in 1..=10 {
         let start = round * 1000;
-        scene.memory.ended(false, &settings, at(start), &mut Rng::new(round));
+        scene.memory.ended(Outcome::Failed, &settings, at(start), &mut Rng::new(round));
         waits.push((0..1000).find(|wait| scene.memory.may_try(at(start + wait))).unwrap());
     }
     assert!(waits[0] <= 5 && waits[9] > 140 && waits[9] <= 300, "{waits:?}");
-    scene.memory.ended(true, &settings, at(20_000), &mut Rng::new(1));
+    scene.memory.ended(Outcome::Done, &settings, at(20_000), &mut Rng::new(1));
     assert!(scene.memory.may_try(at(20_000)));
 }
 

@@ -3,8 +3,8 @@
 
 use super::scene::{descriptor, hint, member};
 use crate::policy::{
-    Action, Budget, Busy, GroupFacts, GroupLoad, Health, Memory, Neighbour, NodeHint, Nodes, Proposal, RoundTrips,
-    Settings, Side, Situation, decide,
+    Action, Budget, Busy, GroupFacts, GroupLoad, Health, Memory, Neighbour, NodeHint, Nodes, Outcome, Proposal,
+    RoundTrips, Settings, Side, Situation, decide,
 };
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -278,7 +278,7 @@ impl Model {
             let locked = self.busy(&self.ring[other]).is_some() || !self.has_majority(&self.ring[other]);
             if locked {
                 let (now, settings) = (self.now, self.settings.clone());
-                self.ring[index].memory.ended(false, &settings, now, &mut self.rng);
+                self.ring[index].memory.ended(Outcome::Failed, &settings, now, &mut self.rng);
                 return;
             }
             self.ring[other].locked_until = until;
@@ -296,7 +296,8 @@ impl Model {
         let succeeded = self.carry_out(index, action);
         let (now, settings) = (self.now, self.settings.clone());
         if let Some(index) = self.index(id) {
-            self.ring[index].memory.ended(succeeded, &settings, now, &mut self.rng);
+            let outcome = if succeeded { Outcome::Done } else { Outcome::Failed };
+            self.ring[index].memory.ended(outcome, &settings, now, &mut self.rng);
         }
     }
 
