@@ -72,7 +72,7 @@ fn measure(nodes: usize, lost: u64) {
     let busy = rate(&mut world, true);
 
     let mut descriptor = world.descriptor(1, groups);
-    descriptor.ballot.round = 99;
+    descriptor.ballot.round = 9999;
     world.call(0, |gossip, now| gossip.learn_descriptors(now, [&descriptor]));
     let spread = world.run_until(PATIENCE, |world| world.all_know(&descriptor));
 

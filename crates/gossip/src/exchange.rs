@@ -157,7 +157,8 @@ fn answer_list(span: Span, theirs: &[Element], own: &[Element]) -> Answer {
         (Kind::Group, Some(other)) => this != other,
     };
     answer.push = own.iter().filter(|own| newer(own.version, find(theirs, own.key))).map(|own| own.key).collect();
-    answer.want = theirs.iter().filter(|theirs| newer(theirs.version, find(own, theirs.key))).map(|it| it.key).collect();
+    answer.want =
+        theirs.iter().filter(|theirs| newer(theirs.version, find(own, theirs.key))).map(|it| it.key).collect();
     answer
 }
 

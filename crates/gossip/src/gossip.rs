@@ -1,17 +1,17 @@
 //! The engine: what it is told, what it does by the clock, what it says.
 
 use crate::contacts::Contacts;
-use crate::exchange::{Compare, Digest, Kind, MAX_ROUNDS, Span};
+use crate::exchange::Kind;
 use crate::groups::GroupTable;
-use crate::hint::{Load, NodeNews, Profile};
+use crate::hint::{Load, Profile};
 use crate::identity::{Identity, MAX_ADDRESS_BYTES};
-use crate::nodes::{Event, Node, NodeTable, State, random_index};
+use crate::nodes::{Event, Node, NodeTable, State};
 use crate::rumors::Rumors;
 use crate::settings::{Settings, SettingsError};
 use crate::swim::Swim;
-use crate::wire::{Datagram, tag};
-use bytes::{Bytes, BytesMut};
-use scatter_core::codec::{DecodeError, Encode};
+use crate::wire::{Datagram, FRAME_BYTES, tag};
+use bytes::Bytes;
+use scatter_core::codec::DecodeError;
 use scatter_core::group::Descriptor;
 use scatter_core::rng::Rng;
 use scatter_core::time::Instant;
@@ -29,11 +29,8 @@ const KEEP_PAST: Duration = Duration::from_secs(60);
 /// How many exchanges may follow each other at once within a period, while the other side has more to tell.
 pub(crate) const MAX_BURSTS: u32 = 8;
 
-/// How many rumours are tried for what is left of a datagram.
-const TRIED_RUMORS: usize = 32;
-
-/// To how many missing nodes one that sees nobody speaks at a time.
-const LONELY_CONTACTS: usize = 3;
+/// After how long without being taken for dead a node may deny it at once again; also the longest that it waits.
+const CALM: Duration = Duration::from_secs(30);
 
 /// A datagram to be sent. It may be lost.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,36 +69,12 @@ pub struct Counters {
     pub rejected: u64,
     /// News of nodes that the table had no room for.
     pub refused_nodes: u64,
-    /// Descriptors that fit no datagram.
+    /// Groups known at present whose descriptors fit no datagram, and so are not told to others.
     pub oversized: u64,
     /// How often this node was taken for dead and came back.
     pub rejoined: u64,
     /// How often this process was found to have been stopped.
     pub stalled: u64,
-}
-
-/// Something told to others.
-pub(crate) enum Item<'a> {
-    Node(NodeNews),
-    Group(&'a Descriptor),
-}
-
-impl Item<'_> {
-    pub(crate) fn tag(&self) -> u8 {
-        match self {
-            Self::Node(_) => tag::NODE,
-            Self::Group(_) => tag::GROUP,
-        }
-    }
-}
-
-impl Encode for Item<'_> {
-    fn encode(&self, out: &mut BytesMut) {
-        match self {
-            Self::Node(news) => news.encode(out),
-            Self::Group(descriptor) => descriptor.encode(out),
-        }
-    }
 }
 
 /// One node's end of the gossip.
@@ -115,14 +88,20 @@ pub struct Gossip {
     pub(crate) contacts: Contacts,
     pub(crate) counters: Counters,
     pub(crate) bursts: u32,
-    outgoing: Vec<Outgoing>,
+    pub(crate) outgoing: Vec<Outgoing>,
     events: VecDeque<Event>,
     /// Whether nobody else is seen alive.
-    lonely: bool,
+    pub(crate) lonely: bool,
     left: bool,
-    gossip_at: Instant,
+    /// When this node comes back from the dead.
+    rejoin_at: Option<Instant>,
+    /// When it may do so next.
+    may_rejoin_at: Instant,
+    /// How long it waited for that last: longer each time, if it happens often.
+    rejoin_pause: Duration,
+    pub(crate) gossip_at: Instant,
     exchange_at: Instant,
-    contact_at: Instant,
+    pub(crate) contact_at: Instant,
     sweep_at: Instant,
 }
 
@@ -145,7 +124,7 @@ impl Gossip {
         let mut gossip = Self {
             swim,
             nodes,
-            groups: GroupTable::new(settings.max_groups),
+            groups: GroupTable::new(settings.max_groups, settings.datagram_bytes - FRAME_BYTES),
             rumors: Rumors::default(),
             contacts: Contacts::default(),
             counters: Counters::default(),
@@ -154,6 +133,9 @@ impl Gossip {
             events: VecDeque::new(),
             lonely: true,
             left: false,
+            rejoin_at: None,
+            may_rejoin_at: Instant(0),
+            rejoin_pause: settings.probe_period,
             gossip_at: now,
             exchange_at: now,
             contact_at: now,
@@ -177,7 +159,7 @@ impl Gossip {
         if self.is_missing(node) {
             self.swim.announce(now, Identity::somebody(node, address));
         }
-        self.settle(now, false);
+        self.settle(now);
     }
 
     /// Does what is due. To be called at [`Gossip::next_deadline`] or soon after; more often does no harm.
@@ -186,6 +168,7 @@ impl Gossip {
             return;
         }
         self.advance(now);
+        self.rejoin(now);
         if self.contact_at <= now {
             self.contact(now);
         }
@@ -202,7 +185,7 @@ impl Gossip {
         if self.gossip_at <= now && self.has_rumors() {
             self.spread(now);
         }
-        self.settle(now, false);
+        self.settle(now);
     }
 
     /// When the next thing is due, if nothing comes in before. `None` after [`Gossip::leave`].
@@ -210,7 +193,7 @@ impl Gossip {
     pub fn next_deadline(&self) -> Option<Instant> {
         let own = [self.exchange_at, self.contact_at, self.sweep_at].into_iter();
         let gossip = self.has_rumors().then_some(self.gossip_at);
-        let next = own.chain(gossip).chain(self.swim.deadline()).min();
+        let next = own.chain(gossip).chain(self.rejoin_at).chain(self.swim.deadline()).min();
         next.filter(|_| !self.left)
     }
 
@@ -247,7 +230,7 @@ impl Gossip {
         }
         let moved = Identity { bump: own.bump.saturating_add(1), address: address.into(), ..own };
         self.begin_life(now, moved);
-        self.settle(now, false);
+        self.settle(now);
         Ok(())
     }
 
@@ -263,9 +246,9 @@ impl Gossip {
 
     /// Says goodbye: the others need not find out. Nothing happens after that.
     pub fn leave(&mut self, now: Instant) {
-        self.swim.leave(now);
-        self.settle(now, false);
         self.left = true;
+        self.swim.leave(now);
+        self.settle(now);
     }
 
     /// This node in its present life.
@@ -316,7 +299,7 @@ impl Gossip {
     /// Counts since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.counters
+        Counters { oversized: self.groups.oversized() as u64, ..self.counters }
     }
 
     pub(crate) fn left(&self) -> bool {
@@ -330,19 +313,16 @@ impl Gossip {
             self.counters.stalled += 1;
             self.swim.postpone(late);
         }
-        let changed = self.swim.run(now);
-        self.settle(now, changed);
+        self.swim.run(now);
+        self.settle(now);
     }
 
     /// Follows what the membership protocol came to, and hands out what it wants sent.
-    pub(crate) fn settle(&mut self, now: Instant, changed: bool) {
-        if self.swim.take_changed() | changed {
-            self.follow_members(now, &BTreeMap::new());
-        }
-        if self.swim.take_rejoined() {
-            self.counters.rejoined += 1;
-            self.nodes.set_own_identity(self.swim.identity().clone());
-            self.reconnect(now);
+    pub(crate) fn settle(&mut self, now: Instant) {
+        self.follow_members(now, &BTreeMap::new());
+        if self.swim.take_dead() && !self.left {
+            self.rejoin_at = Some(now.max(self.may_rejoin_at));
+            self.rejoin(now);
         }
         for (to, packet) in self.swim.take_sends() {
             self.send(now, &to, Some(packet));
@@ -351,13 +331,17 @@ impl Gossip {
 
     /// Brings the node table up to date. `ages` says of some for how long they have been down.
     pub(crate) fn follow_members(&mut self, now: Instant, ages: &BTreeMap<NodeId, Duration>) {
-        for member in self.swim.members() {
+        let touched = self.swim.take_touched();
+        if touched.is_empty() {
+            return;
+        }
+        for member in self.swim.members().filter(|member| touched.has(member.id().node)) {
             let (identity, state) = (member.id(), state_of(member.state()));
-            if state == State::Alive {
-                self.contacts.note(identity.node, &identity.address, now);
-            }
             let age = ages.get(&identity.node).copied().filter(|_| state == State::Down).unwrap_or_default();
             let event = self.nodes.observe(identity, member.incarnation(), state, now, age);
+            if event.is_some() {
+                self.contacts.note(identity.node, &identity.address, now);
+            }
             self.events.extend(event);
         }
         while self.events.len() > MAX_EVENTS {
@@ -369,6 +353,25 @@ impl Gossip {
             self.exchange_at = now;
         }
         self.lonely = lonely;
+    }
+
+    /// Whether this node was taken for dead and has not come back yet.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.rejoin_at.is_some()
+    }
+
+    /// Comes back from the dead, if it is time.
+    fn rejoin(&mut self, now: Instant) {
+        if self.rejoin_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.rejoin_at = None;
+        let Some(later) = self.identity().bumped() else { return };
+        let calm = now.since(self.may_rejoin_at) > CALM;
+        self.rejoin_pause = if calm { self.settings.probe_period } else { (self.rejoin_pause * 2).min(CALM) };
+        self.may_rejoin_at = now.after(self.rejoin_pause);
+        self.counters.rejoined += 1;
+        self.begin_life(now, later);
     }
 
     pub(crate) fn note_event(&mut self, event: Event) {
@@ -423,54 +426,6 @@ impl Gossip {
         !self.lonely && (self.swim.has_news() || !self.rumors.is_empty())
     }
 
-    /// Passes news on to a few others.
-    fn spread(&mut self, now: Instant) {
-        self.gossip_at = now.after(self.settings.gossip_period);
-        if self.swim.has_news() {
-            self.swim.gossip(now);
-            return;
-        }
-        for _ in 0..self.settings.gossip_fanout {
-            if let Some(peer) = self.nodes.random_peer(&mut self.rng).map(|node| node.identity().clone()) {
-                self.send(now, &peer, None);
-            }
-        }
-    }
-
-    /// Tries somebody who is missing: one of those met before, or a member of some group.
-    fn contact(&mut self, now: Instant) {
-        self.contact_at = now.after(self.jittered(self.settings.contact(self.swim.active())));
-        let attempts = if self.lonely { LONELY_CONTACTS } else { 1 };
-        for _ in 0..attempts {
-            let member = if self.rng.next().is_multiple_of(2) { self.missing_member() } else { None };
-            let missing = |node| self.nodes.get(node).is_none_or(|known| known.state() == State::Down);
-            let found = member.or_else(|| self.contacts.draw(&mut self.rng, missing));
-            if let Some((node, address)) = found {
-                self.swim.announce(now, Identity::somebody(node, address));
-            }
-        }
-    }
-
-    fn missing_member(&mut self) -> Option<(NodeId, Arc<str>)> {
-        let group = GroupId(self.rng.next());
-        let members = &self.groups.around(group)?.configuration.members;
-        let member = &members[random_index(&mut self.rng, members.len())];
-        let missing = self.is_missing(member.node) && check_address(&member.address).is_ok();
-        missing.then(|| (member.node, member.address.as_str().into()))
-    }
-
-    /// Begins to compare what this node knows with what another does.
-    pub(crate) fn open_exchange(&mut self, now: Instant, peer: &Identity) {
-        let mut datagram = Datagram::new(self.settings.datagram_bytes);
-        datagram.push(tag::EXCHANGE, &MAX_ROUNDS);
-        let (nodes, groups) = (Span::whole(Kind::Node), Span::whole(Kind::Group));
-        let node_digest = Digest::of(&self.nodes.elements(nodes, self.tell_down(), now));
-        datagram.push(tag::COMPARE, &Compare::Digest { span: nodes, digest: node_digest });
-        datagram.push(tag::COMPARE, &Compare::Digest { span: groups, digest: self.groups.digest() });
-        self.add_loads(&mut datagram);
-        self.push_out(peer.node, Arc::clone(&peer.address), datagram.freeze());
-    }
-
     /// For how long the dead are told of.
     pub(crate) fn tell_down(&self) -> Duration {
         self.settings.forget_after / 2
@@ -485,60 +440,12 @@ impl Gossip {
             self.forget(identity);
         }
         self.groups.sweep(now, KEEP_PAST);
-    }
-
-    /// Sends a membership packet, or nothing but news, with whatever else there is to say as far as it fits.
-    fn send(&mut self, now: Instant, to: &Identity, packet: Option<Bytes>) {
-        let mut datagram = Datagram::new(self.settings.datagram_bytes);
-        if let Some(packet) = packet {
-            datagram.push(tag::SWIM, &packet);
+        // A rumour of the suspicion reaches almost everybody, and it is the suspect who may be the one it misses.
+        for suspect in self.swim.suspects() {
+            let mut datagram = Datagram::new(self.settings.datagram_bytes);
+            datagram.push(tag::SUSPICION, &suspect);
+            self.push_out(suspect.0.node, suspect.0.address, datagram.freeze());
         }
-        self.add_rumors(now, &mut datagram, to.node);
-        if !datagram.is_empty() {
-            self.add_loads(&mut datagram);
-            self.push_out(to.node, Arc::clone(&to.address), datagram.freeze());
-        }
-    }
-
-    fn add_loads(&mut self, datagram: &mut Datagram) {
-        for report in self.nodes.some_loads(self.settings.loads_per_datagram, &mut self.rng) {
-            datagram.push(tag::LOAD, &report);
-        }
-    }
-
-    fn add_rumors(&mut self, now: Instant, datagram: &mut Datagram, to: NodeId) {
-        let most = self.settings.transmissions(self.swim.active() + 1);
-        for topic in self.rumors.next(TRIED_RUMORS) {
-            let before = datagram.len();
-            let (kind, key) = topic;
-            if kind == Kind::Node && key == to.0 {
-                continue;
-            }
-            match self.item(now, kind, key).map(|item| datagram.push(item.tag(), &item)) {
-                Some(true) => self.rumors.told(topic, most),
-                // It fits no datagram at all.
-                Some(false) if before <= 1 => {
-                    self.counters.oversized += 1;
-                    self.rumors.drop_topic(topic);
-                }
-                Some(false) => {}
-                None => self.rumors.drop_topic(topic),
-            }
-        }
-    }
-
-    /// What is known under a key, as it is told to others.
-    pub(crate) fn item(&self, now: Instant, kind: Kind, key: u64) -> Option<Item<'_>> {
-        match kind {
-            Kind::Node => self.nodes.get(NodeId(key)).map(|node| Item::Node(node.news(now))),
-            Kind::Group => self.groups.get(GroupId(key)).map(|descriptor| Item::Group(descriptor)),
-        }
-    }
-
-    pub(crate) fn push_out(&mut self, to: NodeId, address: Arc<str>, bytes: Bytes) {
-        self.counters.sent += 1;
-        self.counters.sent_bytes += bytes.len() as u64;
-        self.outgoing.push(Outgoing { to, address, bytes });
     }
 
     /// Introduces this node's new life to somebody: the library takes up its probing when somebody answers to it.
@@ -551,7 +458,7 @@ impl Gossip {
     }
 
     /// A period, a quarter longer or shorter, so that nodes do not fall into step.
-    fn jittered(&mut self, period: Duration) -> Duration {
+    pub(crate) fn jittered(&mut self, period: Duration) -> Duration {
         self.rng.span(period - period / 4, period + period / 4)
     }
 }
@@ -564,7 +471,7 @@ fn state_of(state: foca::State) -> State {
     }
 }
 
-fn check_address(address: &str) -> Result<(), DecodeError> {
+pub(crate) fn check_address(address: &str) -> Result<(), DecodeError> {
     let (length, limit) = (address.len(), MAX_ADDRESS_BYTES);
     if length > limit { Err(DecodeError::TooLong { what: "address", length, limit }) } else { Ok(()) }
 }

@@ -7,7 +7,7 @@ use scatter_core::ring::routing::{merged, standing};
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::time::Instant;
 use scatter_core::types::{GroupId, RangeVersion};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,8 @@ struct Entry {
     version: u128,
     /// The local number of its last change.
     revision: u64,
+    /// Whether it fits a datagram. If not it stays here.
+    fits: bool,
     /// Since when later claims lie over its own: it has changed, or is no more.
     superseded: Option<Instant>,
 }
@@ -29,6 +31,8 @@ struct Entry {
 /// the group may only have shrunk and its members are the ones to ask; and it is not taken in again from whoever still has it.
 pub(crate) struct GroupTable {
     most: usize,
+    /// The most bytes of a descriptor that is told to others.
+    most_bytes: usize,
     groups: BTreeMap<GroupId, Entry>,
     /// The groups by the local numbers of their last changes.
     changes: BTreeMap<u64, GroupId>,
@@ -37,19 +41,23 @@ pub(crate) struct GroupTable {
     standing: BTreeMap<Position, (KeyRange, RangeVersion)>,
     /// Whether a range has changed since then.
     reshaped: bool,
+    /// How many claims are past, as of then.
+    past: usize,
     /// The digest of all, if it is known.
     digest: Option<Digest>,
 }
 
 impl GroupTable {
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize, most_bytes: usize) -> Self {
         Self {
             most,
+            most_bytes,
             groups: BTreeMap::new(),
             changes: BTreeMap::new(),
             revision: 0,
             standing: BTreeMap::new(),
             reshaped: false,
+            past: 0,
             digest: None,
         }
     }
@@ -111,8 +119,8 @@ impl GroupTable {
         self.digest = None;
         self.revision += 1;
         self.changes.insert(self.revision, news.group);
-        let (version, revision) = (version(&news), self.revision);
-        self.groups.insert(news.group, Entry { descriptor: Arc::new(news), version, revision, superseded });
+        let (version, revision, fits) = (version(&news), self.revision, news.to_bytes().len() <= self.most_bytes);
+        self.groups.insert(news.group, Entry { descriptor: Arc::new(news), version, revision, fits, superseded });
     }
 
     /// Whether a later claim lies over this one.
@@ -130,17 +138,19 @@ impl GroupTable {
         if self.reshaped {
             self.reshaped = false;
             let claims = standing(self.groups.values().map(|entry| &*entry.descriptor));
-            let claims = claims.into_iter();
-            self.standing =
-                claims.map(|it| (it.range.start.clone(), (it.range.clone(), it.range_version))).collect();
-            let past: Vec<(GroupId, bool)> =
-                self.groups.values().map(|entry| (entry.descriptor.group, self.is_past(&entry.descriptor))).collect();
-            for (group, past) in past {
-                if let Some(entry) = self.groups.get_mut(&group) {
-                    entry.superseded = past.then(|| entry.superseded.unwrap_or(now));
-                }
+            let spans = claims.into_iter().map(|it| (it.range.start.clone(), (it.range.clone(), it.range_version)));
+            self.standing = spans.collect();
+            let descriptors = self.groups.values().map(|entry| &*entry.descriptor);
+            let past: BTreeSet<GroupId> =
+                descriptors.filter(|descriptor| self.is_past(descriptor)).map(|descriptor| descriptor.group).collect();
+            for (group, entry) in &mut self.groups {
+                entry.superseded = past.contains(group).then(|| entry.superseded.unwrap_or(now));
             }
+            self.past = past.len();
             self.digest = None;
+        }
+        if self.past == 0 {
+            return;
         }
         let long = |entry: &&Entry| entry.superseded.is_some_and(|since| now.since(since) > keep);
         let gone: Vec<(GroupId, u64)> =
@@ -148,13 +158,19 @@ impl GroupTable {
         for (group, revision) in gone {
             self.groups.remove(&group);
             self.changes.remove(&revision);
+            self.past -= 1;
         }
     }
 
-    /// What an exchange compares: all but what is past.
+    /// How many groups are too large to be told of.
+    pub(crate) fn oversized(&self) -> usize {
+        self.groups.values().filter(|entry| !entry.fits).count()
+    }
+
+    /// What an exchange compares: all but what is past, or too large to be told.
     pub(crate) fn elements(&self, span: Span) -> Vec<Element> {
         let inside = self.groups.range(GroupId(span.from)..=GroupId(span.to));
-        let current = inside.filter(|(_, entry)| entry.superseded.is_none());
+        let current = inside.filter(|(_, entry)| entry.superseded.is_none() && entry.fits);
         current.map(|(group, entry)| Element { key: group.0, version: entry.version }).collect()
     }
 
@@ -213,7 +229,7 @@ mod tests {
 
     #[test]
     fn parts_are_taken_by_their_own_versions_and_changes_are_numbered() {
-        let mut table = GroupTable::new(10);
+        let mut table = GroupTable::new(10, 1000);
         assert!(table.learn(&descriptor(1, (0, 50), 3)));
         assert!(table.learn(&descriptor(2, (50, 0), 3)));
         assert!(!table.learn(&descriptor(1, (0, 50), 3)));
@@ -231,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_group_that_was_merged_away_is_dropped_and_stays_dropped() {
-        let mut table = GroupTable::new(10);
+        let mut table = GroupTable::new(10, 1000);
         let merged_away = descriptor(2, (50, 0), 1);
         table.learn(&descriptor(1, (0, 50), 1));
         table.learn(&merged_away);
@@ -249,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_parent_whose_child_was_heard_of_first_comes_back_smaller() {
-        let mut table = GroupTable::new(10);
+        let mut table = GroupTable::new(10, 1000);
         table.learn(&descriptor(1, (0, 0), 1));
         table.learn(&descriptor(2, (50, 0), 2));
         table.sweep(Instant(0), MINUTE);
@@ -262,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_full_table_takes_in_no_other_group() {
-        let mut table = GroupTable::new(1);
+        let mut table = GroupTable::new(1, 1000);
         assert!(table.learn(&descriptor(1, (0, 50), 1)));
         assert!(!table.learn(&descriptor(2, (50, 0), 1)));
         assert!(table.learn(&descriptor(1, (0, 0), 2)));
@@ -270,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_digest_follows_every_change() {
-        let mut table = GroupTable::new(10);
+        let mut table = GroupTable::new(10, 1000);
         let empty = table.digest();
         table.learn(&descriptor(1, (0, 0), 1));
         let one = table.digest();

@@ -42,6 +42,10 @@
 //! other. Addresses are kept longer than deaths, and one that is missing is tried now and then: the two sides of a
 //! partition find together however long it lasted.
 //!
+//! A suspicion goes about as a rumour, which may miss the one who could deny it. So whoever suspects a node says so to that node
+//! itself, once each period. A node that is told over and over that it is dead, because another runs under its id, waits
+//! longer each time before it argues.
+//!
 //! A process that was stopped for a while puts off what it waited for: that nobody answered meanwhile says nothing about them.
 //!
 //! # Bounds
@@ -58,6 +62,7 @@ mod identity;
 mod nodes;
 mod receive;
 mod rumors;
+mod send;
 mod settings;
 mod swim;
 mod wire;

@@ -96,7 +96,7 @@ impl Node {
 /// Something happened to a node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Event {
-    /// It lives: new, back, started again, or cleared of a suspicion.
+    /// It lives: new, back, started again, elsewhere, or cleared of a suspicion.
     Up {
         /// The node.
         node: NodeId,
@@ -213,16 +213,14 @@ impl NodeTable {
         };
         let known = &mut self.nodes[index];
         known.incarnation = incarnation;
-        let rebooted = known.identity.boot != identity.boot;
-        let changed = known.state != state;
-        if known.identity != *identity {
-            known.identity = identity.clone();
-        }
-        if !rebooted && !changed {
+        let another_life = known.identity != *identity;
+        if known.state != state || known.identity.boot != identity.boot {
+            known.since = since;
+        } else if !another_life {
             return None;
         }
         known.state = state;
-        known.since = since;
+        known.identity = identity.clone();
         Some(event(node, identity.boot, state))
     }
 

@@ -34,6 +34,7 @@ struct Sorted {
     compares: Vec<Compare>,
     wants: Vec<(Kind, Vec<u64>)>,
     more: bool,
+    suspicions: Vec<(Identity, u16)>,
 }
 
 fn sort(parts: Vec<Part>) -> Sorted {
@@ -48,6 +49,7 @@ fn sort(parts: Vec<Part>) -> Sorted {
             Part::Compare(compare) => sorted.compares.push(compare),
             Part::Want(kind, keys) => sorted.wants.push((kind, keys)),
             Part::More => sorted.more = true,
+            Part::Suspicion(identity, incarnation) => sorted.suspicions.push((identity, incarnation)),
         }
     }
     sorted
@@ -66,7 +68,7 @@ impl Gossip {
         if taken.is_err() {
             self.counters.rejected += 1;
         }
-        self.settle(now, false);
+        self.settle(now);
         taken
     }
 
@@ -74,6 +76,9 @@ impl Gossip {
         let sorted = sort(parts(datagram)?);
         for packet in &sorted.packets {
             self.take_packet(now, from, packet)?;
+        }
+        for (identity, incarnation) in sorted.suspicions {
+            self.deny(now, from, identity, incarnation);
         }
         let rumor = sorted.exchange.is_none();
         self.take_nodes(now, &sorted.nodes, rumor);
@@ -97,6 +102,10 @@ impl Gossip {
         if glance.src.node != from {
             return Err(Rejected::OtherSender);
         }
+        // Two that take each other for dead would answer that to each other as fast as datagrams fly.
+        if self.is_dead() {
+            return Ok(());
+        }
         let told = glance.members.iter().map(|member| member.id());
         self.outlive(now, told.clone());
         let unknown: BTreeSet<NodeId> = std::iter::once(&glance.src)
@@ -113,16 +122,28 @@ impl Gossip {
             // What it says of others is left out; that its sender lives is worth knowing all the same.
             packet.truncate(glance.header_bytes);
         }
+        self.swim.touch(glance.members.iter().map(|member| member.id().node));
         let quiet = |node: &Node| node.state() == State::Alive && *node.identity() == glance.src;
-        let changed = !glance.members.is_empty() || !self.nodes.get(from).is_some_and(quiet);
+        if !self.nodes.get(from).is_some_and(quiet) {
+            self.swim.touch([from]);
+        }
         let rejoined = self.counters.rejoined;
         let taken = self.swim.handle(now, &packet);
-        self.settle(now, changed);
+        self.settle(now);
         if self.counters.rejoined != rejoined {
             // Whoever said that this node is dead hears first that it is not.
             self.swim.announce(now, glance.src);
         }
         taken
+    }
+
+    /// Somebody suspects a node, which hopefully is this one: a rumour of that may have missed it.
+    fn deny(&mut self, now: Instant, from: NodeId, identity: Identity, incarnation: u16) {
+        let Some(suspicious) = self.nodes.get(from).map(|node| node.identity().clone()) else { return };
+        if identity == *self.identity() && !self.is_dead() {
+            self.swim.deny(now, identity, incarnation);
+            self.swim.announce(now, suspicious);
+        }
     }
 
     /// If others have heard of a later life of this boot than this one, goes on in one that is later still. It can
@@ -160,6 +181,7 @@ impl Gossip {
             }
         }
         if !members.is_empty() {
+            self.swim.touch(ages.keys().copied());
             self.swim.apply(now, members);
             self.follow_members(now, &ages);
         }
@@ -197,14 +219,7 @@ impl Gossip {
     }
 
     /// Answers a part of an exchange: first the questions, which are short, then what the other lacks.
-    fn reply(
-        &mut self,
-        now: Instant,
-        peer: &Identity,
-        rounds: u8,
-        compares: &[Compare],
-        wants: &[(Kind, Vec<u64>)],
-    ) {
+    fn reply(&mut self, now: Instant, peer: &Identity, rounds: u8, compares: &[Compare], wants: &[(Kind, Vec<u64>)]) {
         let left = rounds.min(crate::exchange::MAX_ROUNDS).checked_sub(1);
         let mut reply = Reply::new(left.unwrap_or(0), self.settings.datagram_bytes, MAX_REPLY_DATAGRAMS);
         let mut items: Vec<(Kind, u64)> = Vec::new();
@@ -228,11 +243,10 @@ impl Gossip {
         items.extend(wants.iter().flat_map(|(kind, keys)| keys.iter().map(|key| (*kind, *key))));
         for (kind, key) in items {
             let Some(item) = self.item(now, kind, key) else { continue };
-            let fits = reply.push(item.tag(), &item);
+            reply.push(item.tag(), &item);
             if reply.is_cut() {
                 break;
             }
-            self.counters.oversized += u64::from(!fits);
         }
         for datagram in reply.finish() {
             self.push_out(peer.node, Arc::clone(&peer.address), datagram);

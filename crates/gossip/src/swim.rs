@@ -8,7 +8,8 @@ use foca::{Config, Foca, Header, Member, Message, NoCustomBroadcast, Notificatio
 use scatter_core::codec::DecodeError;
 use scatter_core::rng::Rng;
 use scatter_core::time::Instant;
-use std::collections::BTreeMap;
+use scatter_core::types::NodeId;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
@@ -155,16 +156,37 @@ pub(crate) fn glance(packet: &[u8]) -> Result<Glance, DecodeError> {
 struct Sink {
     sends: Vec<(Identity, Bytes)>,
     timers: Vec<(Duration, Timer<Identity>)>,
-    changed: bool,
-    rejoined: bool,
+    touched: Touched,
+    dead: bool,
+}
+
+/// Whose state may have changed.
+#[derive(Default)]
+pub(crate) struct Touched {
+    /// Anybody's.
+    pub(crate) all: bool,
+    /// That of these.
+    pub(crate) nodes: BTreeSet<NodeId>,
+}
+
+impl Touched {
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.all && self.nodes.is_empty()
+    }
+
+    pub(crate) fn has(&self, node: NodeId) -> bool {
+        self.all || self.nodes.contains(&node)
+    }
 }
 
 impl foca::Runtime<Identity> for Sink {
     fn notify(&mut self, notification: Notification<'_, Identity>) {
         match notification {
-            Notification::MemberUp(_) | Notification::MemberDown(_) | Notification::Rename(_, _) => self.changed = true,
-            Notification::Rejoin(_) => self.rejoined = true,
-            Notification::Active | Notification::Idle | Notification::Defunct => {}
+            Notification::MemberUp(id) | Notification::MemberDown(id) | Notification::Rename(_, id) => {
+                self.touched.nodes.insert(id.node);
+            }
+            Notification::Defunct => self.dead = true,
+            Notification::Active | Notification::Idle | Notification::Rejoin(_) => {}
         }
     }
 
@@ -214,10 +236,6 @@ impl Swim {
         Self { foca, sink: Sink::default(), timers: BTreeMap::new(), next_timer: 0, settings, scaled_for: 1 }
     }
 
-    pub(crate) fn identity(&self) -> &Identity {
-        self.foca.identity()
-    }
-
     /// All members it knows, those that are down included; never this node.
     pub(crate) fn members(&self) -> impl Iterator<Item = &Member<Identity>> {
         let own = self.foca.identity().node;
@@ -248,19 +266,53 @@ impl Swim {
         self.arm(now);
     }
 
-    /// Runs what is due. Returns whether that may have changed a member's state.
-    pub(crate) fn run(&mut self, now: Instant) -> bool {
-        let mut changed = false;
+    /// Runs what is due.
+    pub(crate) fn run(&mut self, now: Instant) {
         while let Some(entry) = self.timers.first_entry()
             && entry.key().0 <= now
         {
             let timer = entry.remove();
-            changed |= matches!(timer, Timer::ProbeRandomMember(_) | Timer::ChangeSuspectToDown { .. });
+            if self.is_settled(&timer) {
+                continue;
+            }
+            // The end of a probe makes a suspect without a word about whom.
+            self.sink.touched.all |= matches!(timer, Timer::ProbeRandomMember(_));
             // Errors are of timers that have lost their meaning; the library goes on by itself.
             let _ = self.foca.handle_timer(timer, &mut self.sink);
             self.arm(now);
         }
-        changed
+    }
+
+    /// Whether a timer ends a suspicion that was denied in time. The library would leave the state as it is, but tell the
+    /// member that it is dead all the same, and make it begin another life for nothing.
+    fn is_settled(&self, timer: &Timer<Identity>) -> bool {
+        let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
+        let suspected = |member: &Member<Identity>| {
+            member.incarnation() == *incarnation && member.state() == foca::State::Suspect && member.id() == member_id
+        };
+        !self.foca.iter_membership_state().any(suspected)
+    }
+
+    /// Those whom this node suspects and will declare dead: each with the count of denials that it goes by.
+    pub(crate) fn suspects(&self) -> Vec<(Identity, u16)> {
+        let mut suspects: Vec<(Identity, u16)> = Vec::new();
+        for timer in self.timers.values() {
+            if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer
+                && !self.is_settled(timer)
+                && suspects.iter().all(|(known, _)| known != member_id)
+            {
+                suspects.push((member_id.clone(), *incarnation));
+            }
+        }
+        suspects
+    }
+
+    /// This node, in that life, is suspected: denies it.
+    pub(crate) fn deny(&mut self, now: Instant, identity: Identity, incarnation: u16) {
+        // As in `apply`.
+        let suspicion = std::iter::once(Member::new(identity, incarnation, foca::State::Suspect));
+        let _ = self.foca.apply_many(suspicion, false, &mut self.sink);
+        self.arm(now);
     }
 
     /// Moves every timer: this process did not see that time, so nothing that others failed to do in it counts.
@@ -328,14 +380,19 @@ impl Swim {
         std::mem::take(&mut self.sink.sends)
     }
 
-    /// Whether a member came, went or changed its identity since the last call.
-    pub(crate) fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.sink.changed)
+    /// Notes that the state of these may have changed.
+    pub(crate) fn touch(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.sink.touched.nodes.extend(nodes);
     }
 
-    /// Whether this node was taken for dead and has begun another life since the last call.
-    pub(crate) fn take_rejoined(&mut self) -> bool {
-        std::mem::take(&mut self.sink.rejoined)
+    /// Whose state may have changed since the last call.
+    pub(crate) fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.sink.touched)
+    }
+
+    /// Whether this node was found to be dead, as the others see it, since the last call.
+    pub(crate) fn take_dead(&mut self) -> bool {
+        std::mem::take(&mut self.sink.dead)
     }
 
     /// Notes the timers that the library asked for.
@@ -357,14 +414,10 @@ mod tests {
     use super::*;
     use foca::Codec as _;
     use proptest::prelude::*;
-    use scatter_core::types::NodeId;
 
     fn identity() -> impl Strategy<Value = Identity> {
-        (any::<u64>(), any::<u64>(), any::<u32>(), "[a-z.:0-9]{0,40}").prop_map(|(node, boot, bump, address)| Identity {
-            node: NodeId(node),
-            boot,
-            bump,
-            address: address.into(),
+        (any::<u64>(), any::<u64>(), any::<u32>(), "[a-z.:0-9]{0,40}").prop_map(|(node, boot, bump, address)| {
+            Identity { node: NodeId(node), boot, bump, address: address.into() }
         })
     }
 

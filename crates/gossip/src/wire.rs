@@ -2,6 +2,7 @@
 
 use crate::exchange::{Compare, Kind};
 use crate::hint::{LoadReport, NodeNews};
+use crate::identity::Identity;
 use bytes::{BufMut, Bytes, BytesMut};
 use scatter_core::codec::{Decode, DecodeError, Encode};
 use scatter_core::group::Descriptor;
@@ -14,6 +15,9 @@ pub const MAX_DATAGRAM_BYTES: usize = 16 << 10;
 
 /// The most bytes of a membership packet, in either direction: it fits the smallest datagram that may be set.
 pub(crate) const MAX_SWIM_BYTES: usize = 1100;
+
+/// What a datagram needs around its only item: version, round, tag, last word.
+pub(crate) const FRAME_BYTES: usize = 8;
 
 /// What a datagram is made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +38,8 @@ pub(crate) enum Part {
     Want(Kind, Vec<u64>),
     /// The sender had more to say than fits: ask again.
     More,
+    /// The sender suspects this member, by that count of denials.
+    Suspicion(Identity, u16),
 }
 
 /// Tags of parts: part of the format, never reused.
@@ -46,6 +52,7 @@ pub(crate) mod tag {
     pub(crate) const COMPARE: u8 = 6;
     pub(crate) const WANT: u8 = 7;
     pub(crate) const MORE: u8 = 8;
+    pub(crate) const SUSPICION: u8 = 9;
 }
 
 impl Decode for Part {
@@ -62,6 +69,10 @@ impl Decode for Part {
                 Self::Want(kind, keys)
             }
             tag::MORE => Self::More,
+            tag::SUSPICION => {
+                let (identity, incarnation) = Decode::decode(from)?;
+                Self::Suspicion(identity, incarnation)
+            }
             tag => return Err(DecodeError::Tag { what: "part of a datagram", tag: u64::from(tag) }),
         })
     }
@@ -195,5 +206,109 @@ impl Reply {
             self.done.push(last.freeze());
         }
         self.done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::{Digest, Element, Span};
+    use crate::hint::{Flags, Load, Profile, Told};
+    use proptest::prelude::*;
+    use scatter_core::types::NodeId;
+
+    fn identity() -> impl Strategy<Value = Identity> {
+        (any::<u64>(), any::<u64>(), any::<u32>(), "[a-z.:0-9]{0,40}").prop_map(|(node, boot, bump, address)| {
+            Identity { node: NodeId(node), boot, bump, address: address.into() }
+        })
+    }
+
+    fn news() -> impl Strategy<Value = NodeNews> {
+        let profile = ("[a-z.:0-9]{0,40}", "[a-z0-9-]{0,20}", any::<u32>());
+        let profile =
+            profile.prop_map(|(http_address, zone, flags)| Profile { http_address, zone, flags: Flags(flags) });
+        let told = (any::<u64>(), any::<u32>(), profile);
+        let told = told.prop_map(|(boot, revision, profile)| Told { boot, revision, profile });
+        (identity(), any::<u16>(), any::<Option<u64>>(), prop::option::of(told))
+            .prop_map(|(identity, incarnation, down_ms, told)| NodeNews { identity, incarnation, down_ms, told })
+    }
+
+    fn span() -> impl Strategy<Value = Span> {
+        let kind = prop_oneof![Just(Kind::Node), Just(Kind::Group)];
+        (kind, any::<u64>(), any::<u64>()).prop_map(|(kind, from, to)| Span { kind, from, to })
+    }
+
+    fn compare() -> impl Strategy<Value = Compare> {
+        let element = any::<(u64, u128)>().prop_map(|(key, version)| Element { key, version });
+        let list = (span(), prop::collection::vec(element, 0..5));
+        let digest = (span(), any::<u32>(), any::<u64>());
+        prop_oneof![
+            list.prop_map(|(span, elements)| Compare::List { span, elements }),
+            digest.prop_map(|(span, count, sum)| Compare::Digest { span, digest: Digest { count, sum } }),
+        ]
+    }
+
+    fn load() -> impl Strategy<Value = LoadReport> {
+        any::<(u64, u64, u32, u32, u32, u64, u64)>().prop_map(
+            |(node, boot, revision, replicas, leaders, bytes, rest)| {
+                let load = Load {
+                    replicas,
+                    leaders,
+                    bytes,
+                    operations_per_second: rest,
+                    free_disk_bytes: !rest,
+                    uptime_seconds: rest / 3,
+                };
+                LoadReport { node: NodeId(node), boot, revision, load }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(
+            news in news(),
+            load in load(),
+            compare in compare(),
+            keys in prop::collection::vec(any::<u64>(), 0..9),
+            suspect in (identity(), any::<u16>()),
+            rounds in any::<u8>(),
+        ) {
+            let mut datagram = Datagram::new(MAX_DATAGRAM_BYTES);
+            let packet = Bytes::from_static(b"packet");
+            prop_assert!(datagram.is_empty());
+            prop_assert!(datagram.push(tag::EXCHANGE, &rounds));
+            prop_assert!(datagram.push(tag::SWIM, &packet));
+            prop_assert!(datagram.push(tag::NODE, &news));
+            prop_assert!(datagram.push(tag::LOAD, &load));
+            prop_assert!(datagram.push(tag::COMPARE, &compare));
+            prop_assert!(datagram.push(tag::WANT, &(Kind::Group, keys.clone())));
+            prop_assert!(datagram.push(tag::SUSPICION, &suspect));
+            let read = parts(datagram.freeze());
+            prop_assert_eq!(read, Ok(vec![
+                Part::Exchange(rounds),
+                Part::Swim(packet),
+                Part::Node(news),
+                Part::Load(load),
+                Part::Compare(compare),
+                Part::Want(Kind::Group, keys),
+                Part::Suspicion(suspect.0, suspect.1),
+            ]));
+        }
+    }
+
+    #[test]
+    fn a_reply_that_is_cut_says_so_within_its_limits() {
+        let mut reply = Reply::new(3, 100, 2);
+        let text = "x".repeat(60);
+        assert!(reply.push(tag::SWIM, &text) && reply.push(tag::SWIM, &text));
+        assert!(!reply.push(tag::SWIM, &text) && reply.is_cut());
+        let datagrams = reply.finish();
+        assert_eq!(datagrams.len(), 2);
+        assert!(datagrams.iter().all(|datagram| datagram.len() <= 100));
+        let last = parts(datagrams[1].clone()).expect("it reads back");
+        assert_eq!((last.first(), last.last()), (Some(&Part::Exchange(3)), Some(&Part::More)));
+        let mut reply = Reply::new(3, 100, 2);
+        assert!(!reply.push(tag::SWIM, &"x".repeat(100)) && !reply.is_cut(), "what fits no datagram is no cut");
     }
 }

@@ -10,7 +10,7 @@ use scatter_core::time::Instant;
 use scatter_core::types::{Ballot, ConfigurationVersion, GroupId, Incarnation, NodeId, RangeVersion};
 use scatter_gossip::{Event, Gossip, Identity, Load, Profile, Settings, State};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -56,12 +56,15 @@ pub struct Slot {
 pub struct World {
     pub now: u64,
     pub slots: Vec<Slot>,
+    index_of: BTreeMap<NodeId, usize>,
     pub links: Links,
     pub settings: Settings,
     queue: BinaryHeap<Reverse<(u64, u64, What)>>,
     sequence: u64,
     rng: Rng,
     trace: DefaultHasher,
+    /// What was sent, if it is to be kept.
+    pub record: Option<Vec<Bytes>>,
     /// Whether deaths told of nodes that live and can be reached are counted.
     pub count_false_deaths: bool,
 }
@@ -75,12 +78,14 @@ impl World {
         let mut world = Self {
             now: SECONDS,
             slots: Vec::new(),
+            index_of: BTreeMap::new(),
             links: Links::default(),
             settings,
             queue: BinaryHeap::new(),
             sequence: 0,
             rng: Rng::new(seed),
             trace: DefaultHasher::new(),
+            record: None,
             count_false_deaths: false,
         };
         for _ in 0..count {
@@ -102,6 +107,7 @@ impl World {
             armed: u64::MAX,
             false_deaths: 0,
         });
+        self.index_of.insert(self.slots[index].id, index);
         self.start(index);
         index
     }
@@ -167,8 +173,9 @@ impl World {
 
     fn post(&mut self, from: usize, to: NodeId, address: &str, bytes: Bytes) {
         (self.now, from, to.0, &bytes[..]).hash(&mut self.trace);
+        self.record.iter_mut().for_each(|record| record.push(bytes.clone()));
         // Whoever is called by name at a place where somebody else lives does not hear it.
-        let Some(to) = self.slots.iter().position(|slot| slot.id == to && slot.address == address) else { return };
+        let Some(to) = self.index_of.get(&to).copied().filter(|to| self.slots[*to].address == address) else { return };
         if self.slots[from].side != self.slots[to].side || self.rng.next() % 1000 < self.links.lost {
             return;
         }
@@ -254,11 +261,18 @@ impl World {
         self.running().all(|(_, gossip)| gossip.node(id).is_some_and(|node| node.state() == state))
     }
 
+    /// Whether all that run see those on the other side in that state.
+    pub fn all_see_on_other_side(&self, state: State) -> bool {
+        self.running().all(|(slot, gossip)| {
+            let others = self.slots.iter().filter(|other| other.side != slot.side);
+            others.into_iter().all(|other| gossip.node(other.id).is_some_and(|node| node.state() == state))
+        })
+    }
+
     /// Whether all that run know that version of a descriptor.
     pub fn all_know(&self, descriptor: &Descriptor) -> bool {
-        self.running().all(|(_, gossip)| {
-            gossip.descriptor(descriptor.group).is_some_and(|known| **known == *descriptor)
-        })
+        self.running()
+            .all(|(_, gossip)| gossip.descriptor(descriptor.group).is_some_and(|known| **known == *descriptor))
     }
 
     /// Bytes sent by all so far.
@@ -288,12 +302,7 @@ impl World {
         let mut members: Vec<Member> = (0..3.min(self.slots.len()))
             .map(|offset| {
                 let slot = &self.slots[(index + offset) % self.slots.len()];
-                Member {
-                    node: slot.id,
-                    incarnation: Incarnation(1),
-                    role: Role::Voter,
-                    address: slot.address.clone(),
-                }
+                Member { node: slot.id, incarnation: Incarnation(1), role: Role::Voter, address: slot.address.clone() }
             })
             .collect();
         members.sort_by_key(|member| member.node);
