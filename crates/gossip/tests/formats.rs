@@ -43,6 +43,12 @@ fn what_is_not_a_datagram_is_rejected_and_counted() {
 }
 
 #[test]
+fn the_engine_may_move_to_another_thread() {
+    fn may_move(_: impl Send) {}
+    may_move(alone());
+}
+
+#[test]
 fn a_length_that_lies_allocates_nothing() {
     // An exchange part, then a list of elements that is said to be four billion long.
     let mut bytes = BytesMut::new();
