@@ -261,11 +261,12 @@ impl Node {
         effects: &mut Effects,
     ) -> Result<(), RecoverError> {
         let lives = |name: &ReplicaName| replicas.iter().any(|replica| replica.replica.group == name.group);
-        for (name, _) in machines.live.iter().filter(|(name, _)| !lives(name)) {
+        for (name, report) in machines.live.iter().filter(|(name, _)| !lives(name)) {
             if name.incarnation == Incarnation(1) && self.may_host(*name) {
-                effects.writes.push(Write::Create { replica: *name, after: Slot(1), inviter: None });
+                let inviter = another_member(*name, None, &report.configuration);
+                effects.writes.push(Write::Create { replica: *name, after: Slot(1), inviter });
                 let hard = HardState::default();
-                let born = RecoveredReplica { replica: *name, inviter: None, hard, truncated: Slot(1), entries: Vec::new() };
+                let born = RecoveredReplica { replica: *name, inviter, hard, truncated: Slot(1), entries: Vec::new() };
                 self.recover_replica(born, machines, effects)?;
             } else {
                 effects.orders.push(MachineOrder::Destroy { replica: *name });
@@ -662,12 +663,7 @@ impl Node {
             }
             None if self.may_host(child) => {
                 // Should the machine be lost with the store, and its parent have gone on, another member has it.
-                let others = report.configuration.members.iter().filter(|member| member.node != child.node);
-                let inviter = others.max_by_key(|member| member.node == leader).map(|member| ReplicaName {
-                    node: member.node,
-                    incarnation: member.incarnation,
-                    ..child
-                });
+                let inviter = another_member(child, Some(leader), &report.configuration);
                 effects.writes.push(Write::Create { replica: child, after: Slot(1), inviter });
                 let mut replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
                 replica.inviter = inviter;
@@ -994,6 +990,13 @@ impl Node {
             self.write_record(effects);
         }
     }
+}
+
+/// Somebody else of a replica's group, if possible the one that leads.
+fn another_member(name: ReplicaName, leader: Option<NodeId>, configuration: &Configuration) -> Option<ReplicaName> {
+    let others = configuration.members.iter().filter(|member| member.node != name.node);
+    let other = others.max_by_key(|member| Some(member.node) == leader)?;
+    Some(ReplicaName { node: other.node, incarnation: other.incarnation, ..name })
 }
 
 /// Whether an input comes from another node, a client or the clock, rather than from this node's own disk and machines.

@@ -17,6 +17,7 @@
 use crate::durable::Write;
 use crate::effects::MachineOrder;
 use crate::entry::Entry;
+use crate::group::GroupState;
 use crate::input::MachineReport;
 use crate::message::Message;
 use crate::planted::{self, Bug};
@@ -209,7 +210,13 @@ impl Replica {
         chunk: Bytes,
         cx: &mut Context<'_>,
     ) {
-        let children = self.report.as_ref().map(|report| report.state.children.clone()).unwrap_or_default();
+        let state = self.report.as_ref().map(|report| report.state.clone());
+        // What came back is part of the snapshot.
+        let away = |state: &GroupState, child: GroupId| state.absorbed.iter().all(|(group, _)| *group != child);
+        let children = state.map(|state| {
+            state.children.iter().filter(|(child, _)| away(&state, *child)).copied().collect()
+        });
+        let children = children.unwrap_or_default();
         self.send(to, Message::SnapshotChunk { snapshot, slot, children, chunk }, cx);
     }
 
