@@ -270,3 +270,6 @@ impl Obligation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

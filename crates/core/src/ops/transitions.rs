@@ -41,11 +41,15 @@ pub enum Reshaped {
 /// end may be `outer`'s start, or the other way round. On a ring of two both are true, and the first is meant.
 #[must_use]
 pub fn joined(inner: &KeyRange, outer: &KeyRange) -> Option<KeyRange> {
+    // Where the second of them ends it must not have come back into the first.
+    let follow = |first: &KeyRange, second: &KeyRange| {
+        first.end == second.start && (second.end == first.start || !first.contains(&second.end))
+    };
     if inner.is_whole() || outer.is_whole() {
         None
-    } else if inner.end == outer.start && !inner.contains(&outer.start) {
+    } else if follow(inner, outer) {
         Some(KeyRange { start: inner.start.clone(), end: outer.end.clone() })
-    } else if outer.end == inner.start && !outer.contains(&inner.start) {
+    } else if follow(outer, inner) {
         Some(KeyRange { start: outer.start.clone(), end: inner.end.clone() })
     } else {
         None
