@@ -551,6 +551,49 @@ fn a_repeated_outcome_narrows_once() {
     assert_eq!(GroupState { operations: before.operations, ..loser }, before);
 }
 
+/// Of four groups in a row the second still takes the fourth for its predecessor, which it was before the first came to be.
+/// The fourth is what lies behind the third, but not what lies before the second.
+#[test]
+fn who_was_the_neighbour_on_the_other_side_is_that_no_more() {
+    for merge in [true, false] {
+        let [first, mut second, mut third, fourth] = ring(&[10, 20, 100, 200]).try_into().unwrap();
+        let old = Link { range: range(200, 20), range_version: RangeVersion(9), ..fourth.link() };
+        second.links.predecessor = old.clone();
+        if merge {
+            let moving = third.range.clone();
+            take(&mut second, &mut third, moving);
+            assert_eq!(named(&second.links.successor), named(&fourth.link()));
+            assert_eq!(second.links.predecessor, old);
+            assert!(second.is_news(&first.link(), false), "whoever has come in between is heard");
+        } else {
+            // The same of one that loses: the third is the gainer, and was before the second once.
+            second.links.predecessor.group = third.group;
+            take(&mut third, &mut second, range(50, 100));
+            assert_eq!(second.links.predecessor, Link { group: third.group, ..old });
+            assert!(second.is_news(&first.link(), false));
+        }
+    }
+}
+
+/// What a merged group takes for its outer neighbour may be the gainer as it was, or, if it has just been through the same,
+/// the merged group itself. Such a link has no say in what comes later.
+#[test]
+fn a_link_that_was_wrong_when_it_was_handed_on_is_replaced_by_any_that_fits() {
+    let [first, mut second, mut third, mut fourth] = ring(&[10, 20, 100, 200]).try_into().unwrap();
+    // The third has the second for a neighbour on both sides, for before there was a first it was.
+    second.links.predecessor = Link { range: range(20, 10), range_version: RangeVersion(5), ..third.link() };
+    let moving = second.range.clone();
+    take(&mut third, &mut second, moving);
+    assert_eq!(third.links.predecessor.group, third.group);
+    assert!(third.is_news(&first.link(), false));
+    third.outbox.clear();
+    let moving = third.range.clone();
+    take(&mut fourth, &mut third, moving);
+    assert!(fourth.links.predecessor.range_version > first.range_version);
+    assert!(fourth.relink(&[first.link()]), "an older range, but it lies there");
+    assert_eq!(fourth.links.predecessor, first.link());
+}
+
 #[test]
 fn only_the_last_of_many_merged_groups_are_remembered() {
     let [mut gainer, mut loser] = ring(&[10, 200]).try_into().unwrap();

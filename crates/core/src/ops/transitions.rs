@@ -306,10 +306,18 @@ impl GroupState {
             self.links.successor = own;
             return;
         }
-        // On a ring of two the other group is the neighbour on both sides.
-        for (side, link) in [(after, &mut self.links.successor), (!after, &mut self.links.predecessor)] {
-            if side || link.group == next.group {
-                *link = next.clone();
+        self.take_neighbour(&next, after);
+    }
+
+    /// Sets the link of one side. On a ring of two the other group is the neighbour on both; but one that only was that, and has
+    /// other positions now, is not.
+    fn take_neighbour(&mut self, link: &Link, successor: bool) {
+        let before = link.range.end == self.range.start;
+        let behind = link.range.start == self.range.end;
+        let sides = [(!successor, before, &mut self.links.predecessor), (successor, behind, &mut self.links.successor)];
+        for (meant, adjacent, known) in sides {
+            if meant || adjacent && known.group == link.group {
+                *known = link.clone();
             }
         }
     }
@@ -347,11 +355,7 @@ impl GroupState {
             ..gainer
         };
         self.links.version = self.links.version.next();
-        for (side, link) in [(after, &mut self.links.predecessor), (!after, &mut self.links.successor)] {
-            if side || link.group == wider.group {
-                *link = wider.clone();
-            }
-        }
+        self.take_neighbour(&wider, !after);
         Some(Reshaped::Lost { operation, moving: takeover.moving, committed })
     }
 
@@ -366,10 +370,13 @@ impl GroupState {
     #[must_use]
     pub fn is_news(&self, link: &Link, successor: bool) -> bool {
         let known = if successor { &self.links.successor } else { &self.links.predecessor };
-        let adjacent =
-            if successor { link.range.start == self.range.end } else { link.range.end == self.range.start };
-        // What passes for this group's own link beside a part of the ring that it does not have was never right.
-        adjacent && link.group != self.group && (known.group == self.group || is_newer(link, known))
+        let adjacent = |link: &Link| {
+            if successor { link.range.start == self.range.end } else { link.range.end == self.range.start }
+        };
+        // What does not lie there, or passes for this group's own link beside a part of the ring that it does not have, was
+        // handed on by somebody who was behind: its version says nothing of this side.
+        let right = adjacent(known) && known.group != self.group;
+        adjacent(link) && link.group != self.group && (!right || is_newer(link, known))
     }
 
     /// Applies a Links entry: news of neighbours. True if anything changed.
