@@ -299,3 +299,6 @@ impl Obligation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,11 +41,15 @@ pub enum Reshaped {
 /// end may be `outer`'s start, or the other way round. On a ring of two both are true, and the first is meant.
 #[must_use]
 pub fn joined(inner: &KeyRange, outer: &KeyRange) -> Option<KeyRange> {
+    // Where the second of them ends it must not have come back into the first.
+    let follow = |first: &KeyRange, second: &KeyRange| {
+        first.end == second.start && (second.end == first.start || !first.contains(&second.end))
+    };
     if inner.is_whole() || outer.is_whole() {
         None
-    } else if inner.end == outer.start && !inner.contains(&outer.start) {
+    } else if follow(inner, outer) {
         Some(KeyRange { start: inner.start.clone(), end: outer.end.clone() })
-    } else if outer.end == inner.start && !outer.contains(&inner.start) {
+    } else if follow(outer, inner) {
         Some(KeyRange { start: outer.start.clone(), end: inner.end.clone() })
     } else {
         None
@@ -310,10 +314,18 @@ impl GroupState {
             self.links.successor = own;
             return;
         }
-        // On a ring of two the other group is the neighbour on both sides.
-        for (side, link) in [(after, &mut self.links.successor), (!after, &mut self.links.predecessor)] {
-            if side || link.group == next.group {
-                *link = next.clone();
+        self.take_neighbour(&next, after);
+    }
+
+    /// Sets the link of one side. On a ring of two the other group is the neighbour on both; but one that only was that, and has
+    /// other positions now, is not.
+    fn take_neighbour(&mut self, link: &Link, successor: bool) {
+        let before = link.range.end == self.range.start;
+        let behind = link.range.start == self.range.end;
+        let sides = [(!successor, before, &mut self.links.predecessor), (successor, behind, &mut self.links.successor)];
+        for (meant, adjacent, known) in sides {
+            if meant || adjacent && known.group == link.group {
+                *known = link.clone();
             }
         }
     }
@@ -351,11 +363,7 @@ impl GroupState {
             ..gainer
         };
         self.links.version = self.links.version.next();
-        for (side, link) in [(after, &mut self.links.predecessor), (!after, &mut self.links.successor)] {
-            if side || link.group == wider.group {
-                *link = wider.clone();
-            }
-        }
+        self.take_neighbour(&wider, !after);
         Some(Reshaped::Lost { operation, moving: takeover.moving, committed })
     }
 
@@ -370,13 +378,13 @@ impl GroupState {
     #[must_use]
     pub fn is_news(&self, link: &Link, successor: bool) -> bool {
         let known = if successor { &self.links.successor } else { &self.links.predecessor };
-        let adjacent =
-            if successor { link.range.start == self.range.end } else { link.range.end == self.range.start };
-        // What does not lie beside this group's arc, or passes for the group itself, was never right.
-        let known_adjacent =
-            if successor { known.range.start == self.range.end } else { known.range.end == self.range.start };
-        let wrong = known.group == self.group || !known_adjacent;
-        adjacent && link.group != self.group && (wrong || is_newer(link, known))
+        let adjacent = |link: &Link| {
+            if successor { link.range.start == self.range.end } else { link.range.end == self.range.start }
+        };
+        // What does not lie there, or passes for this group's own link beside a part of the ring that it does not have, was
+        // handed on by somebody who was behind: its version says nothing of this side.
+        let right = adjacent(known) && known.group != self.group;
+        adjacent(link) && link.group != self.group && (!right || is_newer(link, known))
     }
 
     /// Applies a Links entry: news of neighbours. True if anything changed.
