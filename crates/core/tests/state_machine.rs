@@ -460,18 +460,20 @@ impl Model {
     fn relink(&mut self, links: &[Link]) {
         let before = self.links.clone();
         for link in links {
-            let sides = [
-                (&mut self.links.predecessor, link.range.end == self.range.start),
-                (&mut self.links.successor, link.range.start == self.range.end),
-            ];
+            let (start, end) = (self.range.start.clone(), self.range.end.clone());
+            let before = |link: &Link| link.range.end == start;
+            let after = |link: &Link| link.range.start == end;
+            let sides: [(&mut Link, &dyn Fn(&Link) -> bool); 2] =
+                [(&mut self.links.predecessor, &before), (&mut self.links.successor, &after)];
             for (known, adjacent) in sides {
                 let versions = |link: &Link| (link.range_version, link.configuration_version);
                 let newer = match known.group {
                     GROUP => true,
+                    _ if !adjacent(known) => true,
                     group if group == link.group => versions(link) > versions(known),
                     _ => link.range_version > known.range_version,
                 };
-                if adjacent && link.group != GROUP && newer {
+                if adjacent(link) && link.group != GROUP && newer {
                     *known = link.clone();
                 }
             }

@@ -138,8 +138,9 @@ impl<S: Store> Machine<S> {
         let records = self.idempotency_records() / 2;
         self.set_idempotency_records(self.idempotency_records().wrapping_sub(records));
         let mut born = None;
-        if beside.bears {
-            let name = self.sibling(&child);
+        // A newcomer that applies what was decided before it came is no member of the child.
+        let name = self.sibling(&child);
+        if beside.bears && child.configuration.has(name) {
             let mark = Mark::new(&child, records, xxh3_64(&child.to_bytes()));
             let frame = Frame { name, tablets: inside, parted: Vec::new(), taken: None, state: child };
             put_records(batch, &frame, &mark);
