@@ -770,6 +770,11 @@ impl Node {
     ) -> bool {
         let Some(mut replica) = self.replicas.remove(&group) else { return false };
         self.touched.insert(group);
+        if replica.gone {
+            // Its tombstone is among the writes: nothing may follow it there.
+            self.replicas.insert(group, replica);
+            return false;
+        }
         act(&mut replica, &mut self.context(now, effects));
         self.replicas.insert(group, replica);
         for (name, inviter) in std::mem::take(&mut self.wanted) {

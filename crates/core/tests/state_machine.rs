@@ -450,8 +450,10 @@ impl Model {
         }
         self.narrow(range, self.range_version.max(gainer.range_version.0) + 1);
         let wider = Link { range: wider, range_version: RangeVersion(self.range_version), ..gainer };
-        for (successor, side) in [(false, &mut self.links.predecessor), (true, &mut self.links.successor)] {
-            if successor == behind || side.group == wider.group {
+        let (before, after) = (wider.range.end == self.range.start, wider.range.start == self.range.end);
+        let sides = [(false, before, &mut self.links.predecessor), (true, after, &mut self.links.successor)];
+        for (successor, adjacent, side) in sides {
+            if successor == behind || adjacent && side.group == wider.group {
                 *side = wider.clone();
             }
         }
