@@ -5,7 +5,9 @@
 
 use crate::birth::{Birth, Origin};
 use crate::config::Config;
-use crate::durable::{HardState, MAX_NONCES, Merger, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write};
+use crate::durable::{
+    HardState, MAX_NONCES, Merger, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write,
+};
 use crate::effects::{Effects, MachineOrder, Outgoing, Refused, Reply};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::{Input, MachineReport};
@@ -947,9 +949,9 @@ impl Node {
     /// Whether a new replica of this name may come to be here.
     fn may_host(&self, name: ReplicaName) -> bool {
         let dead = self.tombstones.get(&name.group).is_some_and(|tombstones| {
-            tombstones.iter().any(|gone| {
-                name.incarnation <= gone.replica.incarnation.max(gone.removed_by) || gone.merged.is_some()
-            })
+            tombstones
+                .iter()
+                .any(|gone| name.incarnation <= gone.replica.incarnation.max(gone.removed_by) || gone.merged.is_some())
         });
         self.record.cluster.is_some() && !dead && self.replicas.len() < self.config.max_replicas
     }

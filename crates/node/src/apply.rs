@@ -248,7 +248,8 @@ impl Worker {
         let position = key.position();
         let owned = self.stage.state(group).filter(|state| state.range.contains(&position));
         let Some(state) = owned else { return waiter.answer(refused(Refusal::NotOwner)) };
-        if state.pending.as_ref().and_then(|pending| pending.sealed()).is_some_and(|sealed| sealed.contains(&position)) {
+        if state.pending.as_ref().and_then(|pending| pending.sealed()).is_some_and(|sealed| sealed.contains(&position))
+        {
             return waiter.answer(refused(Refusal::Sealed));
         }
         let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };

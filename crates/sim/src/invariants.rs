@@ -491,9 +491,11 @@ impl Observer {
     /// I4: it tells of what the disk does not hold. I13: the sender is tombstoned.
     pub fn sends(&self, log: &Log, flushed: Slot, envelope: &Envelope) -> Checked {
         let name = envelope.from;
-        let dead = log.tombstones.iter().map(|tombstone| tombstone.replica).any(|dead| {
-            dead.group == name.group && dead.node == name.node && dead.incarnation >= name.incarnation
-        });
+        let dead = log
+            .tombstones
+            .iter()
+            .map(|tombstone| tombstone.replica)
+            .any(|dead| dead.group == name.group && dead.node == name.node && dead.incarnation >= name.incarnation);
         let replica = log.replicas.get(&name.group).filter(|replica| replica.replica == name);
         let promised = replica.map(|replica| replica.hard.promised).unwrap_or_default();
         let needs = match &envelope.message {

@@ -174,11 +174,7 @@ impl Workload {
     #[must_use]
     pub fn new(plan: &Plan, mut random: Random) -> Self {
         let sessions = (0..plan.sessions)
-            .map(|_| Session {
-                id: SessionId(u128::from(random.next())),
-                held: Version(0),
-                leaders: BTreeMap::new(),
-            })
+            .map(|_| Session { id: SessionId(u128::from(random.next())), held: Version(0), leaders: BTreeMap::new() })
             .collect();
         let workers = (0..plan.sessions * plan.lanes)
             .map(|index| Worker {
@@ -503,7 +499,9 @@ impl Workload {
         let key = self.any_key();
         if self.chasing && self.random.permille(500) {
             let session = self.workers[worker].session;
-            let done = |key: &KeyIndex| self.workers.iter().any(|worker| worker.session == session && worker.done.contains(key));
+            let done = |key: &KeyIndex| {
+                self.workers.iter().any(|worker| worker.session == session && worker.done.contains(key))
+            };
             let missing: Vec<KeyIndex> = self.all_keys().filter(|key| !done(key)).collect();
             if !missing.is_empty() {
                 let key = *self.random.pick(&missing);

@@ -6,9 +6,9 @@
 
 use super::apply::{Applying, Scratch};
 use super::lanes::Lanes;
-use super::reshape::{Beside, Change, Parted};
 use super::layout::{self, ReplicaRecord, Space, damaged, undecodable, unversioned, versioned};
 use super::release::release;
+use super::reshape::{Beside, Change, Parted};
 use super::{Configuration, GroupState, TabletMap, expiry, idempotency, kv};
 use crate::codec::{Decode, Encode};
 use crate::codec_struct;
@@ -211,7 +211,13 @@ impl<S: Store> Machine<S> {
         if store.get(&layout::replica_record(name.group, ReplicaRecord::Frame))?.is_some() {
             return Err(StoreError::Failed(format!("this store already has a replica of group {}", name.group)));
         }
-        let frame = Frame { name, tablets: TabletMap::single(state.range.clone(), tablet), parted: Vec::new(), taken: None, state };
+        let frame = Frame {
+            name,
+            tablets: TabletMap::single(state.range.clone(), tablet),
+            parted: Vec::new(),
+            taken: None,
+            state,
+        };
         let fingerprint = xxh3_64(&frame.state.to_bytes());
         let mark = Mark::new(&frame.state, 0, fingerprint);
         let mut batch = S::Batch::default();

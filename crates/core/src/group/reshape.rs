@@ -122,9 +122,7 @@ impl<S: Store> Machine<S> {
             Reshaped::Gained { operation, takeover, surrender, offset_micros } => {
                 self.gain(operation, &takeover, &surrender, offset_micros, beside, batch)
             }
-            Reshaped::Lost { operation, moving, committed } => {
-                self.lose(operation, &moving, committed, beside, batch)
-            }
+            Reshaped::Lost { operation, moving, committed } => self.lose(operation, &moving, committed, beside, batch),
         }
     }
 

@@ -435,7 +435,9 @@ impl<S: Store> SnapshotSink<S> {
         let progress = &self.progress;
         let expected = (header.state.keys, header.state.bytes, header.idempotency_records);
         // Estimates are taken over as they are: every replica must go on from the same.
-        let fits = !header.state.counted || header.taken || (progress.keys, progress.bytes, progress.idempotency_records) == expected;
+        let fits = !header.state.counted
+            || header.taken
+            || (progress.keys, progress.bytes, progress.idempotency_records) == expected;
         if (progress.lanes != header.lanes || !fits) && !torn {
             return Err(SnapshotError::Mismatch);
         }
@@ -462,7 +464,8 @@ impl<S: Store> SnapshotSink<S> {
         let taken = header.state.pending.as_ref().map(Pending::operation).filter(|_| header.taken);
         let state = header.state.clone();
         let mark = Mark::new(&state, header.idempotency_records, header.fingerprint);
-        let frame = Frame { name, tablets: TabletMap::single(state.range.clone(), tablet), parted: Vec::new(), taken, state };
+        let frame =
+            Frame { name, tablets: TabletMap::single(state.range.clone(), tablet), parted: Vec::new(), taken, state };
         put_records(&mut batch, &frame, &mark);
         self.store.write(batch)?;
         let mut machine = Machine::assembled(self.store, frame, &mark, lanes);

@@ -213,9 +213,8 @@ impl Replica {
         let state = self.report.as_ref().map(|report| report.state.clone());
         // What came back is part of the snapshot.
         let away = |state: &GroupState, child: GroupId| state.absorbed.iter().all(|(group, _)| *group != child);
-        let children = state.map(|state| {
-            state.children.iter().filter(|(child, _)| away(&state, *child)).copied().collect()
-        });
+        let children =
+            state.map(|state| state.children.iter().filter(|(child, _)| away(&state, *child)).copied().collect());
         let children = children.unwrap_or_default();
         self.send(to, Message::SnapshotChunk { snapshot, slot, children, chunk }, cx);
     }

@@ -6,8 +6,8 @@ use proptest::option;
 use proptest::prelude::*;
 use scatter_core::group::{Correction, GroupState, Link, Links, Member};
 use scatter_core::ops::messages::{GroupEnvelope, GroupMessage, Standing, Vote};
-use scatter_core::ops::{Gain, 
-    Begin, Decide, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover,
+use scatter_core::ops::{
+    Begin, Decide, Gain, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover,
 };
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::time::LogTime;
