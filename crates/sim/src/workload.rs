@@ -562,7 +562,6 @@ impl Workload {
         self.history.len() - 1
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one operation, given once")]
     fn start(
         &mut self,
         worker: usize,

@@ -135,7 +135,9 @@ impl Replica {
         let changed = operations.seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, &state));
         let due = now >= operations.again_at;
         let waits = operations.outstanding || operations.order.is_some();
-        if !changed && !std::mem::take(&mut operations.nudged) && !(due && waits) && !operations.telling.is_due(now) {
+        let nudged = std::mem::take(&mut operations.nudged);
+        let begins = changed || nudged || (due && waits) || operations.telling.is_due(now);
+        if !begins {
             return;
         }
         operations.seen = Some(state.clone());
