@@ -49,5 +49,7 @@ pub use reshape::ReshapeOptions;
 pub use scatter_core::command::{Condition, Found, Idempotency, Operation, Outcome, Write};
 pub use scatter_core::ring::{Key, Position};
 pub use scatter_core::types::{GroupId, NodeId, RangeVersion, Version};
-pub use scatter_wire::{Boundary, ConnectionMetrics, Consistency, Description, Epoch, NewMember, NodeInfo, ReadPath, Side};
+pub use scatter_wire::{
+    Boundary, ConnectionMetrics, Consistency, Description, Epoch, NewMember, NodeInfo, ReadPath, Side,
+};
 pub use survey::Survey;

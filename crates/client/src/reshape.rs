@@ -135,9 +135,7 @@ mod tests {
     #[test]
     fn a_boundary_that_changes_nothing_or_leaves_nothing_is_refused() {
         let view = view(&[(1, 0, 10), (2, 10, 20), (3, 20, 0)]);
-        for (boundary, side) in
-            [(20, Side::Successor), (10, Side::Successor), (10, Side::Predecessor)]
-        {
+        for (boundary, side) in [(20, Side::Successor), (10, Side::Successor), (10, Side::Predecessor)] {
             assert_eq!(who(&view, boundary, side), None, "{boundary} {side:?}");
         }
     }

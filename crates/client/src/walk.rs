@@ -58,7 +58,8 @@ pub(crate) async fn walk(shared: &Arc<Shared>, goal: &Boundary) {
 fn next(view: &RingView, goal: &Position, asked: &HashSet<NodeId>) -> Option<NodeId> {
     let routes = view.routes();
     let after = routes.partition_point(|route| route.range.start <= *goal);
-    let before = (1..=routes.len().min(MOST_CANDIDATES)).map(|step| &routes[(after + routes.len() - step) % routes.len()]);
+    let before =
+        (1..=routes.len().min(MOST_CANDIDATES)).map(|step| &routes[(after + routes.len() - step) % routes.len()]);
     let whom = before.flat_map(|route| route.leader.into_iter().chain(candidates(route).map(|member| member.node)));
     whom.into_iter().find(|node| !asked.contains(node))
 }

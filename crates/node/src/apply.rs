@@ -302,7 +302,8 @@ impl Worker {
         let position = key.position();
         let owned = self.stage.state(group).filter(|state| state.range.contains(&position));
         let Some(state) = owned else { return waiter.answer(self.not_owner(self.serving.hints(&position))) };
-        if state.pending.as_ref().and_then(|pending| pending.sealed()).is_some_and(|sealed| sealed.contains(&position)) {
+        if state.pending.as_ref().and_then(|pending| pending.sealed()).is_some_and(|sealed| sealed.contains(&position))
+        {
             return waiter.answer(refused(Refusal::Sealed));
         }
         let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
@@ -332,7 +333,8 @@ impl Worker {
             let (Some(state), Some(tablets)) = (self.stage.state(group), self.stage.served(group)) else { continue };
             let figures = self.figures.entry(group).or_default().clone();
             let held = state.pending.as_ref().map(|pending| {
-                let known = self.held.entry(group).or_insert_with(|| (Held::new(pending, Instant::now()), state.range_version));
+                let known =
+                    self.held.entry(group).or_insert_with(|| (Held::new(pending, Instant::now()), state.range_version));
                 Held::new(pending, known.0.since)
             });
             table.push(Arc::new(Served {

@@ -77,7 +77,9 @@ pub fn plan_takeover(served: &Served, from: Side, boundary: Option<&Position>) -
     let loser = neighbour(served, from);
     let theirs = &loser.range;
     if boundary.is_some_and(|at| served.range.contains(at)) {
-        return Err(conflict("the boundary lies inside the group's own range: order it of the neighbour that is to gain"));
+        return Err(conflict(
+            "the boundary lies inside the group's own range: order it of the neighbour that is to gain",
+        ));
     }
     if boundary.is_some_and(|at| !theirs.contains(at) || *at == theirs.start) {
         return Err(conflict("the boundary lies outside the neighbour's range or on its end"));
@@ -181,15 +183,22 @@ mod tests {
         let served = served(arc(10, 20), arc(0, 10), arc(20, 0));
         let plan = plan_takeover(&served, Side::Successor, Some(&position(30))).unwrap();
         assert_eq!(plan["moving"], json!({ "start": "14", "end": "1e" }));
-        assert_eq!((&plan["range"], &plan["loser"]), (&json!({ "start": "0a", "end": "1e" }), &json!(GroupId(9).to_string())));
+        assert_eq!(
+            (&plan["range"], &plan["loser"]),
+            (&json!({ "start": "0a", "end": "1e" }), &json!(GroupId(9).to_string()))
+        );
         let plan = plan_takeover(&served, Side::Predecessor, Some(&position(5))).unwrap();
         assert_eq!(plan["moving"], json!({ "start": "05", "end": "0a" }));
         assert_eq!(plan["range"], json!({ "start": "05", "end": "14" }));
         let plan = plan_takeover(&served, Side::Successor, None).unwrap();
         assert_eq!((&plan["operation"], &plan["range"]), (&json!("merge"), &json!({ "start": "0a", "end": "" })));
-        for (from, at) in
-            [(Side::Successor, 15), (Side::Successor, 20), (Side::Successor, 5), (Side::Predecessor, 0), (Side::Predecessor, 30)]
-        {
+        for (from, at) in [
+            (Side::Successor, 15),
+            (Side::Successor, 20),
+            (Side::Successor, 5),
+            (Side::Predecessor, 0),
+            (Side::Predecessor, 30),
+        ] {
             assert!(plan_takeover(&served, from, Some(&position(at))).is_err(), "{from:?} {at}");
         }
     }

@@ -150,7 +150,8 @@ impl Table {
         let count = self.by_start.len();
         let after = self.by_start.partition_point(|served| served.range.start <= *position);
         let aside = (2 * HINTS_ASIDE).min(count);
-        let nearest = (0..aside).map(move |step| &self.by_start[(after + count + step - HINTS_ASIDE.min(count)) % count]);
+        let nearest =
+            (0..aside).map(move |step| &self.by_start[(after + count + step - HINTS_ASIDE.min(count)) % count]);
         let overlaps = self.overlaps;
         let claims = self.by_start.iter().filter(move |served| overlaps && served.range.contains(position));
         claims.chain(nearest)

@@ -141,7 +141,8 @@ impl NodeCounts {
         let counters = [&self.decided, &self.failed, &self.ballots, &self.reads];
         let counters = counters.into_iter().chain(&self.snapshots).chain(&self.operations).cloned().map(boxed);
         let sizes = [&self.entry_commands, &self.apply_entries].map(|sizes| boxed(sizes.clone()));
-        let durations = [&self.apply_wait, &self.apply, &self.operation_seconds].map(|durations| boxed(durations.clone()));
+        let durations =
+            [&self.apply_wait, &self.apply, &self.operation_seconds].map(|durations| boxed(durations.clone()));
         counters.chain(sizes).chain(durations).try_for_each(|collector| registry.register(collector))
     }
 

@@ -7,7 +7,7 @@ mod model;
 use super::{Log, LogError, LogSettings, SegmentLog};
 use bytes::Bytes;
 use model::Model;
-use scatter_core::durable::{Merger, HardState, NodeRecord, PeerRecord, Recovered, Write};
+use scatter_core::durable::{HardState, Merger, NodeRecord, PeerRecord, Recovered, Write};
 use scatter_core::entry::{Entry, EntryClock, EntryKind};
 use scatter_core::types::{Ballot, GroupId, Incarnation, NodeId, ReplicaName, Slot, Version};
 use std::path::Path;
