@@ -2,6 +2,8 @@
 //! answer is put together from what all nodes say about themselves at that moment.
 
 mod document;
+mod history;
+mod orders;
 mod page;
 mod picture;
 mod routes;

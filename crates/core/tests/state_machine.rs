@@ -465,8 +465,7 @@ impl Model {
             let (start, end) = (self.range.start.clone(), self.range.end.clone());
             for successor in [false, true] {
                 let known = if successor { &mut self.links.successor } else { &mut self.links.predecessor };
-                let adjacent =
-                    |link: &Link| if successor { link.range.start == end } else { link.range.end == start };
+                let adjacent = |link: &Link| if successor { link.range.start == end } else { link.range.end == start };
                 let versions = |link: &Link| (link.range_version, link.configuration_version);
                 let newer = match known.group {
                     GROUP => true,

@@ -6,16 +6,19 @@
 
 use crate::events::{Event, Inbox, Waiter};
 use crate::metrics::ServedRead;
-use crate::serving::{Figures, Served, Serving, Table};
+use crate::serving::{Figures, Held, Served, Serving, Table};
 use crate::storage::rocks::RocksStore;
 use scatter_core::Input;
 use scatter_core::command::Outcome;
 use scatter_core::effects::{Apply, MachineOrder};
+use scatter_core::group::Descriptor;
 use scatter_core::group::read_word::ReadWord;
+use scatter_core::input::MachineReport;
+use scatter_core::ops::Pending;
 use scatter_core::ring::Key;
 use scatter_core::stage::{Answered, Done, Stage};
 use scatter_core::store::{Store, StoreError};
-use scatter_core::types::{GroupId, RequestId, Slot};
+use scatter_core::types::{GroupId, RangeVersion, RequestId, Slot, Version};
 use scatter_wire::{ReadPath, Refusal, ReplyBody};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -73,6 +76,7 @@ pub fn start(
         inbox,
         words: BTreeMap::new(),
         figures: BTreeMap::new(),
+        held: BTreeMap::new(),
         waiters: HashMap::new(),
         failing: false,
         told_full: false,
@@ -90,6 +94,8 @@ struct Worker {
     inbox: Arc<Inbox>,
     words: BTreeMap<GroupId, Arc<ReadWord>>,
     figures: BTreeMap<GroupId, Arc<Figures>>,
+    /// The operations that hold groups here, each with the version of the group's range when it began.
+    held: BTreeMap<GroupId, (Held, RangeVersion)>,
     /// Who waits for commands that were handed to the stage.
     waiters: HashMap<RequestId, Waiter>,
     failing: bool,
@@ -190,16 +196,8 @@ impl Worker {
     /// What came of a piece of work: readers see where data lies, clients hear outcomes, the loop hears how far the machines
     /// are; in this order, so that nobody is told of what readers beside the loop would contradict.
     fn finish(&mut self, done: Done) {
-        let reported = |input: &Input| match input {
-            Input::Applied { group, report } | Input::Installed { group, report } => {
-                Some((*group, report.configuration.version))
-            }
-            _ => None,
-        };
-        let changed = done.inputs.iter().filter_map(reported).any(|(group, version)| {
-            let published = self.serving.group(group);
-            published.is_none_or(|published| published.configuration.version != version)
-        });
+        let changed = done.inputs.iter().filter_map(reported).any(|(group, report)| self.is_news(group, report));
+        self.note_operations(&done.inputs);
         if changed || !done.moved.is_empty() {
             self.publish();
         }
@@ -217,20 +215,76 @@ impl Worker {
         if done.moved.is_empty() && done.quiet { self.inbox.extend_quietly(events) } else { self.inbox.extend(events) }
     }
 
+    /// Whether what is published of a group is outdated.
+    fn is_news(&self, group: GroupId, report: &MachineReport) -> bool {
+        let Some(published) = self.serving.group(group) else { return true };
+        let state = &report.state;
+        published.configuration.version != report.configuration.version
+            || published.links.version != state.links.version
+            || published.range_version != state.range_version
+            || published.held.as_ref().map(|held| held.operation) != state.pending.as_ref().map(Pending::operation)
+    }
+
+    /// Counts group operations that began and ended, where the group that gains is led from here.
+    fn note_operations(&mut self, inputs: &[Input]) {
+        for input in inputs {
+            if let Some((group, report)) = reported(input) {
+                self.note_held(group, report.state.pending.as_ref(), report.state.range_version);
+            }
+            match input {
+                Input::Born { child, leader, .. } if *leader == child.node => self.serving.counts.on_split(),
+                Input::Merged { loser, .. } => drop(self.held.remove(&loser.group)),
+                _ => {}
+            }
+        }
+    }
+
+    fn note_held(&mut self, group: GroupId, pending: Option<&Pending>, range_version: RangeVersion) {
+        let known = self.held.get(&group).map(|(held, _)| held.operation);
+        if known == pending.map(Pending::operation) {
+            return;
+        }
+        let leads = self.leads(group);
+        if let Some((held, before)) = self.held.remove(&group)
+            && held.gains
+            && leads
+        {
+            self.serving.counts.on_operation_ended(held.merge, range_version > before, held.since.elapsed());
+        }
+        if let Some(pending) = pending {
+            let held = Held::new(pending, Instant::now());
+            if held.gains && leads {
+                self.serving.counts.on_operation_began(held.merge);
+            }
+            self.held.insert(group, (held, range_version));
+        }
+    }
+
+    fn leads(&self, group: GroupId) -> bool {
+        let leader = self.serving.leadership.load().get(&group).and_then(|leadership| leadership.leader);
+        leader.is_some() && leader == self.stage.machine(group).map(|machine| machine.name().node)
+    }
+
+    fn not_owner(&self, descriptors: Vec<Descriptor>) -> ReplyBody {
+        ReplyBody::Refused { refusal: Refusal::NotOwner, retry_after_ms: 0, descriptors, stamp: Version(0) }
+    }
+
     fn answer(&mut self, answered: Answered) {
         let Answered { request, group, outcome, .. } = answered;
         let Some(waiter) = self.waiters.remove(&request) else { return };
         if let Some(figures) = self.figures.get(&group) {
             figures.commands.fetch_add(1, Ordering::Relaxed);
         }
-        let Some(state) = self.stage.state(group) else { return waiter.answer(refused(Refusal::NotOwner)) };
+        let Some(state) = self.stage.state(group) else {
+            return waiter.answer(self.not_owner(self.serving.hints_of(group)));
+        };
         let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
         let stamp = state.stamp;
         waiter.answer(match outcome {
             Outcome::NotOwner if state.pending.as_ref().is_some_and(|pending| pending.sealed().is_some()) => {
                 refused(Refusal::Sealed)
             }
-            Outcome::NotOwner => refused(Refusal::NotOwner),
+            Outcome::NotOwner => self.not_owner(self.serving.hints_of(group)),
             Outcome::Malformed => refused(Refusal::Malformed { text: "the command does not decode".to_owned() }),
             outcome => ReplyBody::Outcome { outcome, group, epoch, stamp },
         });
@@ -247,7 +301,7 @@ impl Worker {
     fn read(&mut self, group: GroupId, key: &Key, waiter: Waiter) {
         let position = key.position();
         let owned = self.stage.state(group).filter(|state| state.range.contains(&position));
-        let Some(state) = owned else { return waiter.answer(refused(Refusal::NotOwner)) };
+        let Some(state) = owned else { return waiter.answer(self.not_owner(self.serving.hints(&position))) };
         if state.pending.as_ref().and_then(|pending| pending.sealed()).is_some_and(|sealed| sealed.contains(&position))
         {
             return waiter.answer(refused(Refusal::Sealed));
@@ -278,6 +332,11 @@ impl Worker {
         for group in groups {
             let (Some(state), Some(tablets)) = (self.stage.state(group), self.stage.served(group)) else { continue };
             let figures = self.figures.entry(group).or_default().clone();
+            let held = state.pending.as_ref().map(|pending| {
+                let known =
+                    self.held.entry(group).or_insert_with(|| (Held::new(pending, Instant::now()), state.range_version));
+                Held::new(pending, known.0.since)
+            });
             table.push(Arc::new(Served {
                 group,
                 range: state.range.clone(),
@@ -285,7 +344,8 @@ impl Worker {
                 configuration: state.configuration.clone(),
                 tablets,
                 links: state.links.clone(),
-                pending: state.pending.as_ref().map(|pending| pending.operation()),
+                held,
+                absorbed: state.absorbed.iter().map(|(group, _)| *group).collect(),
                 word: self.words.get(&group).cloned().unwrap_or_default(),
                 figures,
             }));
@@ -294,6 +354,14 @@ impl Worker {
         self.figures.retain(|group, _| self.stage.state(*group).is_some());
         let groups: Vec<GroupId> = self.figures.keys().copied().collect();
         groups.into_iter().for_each(|group| self.refresh_figures(group));
+    }
+}
+
+/// What an input tells of a machine's state.
+fn reported(input: &Input) -> Option<(GroupId, &MachineReport)> {
+    match input {
+        Input::Applied { group, report } | Input::Installed { group, report } => Some((*group, report)),
+        _ => None,
     }
 }
 

@@ -49,7 +49,7 @@ const FULL_HAND_OVER_EVERY: Duration = Duration::from_secs(10);
 enum Pending {
     Write(Waiter, GroupId),
     Read(Waiter, GroupId, Key),
-    Order(Waiter),
+    Order(Waiter, GroupId),
 }
 
 /// What the driver is made of.
@@ -264,7 +264,7 @@ impl Driver {
     fn waiter(&mut self, request: RequestId) -> Option<Waiter> {
         match self.pending.remove(&request) {
             Some(Pending::Write(waiter, _)) => Some(waiter),
-            Some(Pending::Read(waiter, _, _) | Pending::Order(waiter)) => {
+            Some(Pending::Read(waiter, _, _) | Pending::Order(waiter, _)) => {
                 waiter.answer(ReplyBody::refused(Refusal::Unknown));
                 None
             }
@@ -373,32 +373,31 @@ impl Driver {
         }
         match (reply, pending) {
             (Reply::ReadNow { group }, Pending::Read(waiter, _, key)) => self.apply.push(Job::Read(group, key, waiter)),
-            (Reply::Done, Pending::Order(waiter)) => {
+            (Reply::Done, Pending::Order(waiter, _)) => {
                 waiter.answer(ReplyBody::Administered { json: r#"{"done":true}"#.to_owned() });
             }
-            (Reply::Split { child }, Pending::Order(waiter)) => {
+            (Reply::Split { child }, Pending::Order(waiter, _)) => {
                 let json = format!(r#"{{"done":true,"child":"{child}"}}"#);
                 waiter.answer(ReplyBody::Administered { json });
             }
-            (Reply::Lost, Pending::Write(waiter, _) | Pending::Read(waiter, _, _) | Pending::Order(waiter)) => {
+            (Reply::Lost, Pending::Write(waiter, _) | Pending::Read(waiter, _, _) | Pending::Order(waiter, _)) => {
                 waiter.answer(ReplyBody::refused(Refusal::Unknown));
             }
-            (Reply::Refused(refused), Pending::Write(waiter, group) | Pending::Read(waiter, group, _)) => {
-                let body = self.refusal(Some(group), refused);
-                waiter.answer(body);
-            }
-            (Reply::Refused(refused), Pending::Order(waiter)) => {
-                let body = self.refusal(None, refused);
+            (
+                Reply::Refused(refused),
+                Pending::Write(waiter, group) | Pending::Read(waiter, group, _) | Pending::Order(waiter, group),
+            ) => {
+                let body = self.refusal(group, refused);
                 waiter.answer(body);
             }
             (
                 Reply::Done | Reply::Split { .. } | Reply::ReadNow { .. },
-                Pending::Write(waiter, _) | Pending::Read(waiter, _, _) | Pending::Order(waiter),
+                Pending::Write(waiter, _) | Pending::Read(waiter, _, _) | Pending::Order(waiter, _),
             ) => waiter.answer(ReplyBody::refused(Refusal::Unknown)),
         }
     }
 
-    fn refusal(&self, group: Option<GroupId>, refused: Refused) -> ReplyBody {
+    fn refusal(&self, group: GroupId, refused: Refused) -> ReplyBody {
         let refusal = match refused {
             Refused::NoReplica => Refusal::NotOwner,
             Refused::NotLeader { leader: Some(_) } => Refusal::NotLeader,
@@ -408,8 +407,11 @@ impl Driver {
             Refused::Invalid(text) => Refusal::Conflict { text },
             Refused::GivenUp(text) => Refusal::Unavailable { text },
         };
-        let served = group.and_then(|group| self.serving.group(group));
-        let descriptors = served.as_ref().map(|served| vec![self.serving.descriptor(served)]).unwrap_or_default();
+        let served = self.serving.group(group);
+        let descriptors = match &served {
+            Some(served) => vec![self.serving.descriptor(served)],
+            None => self.serving.hints_of(group),
+        };
         let stamp = served.map(|served| served.stamp()).unwrap_or_default();
         ReplyBody::Refused { refusal, retry_after_ms: 0, descriptors, stamp }
     }
@@ -472,14 +474,19 @@ impl Driver {
                 self.step(Input::Read { request, group });
             }
             Event::ChangeMembers { group, add, remove, waiter } => {
-                let request = self.request(Pending::Order(waiter));
+                let request = self.request(Pending::Order(waiter, group));
                 let add = add.into_iter().map(|member| (member.node, member.address)).collect();
                 self.step(Input::ChangeMembers { request, group, add, remove });
             }
             Event::HandOver { group, to, waiter } => {
                 let to = to.or_else(|| self.node.successor(group)).unwrap_or(self.node.id());
-                let request = self.request(Pending::Order(waiter));
+                let request = self.request(Pending::Order(waiter, group));
                 self.step(Input::HandOver { request, group, to });
+            }
+            Event::Reshape { group, order, waiter } => {
+                tracing::info!(%group, ?order, "ordered");
+                let request = self.request(Pending::Order(waiter, group));
+                self.step(Input::Reshape { request, group, order });
             }
             Event::Misdirected { address } => self.forget_address(&address),
             Event::StoreFull(full) => {

@@ -13,6 +13,7 @@ pub mod driver;
 pub mod events;
 pub mod gate;
 pub mod metrics;
+pub mod orders;
 pub mod rates;
 pub mod service;
 pub mod serving;

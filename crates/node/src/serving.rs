@@ -8,13 +8,13 @@ use crate::storage::rocks::RocksStore;
 use arc_swap::ArcSwap;
 use scatter_core::command::Found;
 use scatter_core::group::read_word::ReadWord;
-use scatter_core::group::{Configuration, Descriptor, Links, TabletMap};
+use scatter_core::group::{Configuration, Descriptor, Link, Links, TabletMap};
 use scatter_core::node::ReplicaStatus;
-use scatter_core::ops::OperationId;
-use scatter_core::ring::{Key, KeyRange};
+use scatter_core::ops::{OperationId, Pending};
+use scatter_core::ring::{Key, KeyRange, Position};
 use scatter_core::store::StoreError;
 use scatter_core::types::{Ballot, ClusterId, GroupId, NodeId, RangeVersion, Version};
-use scatter_wire::{Epoch, Identity};
+use scatter_wire::{Epoch, Identity, PendingInfo};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +37,9 @@ pub struct Served {
     /// Its ring neighbours.
     pub links: Links,
     /// The group operation that holds it.
-    pub pending: Option<OperationId>,
+    pub held: Option<Held>,
+    /// The groups that were merged into it, the last ones.
+    pub absorbed: Vec<GroupId>,
     /// Where its data lies, as far as it may be read.
     pub tablets: TabletMap,
     /// Whether it may be read.
@@ -45,6 +47,55 @@ pub struct Served {
     /// What moves with every batch.
     pub figures: Arc<Figures>,
 }
+
+/// The group operation that holds a group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// Which operation.
+    pub operation: OperationId,
+    /// Whether the group is the one that gains.
+    pub gains: bool,
+    /// The group on the other side.
+    pub other: GroupId,
+    /// Whether the loser ends.
+    pub merge: bool,
+    /// What moves.
+    pub moving: KeyRange,
+    /// Since when this replica knows of it.
+    pub since: std::time::Instant,
+}
+
+impl Held {
+    /// What a replica that knows of it since then shows.
+    #[must_use]
+    pub fn new(pending: &Pending, since: std::time::Instant) -> Self {
+        let (takeover, operation) = (pending.takeover(), pending.operation());
+        let (gains, other) = match pending {
+            Pending::Gains { .. } => (true, takeover.loser),
+            Pending::Loses { .. } => (false, operation.coordinator),
+        };
+        Self { operation, gains, other, merge: takeover.merge, moving: takeover.moving.clone(), since }
+    }
+
+    /// What others are told.
+    #[must_use]
+    pub fn info(&self) -> PendingInfo {
+        PendingInfo {
+            operation: self.operation,
+            gains: self.gains,
+            other: self.other,
+            merge: self.merge,
+            moving: self.moving.clone(),
+            age_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// The most descriptors that an answer about one position carries.
+const MOST_HINTS: usize = 8;
+
+/// How many groups on each side of a position are looked at for hints about it.
+const HINTS_ASIDE: usize = 2;
 
 /// All groups with a replica here, to be found by key and by id.
 #[derive(Debug, Default)]
@@ -94,6 +145,23 @@ impl Table {
         self.by_id.get(&group)
     }
 
+    /// The groups that claim a position, and those that start next to it on either side.
+    fn around(&self, position: &Position) -> impl Iterator<Item = &Arc<Served>> {
+        let count = self.by_start.len();
+        let after = self.by_start.partition_point(|served| served.range.start <= *position);
+        let aside = (2 * HINTS_ASIDE).min(count);
+        let nearest =
+            (0..aside).map(move |step| &self.by_start[(after + count + step - HINTS_ASIDE.min(count)) % count]);
+        let overlaps = self.overlaps;
+        let claims = self.by_start.iter().filter(move |served| overlaps && served.range.contains(position));
+        claims.chain(nearest)
+    }
+
+    /// The group here that a group was merged into.
+    fn heir(&self, group: GroupId) -> Option<&Arc<Served>> {
+        self.by_start.iter().find(|served| served.absorbed.contains(&group))
+    }
+
     /// All groups, by the starts of their ranges.
     pub fn iter(&self) -> std::slice::Iter<'_, Arc<Served>> {
         self.by_start.iter()
@@ -124,6 +192,13 @@ impl Served {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         Epoch { configuration: self.configuration.version, range: self.range_version }
+    }
+
+    /// At how many of its two ends no neighbour is known to lie next to it.
+    #[must_use]
+    pub fn gaps(&self) -> usize {
+        let Links { predecessor, successor, .. } = &self.links;
+        usize::from(predecessor.range.end != self.range.start) + usize::from(successor.range.start != self.range.end)
     }
 
     /// The group's last stamp.
@@ -261,6 +336,64 @@ impl Serving {
     #[must_use]
     pub fn descriptor(&self, served: &Served) -> Descriptor {
         descriptor(served, self.leadership.load().get(&served.group))
+    }
+
+    /// What this node knows of the groups it has replicas of, and of their neighbours.
+    #[must_use]
+    pub fn known_descriptors(&self) -> Vec<Descriptor> {
+        self.gathered(self.groups.load().iter()).into_values().collect()
+    }
+
+    /// The few groups, here or next to one here, that most likely own a position, the likeliest first. A walk along the ring
+    /// ends with these alone: the successor of the group that starts closest before the position is nearer to it.
+    #[must_use]
+    pub fn hints(&self, position: &Position) -> Vec<Descriptor> {
+        let mut hints: Vec<Descriptor> = self.gathered(self.groups.load().around(position)).into_values().collect();
+        // Of several claims the latest stands; of the rest, whoever starts closest before the position.
+        let rank = |hint: &Descriptor| {
+            let claim = hint.range.contains(position).then_some(hint.range_version);
+            (claim, hint.range.start <= *position, hint.range.start.clone())
+        };
+        hints.sort_by_cached_key(|hint| std::cmp::Reverse(rank(hint)));
+        hints.truncate(MOST_HINTS);
+        hints
+    }
+
+    /// What became of a group: itself and its neighbours, or those of the group here that it was merged into.
+    #[must_use]
+    pub fn hints_of(&self, group: GroupId) -> Vec<Descriptor> {
+        let groups = self.groups.load();
+        self.gathered(groups.group(group).or_else(|| groups.heir(group)).into_iter()).into_values().collect()
+    }
+
+    /// The descriptors of these groups and of their neighbours, of each group the newest.
+    fn gathered<'a>(&self, groups: impl Iterator<Item = &'a Arc<Served>>) -> BTreeMap<GroupId, Descriptor> {
+        let leadership = self.leadership.load();
+        let mut found: BTreeMap<GroupId, Descriptor> = BTreeMap::new();
+        let mut add = |heard: Descriptor| {
+            let rank = |known: &Descriptor| (known.range_version, known.configuration.version, known.leader.is_some());
+            if found.get(&heard.group).is_none_or(|known| rank(known) < rank(&heard)) {
+                found.insert(heard.group, heard);
+            }
+        };
+        for served in groups {
+            add(descriptor(served, leadership.get(&served.group)));
+            add(neighbour(&served.links.predecessor));
+            add(neighbour(&served.links.successor));
+        }
+        found
+    }
+}
+
+/// What a link tells of the neighbour.
+fn neighbour(link: &Link) -> Descriptor {
+    Descriptor {
+        group: link.group,
+        configuration: Configuration { version: link.configuration_version, members: link.members.clone() },
+        range_version: link.range_version,
+        range: link.range.clone(),
+        leader: None,
+        ballot: Ballot::ZERO,
     }
 }
 

@@ -223,6 +223,7 @@ impl Disk {
 mod tests {
     use super::*;
     use scatter_core::entry::EntryClock;
+    use scatter_core::types::Incarnation;
 
     const GROUP: GroupId = GroupId(1);
 

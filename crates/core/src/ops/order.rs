@@ -11,6 +11,7 @@
 use super::messages::GroupMessage;
 use super::{Begin, Obligation, OperationId, Pending, Split, Takeover};
 use crate::codec::Encode;
+use crate::codec_enum;
 use crate::effects::{Refused, Reply};
 use crate::entry::EntryKind;
 use crate::group::{GroupState, Link, Role as MemberRole};
@@ -28,6 +29,8 @@ pub enum Side {
     /// Whose range starts where the group's ends.
     Successor,
 }
+
+codec_enum!(Side { 1 => Predecessor, 2 => Successor });
 
 /// What a group is ordered to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,10 +87,14 @@ pub(crate) struct UnderWay {
 }
 
 impl UnderWay {
-    /// What the operator hears if this leader goes.
+    /// What the operator hears if this leader goes. What was begun is brought to its end by the next one, so an order that
+    /// went further than questions may still be carried out: to repeat it could take over from the wrong neighbour.
     pub(crate) fn left_by_leader(self) -> (RequestId, Reply) {
-        let why = "the leader changed meanwhile; what was begun is brought to its end".to_owned();
-        (self.request, Reply::Refused(Refused::GivenUp(why)))
+        let reply = match self.stage {
+            Stage::Preparing => Reply::Refused(Refused::GivenUp("the leader changed meanwhile".to_owned())),
+            Stage::Splitting(_) | Stage::Beginning | Stage::Running(_) => Reply::Lost,
+        };
+        (self.request, reply)
     }
 }
 

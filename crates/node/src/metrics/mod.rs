@@ -169,6 +169,19 @@ fn replicas() -> Vec<Reading<Look>> {
             "Lanes of clients' sessions that the replicas here remember, for writes to be safe to repeat.",
             |look: &Look| sum(look.figures(|of| &of.lanes)),
         ),
+        Reading::gauge(
+            "scatter_group_operation_oldest_pending_seconds",
+            "How long a replica here has known of the group operation that has held its group longest; 0 if none does.",
+            |look: &Look| {
+                let held = look.groups.iter().filter_map(|served| served.held.as_ref());
+                held.map(|held| held.since.elapsed()).max().unwrap_or_default().as_secs_f64()
+            },
+        ),
+        Reading::gauge(
+            "scatter_ring_gaps",
+            "Ends of ranges here at which no neighbour is known to begin or end: the ring is torn, or a neighbour has not told yet.",
+            |look: &Look| look.groups.iter().map(|served| served.gaps()).sum::<usize>() as f64,
+        ),
         Reading::gauge("scatter_peers_known", "Other nodes this one has spoken to.", |look: &Look| {
             look.view.known.len() as f64
         }),
