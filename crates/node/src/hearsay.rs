@@ -31,6 +31,9 @@ pub struct Own {
     pub leaders: u32,
 }
 
+/// What groups are here, and who leads them.
+type Tables = (Arc<Table>, Arc<BTreeMap<GroupId, Leadership>>);
+
 /// The node's end of the gossip.
 pub struct Hearsay {
     gossip: Gossip,
@@ -38,7 +41,7 @@ pub struct Hearsay {
     profile: Profile,
     load_at: Instant,
     /// The tables whose groups were told last.
-    told: Option<(Arc<Table>, Arc<BTreeMap<GroupId, Leadership>>)>,
+    told: Option<Tables>,
     /// The last change of a descriptor that routes have taken in.
     revision: u64,
 }

@@ -62,13 +62,12 @@ async fn run(settings: NodeSettings, process: Process) -> Result<(), Failure> {
     let serving = Arc::new(Serving::new(booted.store.clone(), NodeCounts::new()?));
     let inbox = Inbox::new();
     let drain_mark = settings.node.data_dir.join(DRAIN_MARK);
-    let emptying = drain_mark.exists();
     let service = NodeService::new(serving.clone(), inbox.clone(), identity.clone(), drain_mark);
     metrics::register(&registry, serving.clone(), inbox.clone())?;
     let times = LogTimes::register(&registry)?;
 
     let (ended, consensus, transport) =
-        start_consensus(&settings, peer_listen, booted, &service, &inbox, times, &identity, emptying)?;
+        start_consensus(&settings, peer_listen, booted, &service, &inbox, times, &identity)?;
     let client = Client::start(ClientConfig {
         cluster_name: settings.cluster.name.clone(),
         seeds: vec![settings.peer_address()],
@@ -161,7 +160,6 @@ fn start_consensus(
     inbox: &Arc<Inbox>,
     times: LogTimes,
     identity: &Identity,
-    emptying: bool,
 ) -> Result<Started, Failure> {
     let Booted { node, effects, log, reader, store, stage, nonce: _ } = booted;
     let serving = service.serving().clone();
@@ -180,7 +178,7 @@ fn start_consensus(
         inbox: inbox.clone(),
         identity: identity.clone(),
         policies: settings.policies(),
-        emptying,
+        emptying: settings.node.data_dir.join(DRAIN_MARK).exists(),
     };
     let config = TransportConfig { listen: peer_listen, ..TransportConfig::default() };
     let (tell_ended, ended) = oneshot::channel();

@@ -177,7 +177,7 @@ impl Organiser {
             led.look_at = next;
             let Some(served) = look.serving.group(group).filter(|_| !led.ordered) else { continue };
             let descriptor = look.serving.descriptor(&served);
-            let facts = facts(&look.node, look.serving, &served, &descriptor, &round_trips);
+            let facts = facts(look.node, look.serving, &served, &descriptor, &round_trips);
             let situation = Situation {
                 group: &facts,
                 own: nodes.get(own).unwrap_or(&hint),
