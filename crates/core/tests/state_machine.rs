@@ -343,7 +343,7 @@ impl Model {
         self.range = range;
         self.range_version = range_version;
         self.counted = false;
-        self.key_count -= self.key_count / 2;
+        self.key_count = self.key_count.wrapping_sub(self.key_count / 2);
         self.byte_count = self.byte_count.wrapping_sub(self.byte_count / 2);
         let range = self.range.clone();
         let kept = |key: &[u8]| range.contains(&Key::new(key.to_vec()).unwrap().position());
@@ -404,7 +404,7 @@ impl Model {
         let alone = self.range.is_whole();
         let upper = KeyRange { start: split.at.clone(), end: self.range.end.clone() };
         let lower = KeyRange { start: self.range.start.clone(), end: split.at.clone() };
-        self.record_count -= self.record_count / 2;
+        self.record_count = self.record_count.wrapping_sub(self.record_count / 2);
         self.narrow(lower, self.range_version + 1);
         let child = Link {
             group: CHILD,
@@ -448,30 +448,35 @@ impl Model {
             range.start = moving.end.clone();
             wider.end = moving.end;
         }
+        self.record_count = self.record_count.wrapping_sub(self.record_count / 2);
         self.narrow(range, self.range_version.max(gainer.range_version.0) + 1);
         let wider = Link { range: wider, range_version: RangeVersion(self.range_version), ..gainer };
-        for (successor, side) in [(false, &mut self.links.predecessor), (true, &mut self.links.successor)] {
-            if successor == behind || side.group == wider.group {
-                *side = wider.clone();
-            }
+        // On a ring of two the other group is the neighbour on both sides.
+        if behind || self.links.successor.group == wider.group && wider.range.start == self.range.end {
+            self.links.successor = wider.clone();
+        }
+        if !behind || self.links.predecessor.group == wider.group && wider.range.end == self.range.start {
+            self.links.predecessor = wider;
         }
     }
 
     fn relink(&mut self, links: &[Link]) {
         let before = self.links.clone();
         for link in links {
-            let sides = [
-                (&mut self.links.predecessor, link.range.end == self.range.start),
-                (&mut self.links.successor, link.range.start == self.range.end),
-            ];
+            let (start, end) = (self.range.start.clone(), self.range.end.clone());
+            let before = |link: &Link| link.range.end == start;
+            let behind = |link: &Link| link.range.start == end;
+            let sides: [(&mut Link, &dyn Fn(&Link) -> bool); 2] =
+                [(&mut self.links.predecessor, &before), (&mut self.links.successor, &behind)];
             for (known, adjacent) in sides {
                 let versions = |link: &Link| (link.range_version, link.configuration_version);
                 let newer = match known.group {
                     GROUP => true,
+                    _ if !adjacent(known) => true,
                     group if group == link.group => versions(link) > versions(known),
                     _ => link.range_version > known.range_version,
                 };
-                if adjacent && link.group != GROUP && newer {
+                if adjacent(link) && link.group != GROUP && newer {
                     *known = link.clone();
                 }
             }
