@@ -629,7 +629,8 @@ impl Model {
         let deadline = LogTime(self.log_time + limits().idempotency_life_micros);
         self.records.insert(name, (version, deadline, idempotency.digest, outcome.clone()));
         self.record_count = self.record_count.wrapping_add(1);
-        for _ in 0..16 {
+        let sealed = self.pending.as_ref().is_some_and(|lock| lock.sealed.is_some());
+        for _ in 0..if sealed { 0 } else { 16 } {
             let shown = if self.record_count > u64::MAX / 2 { 0 } else { self.record_count };
             let oldest = self.records.iter().min_by_key(|(_, record)| (record.1, record.0));
             let Some((oldest, _)) = oldest.filter(|_| shown > limits().max_idempotency_records) else { break };

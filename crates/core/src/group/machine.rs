@@ -37,7 +37,7 @@ pub struct Limits {
     pub max_stamp_ahead_micros: u64,
     /// How long an idempotency key is remembered, in log time.
     pub idempotency_life_micros: u64,
-    /// The most idempotency keys a group remembers; for a while more, if groups that had many became one.
+    /// The most idempotency keys a group remembers; for a while more, if groups that had many became one, or if a part is sealed.
     pub max_idempotency_records: u64,
     /// How many changes beyond four times the lanes their log holds before it is swept. Not replicated.
     pub lane_log_slack: usize,

@@ -562,6 +562,34 @@ fn lanes_that_have_to_make_room_are_the_longest_unused_of_both() {
     assert_eq!(again.state().forgotten, low.state().forgotten);
 }
 
+/// What is sealed goes over as it was at the seal, whatever the loser does until it hears the outcome.
+#[test]
+fn no_idempotency_record_is_dropped_of_what_is_sealed() {
+    let Pair { store, low: mut gainer, high: mut loser, .. } = pair();
+    count(&mut loser);
+    let records = loser.idempotency_records();
+    loser.limits.max_idempotency_records = 3;
+    let locked = lock(&mut gainer, &mut loser, range(0x80, 0xc0));
+    let held = |space| stored(&store, 4, space);
+    let before = held(Space::Idempotency);
+    let own = (0..KEYS).find(|index| range(0xc0, 0).contains(&key(*index).position())).unwrap();
+    for sequence in 10..20 {
+        let stamp = loser.state().stamp;
+        let outcome = run(&mut loser, &command(own, sequence, &format!("value {sequence}"), stamp));
+        assert!(matches!(outcome, Outcome::Written { .. }));
+    }
+    assert_eq!(held(Space::Idempotency), before + 10);
+    assert_eq!(loser.idempotency_records(), records + 10);
+    // Nothing comes of it: the oldest go with the next that is made, and none is passed over.
+    apply(&mut loser, EntryKind::Resolve, 0, Resolve { operation: locked.0, committed: None }.to_bytes());
+    for sequence in 20..25 {
+        let stamp = loser.state().stamp;
+        run(&mut loser, &command(own, sequence, &format!("value {sequence}"), stamp));
+    }
+    assert_eq!(loser.idempotency_records(), 3);
+    audit(&loser);
+}
+
 /// Runs an entry that concerns two machines, first against stores that fail in every way.
 fn fails_first(
     machine: &mut Machine<MapStore>,
