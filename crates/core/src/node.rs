@@ -5,13 +5,16 @@
 
 use crate::birth::{Birth, Origin};
 use crate::config::Config;
-use crate::durable::{HardState, MAX_NONCES, Merger, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write};
+use crate::durable::{
+    HardState, MAX_NONCES, Merger, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write,
+};
 use crate::effects::{Effects, MachineOrder, Outgoing, Refused, Reply};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::{Input, MachineReport};
 use crate::message::{Envelope, Hello, HelloError, Message, PeerMessage};
 use crate::ops::messages::{GroupEnvelope, GroupMessage};
 use crate::ops::{Obligation, Pending};
+use crate::paxos::acceptor::Unsynced;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::rng::Rng;
@@ -117,6 +120,46 @@ pub struct ReplicaStatus {
     pub lease: std::time::Duration,
 }
 
+/// What is asked of all replicas at once, kept up to date with each step of one of them: a node may host thousands, most of
+/// them idle.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    deadlines: BTreeSet<(Instant, GroupId)>,
+    deadline_of: BTreeMap<GroupId, Instant>,
+    /// The first batch of writes that each waits for.
+    unsynced: BTreeSet<(WriteId, GroupId)>,
+    unsynced_of: BTreeMap<GroupId, WriteId>,
+    /// Those that miss somebody.
+    pub(crate) lonely: BTreeSet<GroupId>,
+    leaderships: BTreeMap<GroupId, (Option<NodeId>, Ballot)>,
+    /// Groups that came, went, or have another leader or ballot, since the shell asked.
+    changed: BTreeSet<GroupId>,
+}
+
+impl Index {
+    fn set_deadline(&mut self, group: GroupId, at: Option<Instant>) {
+        let old = match at {
+            Some(at) => self.deadline_of.insert(group, at),
+            None => self.deadline_of.remove(&group),
+        };
+        if old != at {
+            old.map(|old| self.deadlines.remove(&(old, group)));
+            at.map(|at| self.deadlines.insert((at, group)));
+        }
+    }
+
+    fn set_unsynced(&mut self, group: GroupId, first: Option<WriteId>) {
+        let old = match first {
+            Some(first) => self.unsynced_of.insert(group, first),
+            None => self.unsynced_of.remove(&group),
+        };
+        if old != first {
+            old.map(|old| self.unsynced.remove(&(old, group)));
+            first.map(|first| self.unsynced.insert((first, group)));
+        }
+    }
+}
+
 /// A node.
 #[derive(Debug)]
 pub struct Node {
@@ -136,6 +179,9 @@ pub struct Node {
     /// The record of this boot is on disk: the node may speak.
     booted: bool,
     touched: BTreeSet<GroupId>,
+    /// Replicas that are to come to be here, each with whom to ask.
+    wanted: Vec<(ReplicaName, ReplicaName)>,
+    pub(crate) index: Index,
     /// Groups that wait for news of their machine.
     eager: BTreeSet<GroupId>,
     /// Groups that were merged away here and whose logs are kept for others.
@@ -183,6 +229,8 @@ impl Node {
             disk_full: false,
             booted: false,
             touched: BTreeSet::new(),
+            wanted: Vec::new(),
+            index: Index::default(),
             eager: BTreeSet::new(),
             merged: BTreeSet::new(),
             now,
@@ -215,11 +263,12 @@ impl Node {
         effects: &mut Effects,
     ) -> Result<(), RecoverError> {
         let lives = |name: &ReplicaName| replicas.iter().any(|replica| replica.replica.group == name.group);
-        for (name, _) in machines.live.iter().filter(|(name, _)| !lives(name)) {
+        for (name, report) in machines.live.iter().filter(|(name, _)| !lives(name)) {
             if name.incarnation == Incarnation(1) && self.may_host(*name) {
-                effects.writes.push(Write::Create { replica: *name, after: Slot(1), inviter: None });
+                let inviter = another_member(*name, None, &report.configuration);
+                effects.writes.push(Write::Create { replica: *name, after: Slot(1), inviter });
                 let hard = HardState::default();
-                let born = RecoveredReplica { replica: *name, inviter: None, hard, truncated: Slot(1), entries: Vec::new() };
+                let born = RecoveredReplica { replica: *name, inviter, hard, truncated: Slot(1), entries: Vec::new() };
                 self.recover_replica(born, machines, effects)?;
             } else {
                 effects.orders.push(MachineOrder::Destroy { replica: *name });
@@ -369,7 +418,7 @@ impl Node {
         if !self.booted {
             return None;
         }
-        let replicas = self.replicas.values().filter_map(|replica| replica.deadline()).min();
+        let replicas = self.index.deadlines.first().map(|(at, _)| *at);
         replicas.into_iter().chain(self.birth_deadline()).min()
     }
 
@@ -543,7 +592,36 @@ impl Node {
                 self.bury(group, effects);
                 self.settle_merged(now, None, effects);
             }
+            self.reindex(group);
         }
+    }
+
+    /// Brings up to date what is asked of all replicas at once.
+    fn reindex(&mut self, group: GroupId) {
+        let replica = self.replicas.get(&group);
+        let deadline = replica.and_then(Replica::deadline);
+        let unsynced = replica.and_then(|replica| replica.unsynced.front()).map(|(first, _)| *first);
+        let lonely = replica.is_some_and(|replica| self.is_lonely(replica));
+        let leadership = self.leadership(group);
+        self.index.set_deadline(group, deadline);
+        self.index.set_unsynced(group, unsynced);
+        if lonely {
+            self.index.lonely.insert(group);
+        } else {
+            self.index.lonely.remove(&group);
+        }
+        let old = match leadership {
+            Some(leadership) => self.index.leaderships.insert(group, leadership),
+            None => self.index.leaderships.remove(&group),
+        };
+        if old != leadership {
+            self.index.changed.insert(group);
+        }
+    }
+
+    /// Groups that came or went here, or have another leader or ballot, since this was called last.
+    pub fn take_changed(&mut self) -> BTreeSet<GroupId> {
+        std::mem::take(&mut self.index.changed)
     }
 
     /// Messages between two groups that this node leads need no network. They tell only of what is applied, so they need not
@@ -587,15 +665,11 @@ impl Node {
             }
             None if self.may_host(child) => {
                 // Should the machine be lost with the store, and its parent have gone on, another member has it.
-                let others = report.configuration.members.iter().filter(|member| member.node != child.node);
-                let inviter = others.max_by_key(|member| member.node == leader).map(|member| ReplicaName {
-                    node: member.node,
-                    incarnation: member.incarnation,
-                    ..child
-                });
+                let inviter = another_member(child, Some(leader), &report.configuration);
                 effects.writes.push(Write::Create { replica: child, after: Slot(1), inviter });
                 let mut replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
                 replica.inviter = inviter;
+                replica.unsynced.push_back((self.next_write, Unsynced::Created));
                 self.replicas.insert(child.group, replica);
                 self.with(now, child.group, effects, |replica, cx| {
                     replica.on_born(report, cx);
@@ -648,7 +722,7 @@ impl Node {
     /// Somebody has buried the group of a replica here: it was merged into another, and every member had assembled. What this
     /// one holds nobody needs, unless the gainer beside it is still to assemble.
     fn on_gone(&mut self, now: Now, to: ReplicaName, merger: Merger, effects: &mut Effects) {
-        let waits = self.replicas.get(&merger.into).is_some_and(|gainer| gainer.applied < merger.at);
+        let waits = self.replicas.get(&merger.into).is_some_and(|gainer| gainer.flushed < merger.at);
         let named = self.replicas.get(&to.group).is_some_and(|replica| replica.name == to);
         if named && !waits {
             self.merged.remove(&to.group);
@@ -684,6 +758,8 @@ impl Node {
             disk_full: self.disk_full,
             record: &mut self.record,
             beside: &self.replicas,
+            tombstones: &self.tombstones,
+            wanted: &mut self.wanted,
         }
     }
 
@@ -696,8 +772,16 @@ impl Node {
     ) -> bool {
         let Some(mut replica) = self.replicas.remove(&group) else { return false };
         self.touched.insert(group);
+        if replica.gone {
+            // Its tombstone is among the writes: nothing may follow it there.
+            self.replicas.insert(group, replica);
+            return false;
+        }
         act(&mut replica, &mut self.context(now, effects));
         self.replicas.insert(group, replica);
+        for (name, inviter) in std::mem::take(&mut self.wanted) {
+            self.invite(now, name, inviter, effects);
+        }
         true
     }
 
@@ -716,12 +800,8 @@ impl Node {
 
     fn on_tick(&mut self, now: Now, effects: &mut Effects) {
         self.tick_birth(now, effects);
-        let due: Vec<GroupId> = self
-            .replicas
-            .iter()
-            .filter(|(_, replica)| replica.deadline().is_some_and(|at| at <= now.instant))
-            .map(|(group, _)| *group)
-            .collect();
+        let due: BTreeSet<GroupId> =
+            self.index.deadlines.iter().take_while(|(at, _)| *at <= now.instant).map(|(_, group)| *group).collect();
         for group in due {
             self.with(now, group, effects, |replica, cx| replica.on_tick(cx));
         }
@@ -749,12 +829,8 @@ impl Node {
                 AfterSync::Destroy(replica) => effects.orders.push(MachineOrder::Destroy { replica }),
             }
         }
-        let waiting: Vec<GroupId> = self
-            .replicas
-            .iter()
-            .filter(|(_, replica)| replica.unsynced.front().is_some_and(|(first, _)| *first <= write))
-            .map(|(group, _)| *group)
-            .collect();
+        let waiting: BTreeSet<GroupId> =
+            self.index.unsynced.iter().take_while(|(first, _)| *first <= write).map(|(_, group)| *group).collect();
         for group in waiting {
             self.with(now, group, effects, |replica, cx| replica.on_synced(write, cx));
         }
@@ -839,23 +915,43 @@ impl Node {
                 if !invites || !self.may_host(to) {
                     return;
                 }
-                // What begins a group is slot 1, which no log holds.
-                let after = Slot(u64::from(to.incarnation == Incarnation(1)));
-                effects.writes.push(Write::Create { replica: to, after, inviter: Some(from) });
-                let mut replica = Replica::blank(to, after, &mut self.context(now, effects));
-                replica.inviter = Some(from);
-                self.replicas.insert(to.group, replica);
+                self.invite(now, to, from, effects);
             }
         }
         self.with(now, to.group, effects, |replica, cx| replica.on_message(from, message, cx));
     }
 
+    /// A replica comes to be here without any state, for which it may ask `inviter`.
+    fn invite(&mut self, now: Now, name: ReplicaName, inviter: ReplicaName, effects: &mut Effects) {
+        if let Some(waiting) = self.replicas.get_mut(&name.group) {
+            // Whom it knows may know nothing: it asks another as well.
+            if waiting.report.is_none() && waiting.inviter != Some(inviter) {
+                waiting.inviter = Some(inviter);
+                waiting.ask_at = now.instant;
+                self.touched.insert(name.group);
+            }
+            return;
+        }
+        if !self.may_host(name) {
+            return;
+        }
+        // What begins a group is slot 1, which no log holds.
+        let after = Slot(u64::from(name.incarnation == Incarnation(1)));
+        effects.writes.push(Write::Create { replica: name, after, inviter: Some(inviter) });
+        let mut replica = Replica::blank(name, after, &mut self.context(now, effects));
+        replica.inviter = Some(inviter);
+        replica.ask_at = now.instant;
+        replica.unsynced.push_back((self.next_write, Unsynced::Created));
+        self.replicas.insert(name.group, replica);
+        self.touched.insert(name.group);
+    }
+
     /// Whether a new replica of this name may come to be here.
     fn may_host(&self, name: ReplicaName) -> bool {
         let dead = self.tombstones.get(&name.group).is_some_and(|tombstones| {
-            tombstones.iter().any(|gone| {
-                name.incarnation <= gone.replica.incarnation.max(gone.removed_by) || gone.merged.is_some()
-            })
+            tombstones
+                .iter()
+                .any(|gone| name.incarnation <= gone.replica.incarnation.max(gone.removed_by) || gone.merged.is_some())
         });
         self.record.cluster.is_some() && !dead && self.replicas.len() < self.config.max_replicas
     }
@@ -901,6 +997,13 @@ impl Node {
             self.write_record(effects);
         }
     }
+}
+
+/// Somebody else of a replica's group, if possible the one that leads.
+fn another_member(name: ReplicaName, leader: Option<NodeId>, configuration: &Configuration) -> Option<ReplicaName> {
+    let others = configuration.members.iter().filter(|member| member.node != name.node);
+    let other = others.max_by_key(|member| Some(member.node) == leader)?;
+    Some(ReplicaName { node: other.node, incarnation: other.incarnation, ..name })
 }
 
 /// Whether an input comes from another node, a client or the clock, rather than from this node's own disk and machines.

@@ -5,12 +5,13 @@
 
 use crate::codec::Decode;
 use crate::config::Config;
-use crate::durable::{HardState, Merger, NodeRecord, RecoveredReplica, Write};
+use crate::durable::{HardState, Merger, NodeRecord, RecoveredReplica, Tombstone, Write};
 use crate::effects::{Apply, Effects, LogRead, Outgoing, Refused, Reply};
 use crate::entry::{Entry, EntryKind};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::MachineReport;
 use crate::message::{Envelope, Message, PeerMessage};
+use crate::ops::{Gain, MAX_GAINED, Pending};
 use crate::paxos::acceptor::{Acknowledgement, Cursor, Grant, Unsynced};
 use crate::paxos::catch_up::Fetch;
 use crate::paxos::election::{Candidate, Follower};
@@ -40,6 +41,10 @@ pub(crate) struct Context<'a> {
     pub(crate) record: &'a mut NodeRecord,
     /// The other replicas of this node.
     pub(crate) beside: &'a BTreeMap<GroupId, Replica>,
+    /// Those that are gone.
+    pub(crate) tombstones: &'a BTreeMap<GroupId, Vec<Tombstone>>,
+    /// Replicas that are to come to be here, each with whom to ask for their state.
+    pub(crate) wanted: &'a mut Vec<(ReplicaName, ReplicaName)>,
 }
 
 impl Context<'_> {
@@ -117,6 +122,8 @@ pub struct Replica {
     pub(crate) report: Option<MachineReport>,
     pub(crate) word: Arc<ReadWord>,
     pub(crate) freshness: Freshness,
+    /// The log on disk knows of this replica, and that an earlier one of its group here is gone.
+    pub(crate) on_disk: bool,
     /// Who spoke to it first, if it came to be by that.
     pub(crate) inviter: Option<ReplicaName>,
     /// When a replica without a machine may ask for one again.
@@ -160,6 +167,7 @@ impl Replica {
             word: Arc::new(ReadWord::default()),
             freshness: Freshness::default(),
             ask_at: cx.now.instant.after(cx.config.membership_patience),
+            on_disk: false,
             inviter: None,
             state_asked_at: Instant(0),
             stalled: None,
@@ -172,6 +180,7 @@ impl Replica {
     pub(crate) fn recover(recovered: RecoveredReplica, report: Option<MachineReport>, cx: &mut Context<'_>) -> Self {
         let mut replica = Self::blank(recovered.replica, recovered.truncated, cx);
         replica.inviter = recovered.inviter;
+        replica.on_disk = true;
         replica.promised = recovered.hard.promised;
         replica.hard = recovered.hard;
         replica.decided_on_disk = recovered.hard.decided;
@@ -306,8 +315,10 @@ impl Replica {
             Message::Decided { first, entries, decided } => self.on_decided(from, first, entries, decided, cx),
             Message::Truncated { through } => self.on_truncated(from, through, cx),
             Message::SnapshotPull { snapshot, cursor } => self.on_snapshot_pull(from, snapshot, cursor, cx),
-            Message::SnapshotChunk { snapshot, slot, chunk } => {
-                self.on_snapshot_chunk(from, snapshot, slot, chunk, cx);
+            Message::SnapshotChunk { snapshot, slot, children, chunk } => {
+                if !self.awaits_children(from, slot, &children, cx) {
+                    self.on_snapshot_chunk(from, snapshot, slot, chunk, cx);
+                }
             }
             Message::HandOver { ticket } => self.on_hand_over(from, ticket, cx),
             Message::AskMembership { configuration } => self.on_ask_membership(from, configuration, cx),
@@ -417,6 +428,34 @@ impl Replica {
         }
     }
 
+    /// How far this replica has applied for good: what it took over from others, and its store does not hold durably, it could
+    /// assemble again from the loser's replica beside it, whose disk knows that the seal is decided.
+    pub(crate) fn assembled_through(&self, cx: &Context<'_>) -> Slot {
+        let Some(report) = &self.report else { return Slot(0) };
+        let gained = &report.state.gained;
+        if planted::on(Bug::AssembledInMemory) {
+            return self.applied;
+        }
+        let forgotten = gained.len() >= MAX_GAINED && gained[0].at > self.flushed;
+        let safe = |gain: &Gain| {
+            gain.at <= self.flushed
+                || cx.beside.get(&gain.loser).is_some_and(|loser| !loser.gone && loser.decided_on_disk >= gain.seal)
+        };
+        match gained.iter().find(|gain| !safe(gain)) {
+            _ if forgotten => self.applied.min(self.flushed),
+            Some(gain) => self.applied.min(Slot(gain.at.0 - 1)),
+            None => self.applied,
+        }
+    }
+
+    /// Whether a gainer beside this replica could not be assembled again without it.
+    pub(crate) fn is_needed_beside(&self, cx: &Context<'_>) -> bool {
+        cx.beside.values().any(|gainer| {
+            let gained = gainer.report.as_ref().map(|report| &report.state.gained);
+            gained.into_iter().flatten().any(|gain| gain.loser == self.name.group && gain.at > gainer.flushed)
+        })
+    }
+
     /// When something must happen although nothing is heard.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let role = match &self.role {
@@ -475,9 +514,15 @@ impl Replica {
         let awaited = cx.effects.writes.is_empty() && self.waits_for(cx.write);
         // Others wait for news of a configuration that is decided here for good.
         let configured = self.hard.decided < self.configuration_slot && self.configuration_slot <= state.decided;
+        // What was sealed, taken over or given to a child must be known to be, for this node to make it again after a crash:
+        // others may not be able to help.
+        let seal = self.report.as_ref().and_then(|report| report.state.pending.as_ref()).and_then(Pending::seal);
+        let reshaped = self.report.as_ref().map(|report| report.state.reshaped);
+        let moved = |slot: Slot| self.hard.decided < slot && slot <= state.decided && !planted::on(Bug::MovesUnmarked);
+        let sealed = seal.into_iter().chain(reshaped).any(moved);
         // After a restart only what the mark covers is known to be the decided entries.
         let flushed = self.hard.decided < self.flushed;
-        if promised || rides || lags || awaited || configured || flushed {
+        if promised || rides || lags || awaited || configured || flushed || sealed {
             if state.decided > self.hard.decided {
                 self.unsynced.push_back((cx.write, Unsynced::Decided(state.decided)));
             }

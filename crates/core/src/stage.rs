@@ -82,6 +82,8 @@ pub struct Done {
     /// Tablets of these groups changed: whoever reads beside the loop needs the new maps, and then [`Stage::published`] is called
     /// for each.
     pub moved: Vec<GroupId>,
+    /// All that the inputs tell is how far machines are.
+    pub quiet: bool,
 }
 
 struct Source<S: Store> {
@@ -242,7 +244,12 @@ impl<S: Store> Stage<S> {
         queue.waiting.extend(waiting.cloned());
         let mut done = std::mem::take(&mut self.unfinished);
         match self.work_off(apply.group, &mut done) {
-            Ok(()) => Ok(done),
+            Ok(()) => {
+                // How far each machine is comes first: what it marks on disk precedes what others do with what it made.
+                done.inputs.sort_by_key(|input| !matches!(input, Input::Applied { .. }));
+                done.quiet = done.inputs.iter().all(|input| matches!(input, Input::Applied { .. }));
+                Ok(done)
+            }
             Err(error) => {
                 self.unfinished = done;
                 Err(error)

@@ -153,11 +153,8 @@ fn stream() -> impl Strategy<Value = Message> {
         }),
         slot().prop_map(|through| Message::Truncated { through }),
         (any::<u64>(), option::of(bytes())).prop_map(|(snapshot, cursor)| Message::SnapshotPull { snapshot, cursor }),
-        (any::<u64>(), slot(), bytes()).prop_map(|(snapshot, slot, chunk)| Message::SnapshotChunk {
-            snapshot,
-            slot,
-            chunk
-        }),
+        (any::<u64>(), slot(), vec((any::<u64>().prop_map(GroupId), slot()), 0..3), bytes())
+            .prop_map(|(snapshot, slot, children, chunk)| Message::SnapshotChunk { snapshot, slot, children, chunk }),
     ]
 }
 

@@ -451,12 +451,12 @@ impl Model {
         self.record_count = self.record_count.wrapping_sub(self.record_count / 2);
         self.narrow(range, self.range_version.max(gainer.range_version.0) + 1);
         let wider = Link { range: wider, range_version: RangeVersion(self.range_version), ..gainer };
-        // On a ring of two the other group is the neighbour on both sides.
-        if behind || self.links.successor.group == wider.group && wider.range.start == self.range.end {
-            self.links.successor = wider.clone();
-        }
-        if !behind || self.links.predecessor.group == wider.group && wider.range.end == self.range.start {
-            self.links.predecessor = wider;
+        let (before, after) = (wider.range.end == self.range.start, wider.range.start == self.range.end);
+        let sides = [(false, before, &mut self.links.predecessor), (true, after, &mut self.links.successor)];
+        for (successor, adjacent, side) in sides {
+            if successor == behind || adjacent && side.group == wider.group {
+                *side = wider.clone();
+            }
         }
     }
 
@@ -465,9 +465,9 @@ impl Model {
         for link in links {
             let (start, end) = (self.range.start.clone(), self.range.end.clone());
             let before = |link: &Link| link.range.end == start;
-            let behind = |link: &Link| link.range.start == end;
+            let after = |link: &Link| link.range.start == end;
             let sides: [(&mut Link, &dyn Fn(&Link) -> bool); 2] =
-                [(&mut self.links.predecessor, &before), (&mut self.links.successor, &behind)];
+                [(&mut self.links.predecessor, &before), (&mut self.links.successor, &after)];
             for (known, adjacent) in sides {
                 let versions = |link: &Link| (link.range_version, link.configuration_version);
                 let newer = match known.group {

@@ -6,18 +6,18 @@
 
 use crate::events::{Event, Inbox, Waiter};
 use crate::metrics::ServedRead;
-use crate::serving::{Figures, Served, Serving};
+use crate::serving::{Figures, Served, Serving, Table};
 use crate::storage::rocks::RocksStore;
 use scatter_core::Input;
 use scatter_core::command::Outcome;
 use scatter_core::effects::{Apply, MachineOrder};
 use scatter_core::group::read_word::ReadWord;
 use scatter_core::ring::Key;
-use scatter_core::stage::{Done, Stage};
+use scatter_core::stage::{Answered, Done, Stage};
 use scatter_core::store::{Store, StoreError};
-use scatter_core::types::{GroupId, Slot};
+use scatter_core::types::{GroupId, RequestId, Slot};
 use scatter_wire::{ReadPath, Refusal, ReplyBody};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -29,8 +29,8 @@ const STORE_PAUSE: Duration = Duration::from_millis(100);
 
 /// One piece of work.
 pub enum Job {
-    /// Decided entries, with those who wait for them, in the order of `apply.waiting`.
-    Apply(Apply, Vec<Waiter>),
+    /// Decided entries, with those who wait for them.
+    Apply(Apply, Vec<(RequestId, Waiter)>),
     /// An order of the core.
     Order(MachineOrder),
     /// A read that may go on.
@@ -73,6 +73,7 @@ pub fn start(
         inbox,
         words: BTreeMap::new(),
         figures: BTreeMap::new(),
+        waiters: HashMap::new(),
         failing: false,
         told_full: false,
     };
@@ -89,6 +90,8 @@ struct Worker {
     inbox: Arc<Inbox>,
     words: BTreeMap<GroupId, Arc<ReadWord>>,
     figures: BTreeMap<GroupId, Arc<Figures>>,
+    /// Who waits for commands that were handed to the stage.
+    waiters: HashMap<RequestId, Waiter>,
     failing: bool,
     /// The driver was told that there is no room for clients' writes.
     told_full: bool,
@@ -178,49 +181,77 @@ impl Worker {
         }
     }
 
-    fn apply(&mut self, apply: &Apply, waiters: Vec<Waiter>) {
-        let group = apply.group;
-        let before = self.stage.state(group).map(|state| state.configuration.version);
+    fn apply(&mut self, apply: &Apply, waiters: Vec<(RequestId, Waiter)>) {
+        self.waiters.extend(waiters);
         let done = self.until_done(|stage| stage.apply(apply));
-        let Some(state) = self.stage.state(group) else { return };
-        let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
-        let (keys, bytes, stamp) = (state.shown_keys(), state.shown_bytes(), state.stamp);
-        let lanes = self.lanes(group);
-        for ((_, outcome), waiter) in done.outcomes.into_iter().zip(waiters) {
-            let body = match outcome {
-                Outcome::NotOwner => refused(Refusal::NotOwner),
-                Outcome::Malformed => refused(Refusal::Malformed { text: "the command does not decode".to_owned() }),
-                outcome => ReplyBody::Outcome { outcome, group, epoch, stamp },
-            };
-            waiter.answer(body);
-        }
-        if let Some(figures) = self.figures.get(&group) {
-            figures.keys.store(keys, Ordering::Relaxed);
-            figures.bytes.store(bytes, Ordering::Relaxed);
-            figures.stamp.store(stamp.0, Ordering::Relaxed);
-            figures.lanes.store(lanes, Ordering::Relaxed);
-            let commands: usize = apply.waiting.iter().map(|(_, requests)| requests.len()).sum();
-            figures.commands.fetch_add(commands as u64, Ordering::Relaxed);
-        }
-        // All this tells is how far the machine is.
-        self.inbox.extend_quietly(done.inputs.into_iter().map(Event::Input));
-        if before != Some(epoch.configuration) {
-            self.publish();
-        }
+        self.finish(done);
     }
 
+    /// What came of a piece of work: readers see where data lies, clients hear outcomes, the loop hears how far the machines
+    /// are; in this order, so that nobody is told of what readers beside the loop would contradict.
     fn finish(&mut self, done: Done) {
-        if let Some(group) = done.moved {
+        let reported = |input: &Input| match input {
+            Input::Applied { group, report } | Input::Installed { group, report } => {
+                Some((*group, report.configuration.version))
+            }
+            _ => None,
+        };
+        let changed = done.inputs.iter().filter_map(reported).any(|(group, version)| {
+            let published = self.serving.group(group);
+            published.is_none_or(|published| published.configuration.version != version)
+        });
+        if changed || !done.moved.is_empty() {
             self.publish();
-            self.stage.published(group);
         }
-        let inputs: Vec<Input> = done.inputs;
-        self.inbox.extend(inputs.into_iter().map(Event::Input));
+        for group in &done.moved {
+            self.stage.published(*group);
+        }
+        for answered in done.outcomes {
+            self.answer(answered);
+        }
+        for group in done.inputs.iter().filter_map(reported).map(|(group, _)| group) {
+            self.refresh_figures(group);
+        }
+        // All that an applied entry tells is how far the machine is; what moved data tells more.
+        let events = done.inputs.into_iter().map(Event::Input);
+        if done.moved.is_empty() && done.quiet { self.inbox.extend_quietly(events) } else { self.inbox.extend(events) }
+    }
+
+    fn answer(&mut self, answered: Answered) {
+        let Answered { request, group, outcome, .. } = answered;
+        let Some(waiter) = self.waiters.remove(&request) else { return };
+        if let Some(figures) = self.figures.get(&group) {
+            figures.commands.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(state) = self.stage.state(group) else { return waiter.answer(refused(Refusal::NotOwner)) };
+        let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
+        let stamp = state.stamp;
+        waiter.answer(match outcome {
+            Outcome::NotOwner if state.pending.as_ref().is_some_and(|pending| pending.sealed().is_some()) => {
+                refused(Refusal::Sealed)
+            }
+            Outcome::NotOwner => refused(Refusal::NotOwner),
+            Outcome::Malformed => refused(Refusal::Malformed { text: "the command does not decode".to_owned() }),
+            outcome => ReplyBody::Outcome { outcome, group, epoch, stamp },
+        });
+    }
+
+    fn refresh_figures(&self, group: GroupId) {
+        let (Some(state), Some(figures)) = (self.stage.state(group), self.figures.get(&group)) else { return };
+        figures.keys.store(state.shown_keys(), Ordering::Relaxed);
+        figures.bytes.store(state.shown_bytes(), Ordering::Relaxed);
+        figures.stamp.store(state.stamp.0, Ordering::Relaxed);
+        figures.lanes.store(self.lanes(group), Ordering::Relaxed);
     }
 
     fn read(&mut self, group: GroupId, key: &Key, waiter: Waiter) {
-        let owned = self.stage.state(group).filter(|state| state.range.contains(&key.position()));
+        let position = key.position();
+        let owned = self.stage.state(group).filter(|state| state.range.contains(&position));
         let Some(state) = owned else { return waiter.answer(refused(Refusal::NotOwner)) };
+        if state.pending.as_ref().and_then(|pending| pending.sealed()).is_some_and(|sealed| sealed.contains(&position))
+        {
+            return waiter.answer(refused(Refusal::Sealed));
+        }
         let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
         let stamp = state.stamp;
         match self.stage.read(group, key) {
@@ -245,24 +276,24 @@ impl Worker {
         let groups: Vec<GroupId> = self.stage.marks().into_iter().map(|(group, _)| group).collect();
         let mut table = Vec::new();
         for group in groups {
-            let (Some(state), Some(tablets)) = (self.stage.state(group), self.stage.tablets(group)) else { continue };
+            let (Some(state), Some(tablets)) = (self.stage.state(group), self.stage.served(group)) else { continue };
             let figures = self.figures.entry(group).or_default().clone();
-            figures.keys.store(state.shown_keys(), Ordering::Relaxed);
-            figures.bytes.store(state.shown_bytes(), Ordering::Relaxed);
-            figures.stamp.store(state.stamp.0, Ordering::Relaxed);
-            figures.lanes.store(self.lanes(group), Ordering::Relaxed);
             table.push(Arc::new(Served {
                 group,
                 range: state.range.clone(),
                 range_version: state.range_version,
                 configuration: state.configuration.clone(),
-                tablets: tablets.clone(),
+                tablets,
+                links: state.links.clone(),
+                pending: state.pending.as_ref().map(|pending| pending.operation()),
                 word: self.words.get(&group).cloned().unwrap_or_default(),
                 figures,
             }));
         }
-        table.sort_by(|a, b| a.range.start.cmp(&b.range.start));
-        self.serving.groups.store(Arc::new(table));
+        self.serving.groups.store(Arc::new(Table::new(table)));
+        self.figures.retain(|group, _| self.stage.state(*group).is_some());
+        let groups: Vec<GroupId> = self.figures.keys().copied().collect();
+        groups.into_iter().for_each(|group| self.refresh_figures(group));
     }
 }
 

@@ -99,6 +99,8 @@ pub struct Driver {
     pending: HashMap<RequestId, Pending>,
     next_request: u64,
     attached: BTreeSet<GroupId>,
+    /// Groups that came or went, or have another leader, in the burst under way.
+    changed: BTreeSet<GroupId>,
     known: BTreeMap<NodeId, Identity>,
     leadership: BTreeMap<GroupId, Leadership>,
     leader_changes: u64,
@@ -139,6 +141,7 @@ impl Driver {
             pending: HashMap::new(),
             next_request: 0,
             attached: BTreeSet::new(),
+            changed: BTreeSet::new(),
             known: BTreeMap::new(),
             leadership: BTreeMap::new(),
             leader_changes: 0,
@@ -241,7 +244,7 @@ impl Driver {
         for apply in effects.applies {
             self.serving.counts.on_decided(&apply);
             let requests = apply.waiting.iter().flat_map(|(_, requests)| requests);
-            let waiters = requests.filter_map(|request| self.waiter(*request)).collect();
+            let waiters = requests.filter_map(|request| Some((*request, self.waiter(*request)?))).collect();
             self.apply.push(Job::Apply(apply, waiters));
         }
         for order in effects.orders {
@@ -311,21 +314,29 @@ impl Driver {
 
     /// New replicas' read words go to the apply thread before anything is applied.
     fn attach_words(&mut self) {
-        let groups: BTreeSet<GroupId> = self.node.groups().collect();
-        for group in groups.difference(&self.attached) {
-            if let Some(word) = self.node.read_word(*group) {
-                self.apply.push(Job::Attach(*group, word));
+        self.changed = self.node.take_changed();
+        for group in &self.changed {
+            match self.node.read_word(*group) {
+                Some(word) => {
+                    if self.attached.insert(*group) {
+                        self.apply.push(Job::Attach(*group, word));
+                    }
+                }
+                None => {
+                    self.attached.remove(group);
+                }
             }
         }
-        self.attached = groups;
     }
 
     /// Tells readers who leads, as soon as that changes.
     fn note_leadership(&mut self) {
         let mut changed = false;
-        let groups: Vec<GroupId> = self.node.groups().collect();
-        for group in groups {
-            let Some((leader, ballot)) = self.node.leadership(group) else { continue };
+        for group in std::mem::take(&mut self.changed) {
+            let Some((leader, ballot)) = self.node.leadership(group) else {
+                changed |= self.leadership.remove(&group).is_some();
+                continue;
+            };
             let found = Leadership { leader, ballot };
             let known = self.leadership.get(&group);
             if known == Some(&found) {
@@ -365,6 +376,10 @@ impl Driver {
             (Reply::Done, Pending::Order(waiter)) => {
                 waiter.answer(ReplyBody::Administered { json: r#"{"done":true}"#.to_owned() });
             }
+            (Reply::Split { child }, Pending::Order(waiter)) => {
+                let json = format!(r#"{{"done":true,"child":"{child}"}}"#);
+                waiter.answer(ReplyBody::Administered { json });
+            }
             (Reply::Lost, Pending::Write(waiter, _) | Pending::Read(waiter, _, _) | Pending::Order(waiter)) => {
                 waiter.answer(ReplyBody::refused(Refusal::Unknown));
             }
@@ -377,7 +392,7 @@ impl Driver {
                 waiter.answer(body);
             }
             (
-                Reply::Done | Reply::ReadNow { .. },
+                Reply::Done | Reply::Split { .. } | Reply::ReadNow { .. },
                 Pending::Write(waiter, _) | Pending::Read(waiter, _, _) | Pending::Order(waiter),
             ) => waiter.answer(ReplyBody::refused(Refusal::Unknown)),
         }

@@ -8,8 +8,9 @@ use crate::storage::rocks::RocksStore;
 use arc_swap::ArcSwap;
 use scatter_core::command::Found;
 use scatter_core::group::read_word::ReadWord;
-use scatter_core::group::{Configuration, Descriptor, TabletMap};
+use scatter_core::group::{Configuration, Descriptor, Links, TabletMap};
 use scatter_core::node::ReplicaStatus;
+use scatter_core::ops::OperationId;
 use scatter_core::ring::{Key, KeyRange};
 use scatter_core::store::StoreError;
 use scatter_core::types::{Ballot, ClusterId, GroupId, NodeId, RangeVersion, Version};
@@ -33,12 +34,70 @@ pub struct Served {
     pub range_version: RangeVersion,
     /// Its members.
     pub configuration: Configuration,
-    /// Where its data lies.
+    /// Its ring neighbours.
+    pub links: Links,
+    /// The group operation that holds it.
+    pub pending: Option<OperationId>,
+    /// Where its data lies, as far as it may be read.
     pub tablets: TabletMap,
     /// Whether it may be read.
     pub word: Arc<ReadWord>,
     /// What moves with every batch.
     pub figures: Arc<Figures>,
+}
+
+/// All groups with a replica here, to be found by key and by id.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// By the starts of their ranges, of one start the latest claim last.
+    by_start: Vec<Arc<Served>>,
+    /// Two claims overlap: a replica here lags behind a change of ranges.
+    overlaps: bool,
+    by_id: BTreeMap<GroupId, Arc<Served>>,
+}
+
+impl Table {
+    /// The table of these groups.
+    #[must_use]
+    pub fn new(mut groups: Vec<Arc<Served>>) -> Self {
+        groups.sort_by(|a, b| (&a.range.start, a.range_version).cmp(&(&b.range.start, b.range_version)));
+        let covers = |index: usize| {
+            let (claim, next) = (&groups[index], &groups[(index + 1) % groups.len()]);
+            groups.len() > 1 && (claim.range.contains(&next.range.start) || claim.range.start == next.range.start)
+        };
+        let overlaps = (0..groups.len()).any(covers);
+        let by_id = groups.iter().map(|served| (served.group, served.clone())).collect();
+        Self { by_start: groups, overlaps, by_id }
+    }
+
+    /// The group that owns a key: of several that claim it the one with the latest claim.
+    #[must_use]
+    pub fn owner(&self, key: &Key) -> Option<&Arc<Served>> {
+        if let [only] = &self.by_start[..]
+            && only.range.is_whole()
+        {
+            return Some(only);
+        }
+        let position = key.position();
+        if self.overlaps {
+            let claims = self.by_start.iter().filter(|served| served.range.contains(&position));
+            return claims.max_by_key(|served| (served.range_version, served.group));
+        }
+        let after = self.by_start.partition_point(|served| served.range.start <= position);
+        let claim = if after == 0 { self.by_start.last() } else { self.by_start.get(after - 1) };
+        claim.filter(|served| served.range.contains(&position))
+    }
+
+    /// A group by its id.
+    #[must_use]
+    pub fn group(&self, group: GroupId) -> Option<&Arc<Served>> {
+        self.by_id.get(&group)
+    }
+
+    /// All groups, by the starts of their ranges.
+    pub fn iter(&self) -> std::slice::Iter<'_, Arc<Served>> {
+        self.by_start.iter()
+    }
 }
 
 /// Figures of a replica that change with every batch.
@@ -125,8 +184,8 @@ pub struct NodeView {
 pub struct Serving {
     /// The store.
     pub store: RocksStore,
-    /// Groups with replicas here, in ring order of their starts.
-    pub groups: ArcSwap<Vec<Arc<Served>>>,
+    /// Groups with replicas here.
+    pub groups: ArcSwap<Table>,
     /// Who leads them.
     pub leadership: ArcSwap<BTreeMap<GroupId, Leadership>>,
     /// The rest.
@@ -145,20 +204,19 @@ impl Serving {
     /// The group here that owns a key.
     #[must_use]
     pub fn find(&self, key: &Key) -> Option<Arc<Served>> {
-        let position = key.position();
-        self.groups.load().iter().find(|served| served.range.contains(&position)).cloned()
+        self.groups.load().owner(key).cloned()
     }
 
     /// A replica here, by group.
     #[must_use]
     pub fn group(&self, group: GroupId) -> Option<Arc<Served>> {
-        self.groups.load().iter().find(|served| served.group == group).cloned()
+        self.groups.load().group(group).cloned()
     }
 
     /// Whether what a reader found is still what is published. Asked after the word has let it through: it may have slept
     /// since it found it, while the data moved.
     fn is_current(&self, served: &Served) -> bool {
-        self.groups.load().iter().any(|current| std::ptr::eq(&**current, served))
+        self.groups.load().group(served.group).is_some_and(|current| std::ptr::eq(&**current, served))
     }
 
     /// A linearizable read beside the loop: `None` if the read word does not allow it.
@@ -166,10 +224,11 @@ impl Serving {
         let Some(glance) = served.word.admit(crate::clock::instant).filter(|_| self.is_current(served)) else {
             return Ok(None);
         };
-        let found = scatter_core::group::read(&self.store, &served.tablets, key)?;
-        if !served.word.confirms(glance) {
-            return Ok(None);
-        }
+        let found = match scatter_core::group::read_served(&self.store, &served.tablets, key)? {
+            Some(found) if served.word.confirms(glance) => found,
+            // It moved meanwhile, or is sealed: the long way tells.
+            Some(_) | None => return Ok(None),
+        };
         served.figures.reads.fetch_add(1, Ordering::Relaxed);
         self.counts.on_read(ServedRead::Lease);
         Ok(Some(found))
@@ -180,7 +239,7 @@ impl Serving {
     pub fn read_aged(&self, served: &Served, key: &Key, most: Option<Duration>) -> Result<Option<Aged>, StoreError> {
         let Some(glance) = served.word.glance_at_rest().filter(|_| self.is_current(served)) else { return Ok(None) };
         let fresh = served.word.fresh();
-        let found = scatter_core::group::read(&self.store, &served.tablets, key)?;
+        let Some(found) = scatter_core::group::read_served(&self.store, &served.tablets, key)? else { return Ok(None) };
         let age = fresh.map(|at| crate::clock::instant().since(at));
         let too_old = most.is_some_and(|most| age.is_none_or(|age| age > most));
         if too_old || !served.word.confirms(glance) {

@@ -78,6 +78,26 @@ impl World {
         })
     }
 
+    /// I4: what is written of a replica finds its record there: a log refuses to speak of one that is not.
+    pub(crate) fn check_live(&mut self, host: usize, writes: &[Write]) -> Checked {
+        let live = &mut self.hosts[host].live;
+        for write in writes {
+            match write {
+                Write::Node { .. } | Write::Peer { .. } => {}
+                Write::Create { replica, .. } => {
+                    live.insert(replica.group);
+                }
+                Write::Tombstone { replica, .. } => {
+                    live.remove(&replica.group);
+                }
+                Write::Hard { group, .. } | Write::Accept { group, .. } | Write::Truncate { group, .. } => {
+                    require(4, live.contains(group), || format!("host {host} writes of no replica: {write:?}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// I14: the log forgets only what the data store holds durably.
     pub(crate) fn check_truncations(&self, host: usize, writes: &[Write]) -> Checked {
         for write in writes {

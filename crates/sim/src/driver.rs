@@ -64,6 +64,7 @@ impl World {
         };
         self.check_recovered(host, &flushed, &effects)?;
         let target = &mut self.hosts[host];
+        target.live = target.disk.log.replicas.keys().copied().collect();
         target.epoch += 1;
         target.paused_until = 0;
         let epoch = target.epoch;
@@ -236,6 +237,7 @@ impl World {
         let accepts = |write: &&Write| matches!(write, Write::Accept { .. });
         let accepts: Vec<Write> = writes.iter().filter(accepts).cloned().collect();
         if let Some(id) = write {
+            self.check_live(host, &writes)?;
             self.check_truncations(host, &writes)?;
             self.check_clusters(host, &writes)?;
             let digest = writes.len() as u64;
@@ -474,7 +476,8 @@ impl World {
         for (state, fingerprint) in &states {
             self.note([10, host as u64, *fingerprint], || {
                 let GroupState { group, applied, stamp, forgotten, log_time, keys, bytes, .. } = state;
-                let numbers = format!("stamp {stamp}, forgotten {forgotten}, time {}, {keys} keys, {bytes} bytes", log_time.0);
+                let numbers =
+                    format!("stamp {stamp}, forgotten {forgotten}, time {}, {keys} keys, {bytes} bytes", log_time.0);
                 format!("host {host} applied {group} through {applied}: {numbers}")
             });
             self.observer.machine(host, state, *fingerprint, self.now)?;

@@ -194,6 +194,8 @@ pub struct Host {
     pub disk_full: bool,
     /// Whether it founds the cluster.
     pub founder: bool,
+    /// The replicas whose records were handed to the log and that no tombstone ended.
+    pub live: BTreeSet<GroupId>,
     /// What the data store holds durably, by group.
     pub flushed: BTreeMap<GroupId, Slot>,
     /// An earlier state of the disk, with the boot it is of.

@@ -144,15 +144,20 @@ impl Hasher for KeyHasher {
 /// store returned. A key whose time has come is still found until the entry that expires it is applied: only then do all
 /// replicas lose it at the same slot.
 pub fn read(read: &impl Read, tablets: &TabletMap, key: &Key) -> Result<Option<Found>, StoreError> {
+    read_served(read, tablets, key).map(Option::flatten)
+}
+
+/// Like [`read`], but `None` outside for a key that lies in none of the tablets: somebody else has it.
+pub fn read_served(read: &impl Read, tablets: &TabletMap, key: &Key) -> Result<Option<Option<Found>>, StoreError> {
     let mut at = Vec::with_capacity(SPACE_PREFIX + 8 + key.bytes().len());
     layout::begin(&mut at, TabletId(0), Space::Values);
     key.put_position(&mut at);
     let Some(piece) = tablets.find(&at[SPACE_PREFIX..]) else { return Ok(None) };
     layout::set_tablet(&mut at, piece.tablet);
-    let Some(record) = read.get(&at)? else { return Ok(None) };
+    let Some(record) = read.get(&at)? else { return Ok(Some(None)) };
     let (head, value_at) = Head::parse(&record).ok_or_else(|| damaged("a value record"))?;
     let modified = piece.place().group_time(head.modified);
-    Ok(Some(Found { version: head.version, modified, value: record.slice(value_at..) }))
+    Ok(Some(Some(Found { version: head.version, modified, value: record.slice(value_at..) })))
 }
 
 /// Whether `condition` holds for a key that is `current`.

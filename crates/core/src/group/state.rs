@@ -4,7 +4,7 @@
 //! does news of the neighbours (`links`).
 
 use crate::codec::{Decode, DecodeError, Encode};
-use crate::ops::{Obligation, Pending};
+use crate::ops::{Gain, Obligation, Pending};
 use crate::ring::{Key, KeyRange};
 use crate::time::LogTime;
 use crate::types::{
@@ -192,6 +192,10 @@ pub struct GroupState {
     /// Groups that were merged into this one, each with the slot, the last [`crate::ops::MAX_ABSORBED`] of them: a node that was
     /// away may still have replicas of them.
     pub absorbed: Vec<(GroupId, Slot)>,
+    /// The last groups that were split off, each with the slot, at most [`crate::ops::MAX_CHILDREN`] of them.
+    pub children: Vec<(GroupId, Slot)>,
+    /// The last takeovers, at most [`crate::ops::MAX_GAINED`] of them, oldest first.
+    pub gained: Vec<Gain>,
     /// The last slot that changed which positions the group has: a replica that has not applied it may lack data.
     pub reshaped: Slot,
     /// The version of the last operation applied.
@@ -222,6 +226,8 @@ codec_struct!(GroupState {
     operations,
     outbox,
     absorbed,
+    children,
+    gained,
     reshaped,
     stamp,
     forgotten,
@@ -256,6 +262,8 @@ impl GroupState {
             operations: OperationCounter(0),
             outbox: Vec::new(),
             absorbed: Vec::new(),
+            children: Vec::new(),
+            gained: Vec::new(),
             reshaped: Slot(1),
             stamp: Version(log_time.0),
             forgotten: Version(0),

@@ -31,6 +31,12 @@ use crate::{codec_enum, codec_struct};
 use bytes::Bytes;
 use std::fmt;
 
+/// How many of the groups that were split off from it a group remembers.
+pub const MAX_CHILDREN: usize = 16;
+
+/// How many of its last takeovers a group remembers.
+pub const MAX_GAINED: usize = 16;
+
 /// How many of the groups that were merged into it a group remembers.
 pub const MAX_ABSORBED: usize = 64;
 
@@ -223,6 +229,15 @@ impl Pending {
         }
     }
 
+    /// The slot that sealed, if something is sealed.
+    #[must_use]
+    pub fn seal(&self) -> Option<Slot> {
+        match self {
+            Self::Gains { .. } => None,
+            Self::Loses { surrender, .. } => Some(surrender.seal),
+        }
+    }
+
     /// The positions that nobody may answer for until the operation is decided.
     #[must_use]
     pub fn sealed(&self) -> Option<&KeyRange> {
@@ -232,6 +247,20 @@ impl Pending {
         }
     }
 }
+
+/// A takeover that a group has applied. Until a node's store holds it durably, the node could come back without it, and would
+/// have to assemble it again from the loser's replica beside it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gain {
+    /// The slot that took over.
+    pub at: Slot,
+    /// From whom.
+    pub loser: GroupId,
+    /// The loser's slot that sealed what moved.
+    pub seal: Slot,
+}
+
+codec_struct!(Gain { at, loser, seal });
 
 /// What a group still owes after a decision, until it is settled.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -3,7 +3,10 @@
 //! Each entry is checked here against the state it meets: whoever proposed it may have known an older one. An entry that
 //! does not fit does nothing.
 
-use super::{Begin, Decide, MAX_ABSORBED, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover};
+use super::{
+    Begin, Decide, Gain, MAX_ABSORBED, MAX_CHILDREN, MAX_GAINED, Obligation, OperationId, Pending, Prepare, Resolve,
+    Split, Surrender, Takeover,
+};
 use crate::group::{Configuration, GroupState, Link, Links, Member, Role};
 use crate::planted::{self, Bug};
 use crate::ring::KeyRange;
@@ -131,11 +134,17 @@ impl GroupState {
             configuration: Configuration { version: ConfigurationVersion(1), members },
             range_version,
             range: upper,
-            links: Links { version: LinksVersion(1), predecessor: self.link(), successor: self.links.successor.clone() },
+            links: Links {
+                version: LinksVersion(1),
+                predecessor: self.link(),
+                successor: self.links.successor.clone(),
+            },
             pending: None,
             operations: OperationCounter(0),
             outbox: Vec::new(),
             absorbed: Vec::new(),
+            children: Vec::new(),
+            gained: Vec::new(),
             reshaped: Slot(1),
             keys: self.keys / 2,
             bytes: self.bytes / 2,
@@ -148,6 +157,9 @@ impl GroupState {
         self.keys = self.keys.wrapping_sub(child.keys);
         self.bytes = self.bytes.wrapping_sub(child.bytes);
         self.counted = false;
+        self.children.push((split.child, slot));
+        let too_many = self.children.len().saturating_sub(MAX_CHILDREN);
+        self.children.drain(..too_many);
         self.links.version = self.links.version.next();
         self.links.successor = child.link();
         if alone {
@@ -165,8 +177,7 @@ impl GroupState {
         let same = same_voters(&self.configuration.members, &loser.members);
         if self.pending.is_some() {
             Some("another operation holds the group")
-        } else if begin.range_version != self.range_version
-            || begin.configuration_version != self.configuration.version
+        } else if begin.range_version != self.range_version || begin.configuration_version != self.configuration.version
         {
             Some("the group has changed")
         } else if takeover.loser == self.group || loser.group != takeover.loser || range.is_none() {
@@ -220,7 +231,13 @@ impl GroupState {
     }
 
     /// Applies a Prepare entry at `slot`: yes locks and seals. `lanes` are the group's own, for what is not merged.
-    pub fn prepare(&mut self, prepare: &Prepare, slot: Slot, idempotency_records: u64, lanes: impl FnOnce() -> Bytes) -> bool {
+    pub fn prepare(
+        &mut self,
+        prepare: &Prepare,
+        slot: Slot,
+        idempotency_records: u64,
+        lanes: impl FnOnce() -> Bytes,
+    ) -> bool {
         if self.prepare_refusal(prepare).is_some() {
             return false;
         }
@@ -273,6 +290,9 @@ impl GroupState {
         self.forgotten = self.forgotten.max(surrender.forgotten);
         self.feature_level = self.feature_level.max(surrender.feature_level);
         self.relink_after_gain(&takeover, &loser, surrender, after);
+        self.gained.push(Gain { at: slot, loser: takeover.loser, seal: surrender.seal });
+        let too_many = self.gained.len().saturating_sub(MAX_GAINED);
+        self.gained.drain(..too_many);
         if takeover.merge {
             let ended = surrender.absorbed.iter().chain([&takeover.loser]);
             self.absorbed.extend(ended.map(|group| (*group, slot)));
@@ -385,8 +405,7 @@ impl GroupState {
         for link in links {
             for successor in [false, true] {
                 if self.is_news(link, successor) {
-                    let side =
-                        if successor { &mut self.links.successor } else { &mut self.links.predecessor };
+                    let side = if successor { &mut self.links.successor } else { &mut self.links.predecessor };
                     *side = link.clone();
                     changed = true;
                 }

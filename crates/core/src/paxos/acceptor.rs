@@ -43,6 +43,8 @@ pub(crate) enum Unsynced {
     Lease,
     /// The decided mark.
     Decided(Slot),
+    /// That the replica exists.
+    Created,
 }
 
 /// The lease this replica granted last: it promises no other ballot before `until`, on its own clock.
@@ -307,6 +309,7 @@ impl Replica {
             Unsynced::Promise(_, _) if matches!(self.role, Role::Merged(_)) => {}
             Unsynced::Promise(to, ballot) => self.send_promise(to, ballot, cx),
             Unsynced::Candidacy(ballot) => self.on_candidacy_durable(ballot, cx),
+            Unsynced::Created => self.on_disk = true,
             Unsynced::Decided(slot) => self.decided_on_disk = self.decided_on_disk.max(slot),
             Unsynced::Lease => {
                 if let Some(owed) = &mut self.owed {
@@ -325,13 +328,14 @@ impl Replica {
         }
         self.owed = Some(Acknowledgement { due: false, want: None, ..owed });
         let ask = self.freshness.ask(cx);
+        let applied = self.assembled_through(cx);
         let accepted = Message::Accepted {
             ballot: self.cursor.ballot,
             stamp: if owed.lease_unsynced { Instant(0) } else { owed.stamp },
             lease_nanos: if owed.lease_unsynced { 0 } else { owed.lease_nanos },
             through,
             want: owed.want,
-            applied: self.applied,
+            applied,
             level: cx.config.feature_level,
             ask,
         };

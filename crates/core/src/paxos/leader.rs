@@ -482,7 +482,7 @@ impl Replica {
             Some(structural) if structural.members && !planted::on(Bug::OldMajorityDecidesConfiguration) => {
                 let before = Slot(structural.slot.0 - 1);
                 let next = self.proposed_configuration(structural.slot);
-                let held = |set| self.assembled_tally(set) >= structural.slot;
+                let held = |set| self.assembled_tally(set, cx) >= structural.slot;
                 let both = held(configuration) && next.as_ref().is_some_and(held);
                 if both { structural.slot } else { tally.min(before) }
             }
@@ -497,17 +497,18 @@ impl Replica {
 
     /// The last slot that a majority of `configuration` has on disk, with everything before it.
     fn tally(&self, configuration: &crate::group::Configuration) -> Slot {
-        self.tally_of(configuration, Slot(0))
+        self.tally_of(configuration, Slot(0), self.applied)
     }
 
     /// The same, of those that hold all the positions the group has: what decides who may leave.
-    fn assembled_tally(&self, configuration: &crate::group::Configuration) -> Slot {
+    fn assembled_tally(&self, configuration: &crate::group::Configuration, cx: &Context<'_>) -> Slot {
         let reshaped = self.report.as_ref().map(|report| report.state.reshaped).unwrap_or_default();
-        self.tally_of(configuration, if planted::on(Bug::UnassembledCounts) { Slot(0) } else { reshaped })
+        let needed = if planted::on(Bug::UnassembledCounts) { Slot(0) } else { reshaped };
+        self.tally_of(configuration, needed, self.assembled_through(cx))
     }
 
     /// The last slot that a majority of `configuration` has on disk, of members that have applied `needed`.
-    fn tally_of(&self, configuration: &crate::group::Configuration, needed: Slot) -> Slot {
+    fn tally_of(&self, configuration: &crate::group::Configuration, needed: Slot, own_applied: Slot) -> Slot {
         let Role::Leader(leader) = &self.role else { return Slot(0) };
         let mut through: Vec<Slot> = configuration
             .members
@@ -520,7 +521,7 @@ impl Replica {
                     } else {
                         self.cursor.durable
                     };
-                    let counts = member.incarnation == self.name.incarnation && self.applied >= needed;
+                    let counts = member.incarnation == self.name.incarnation && own_applied >= needed;
                     return if counts { own.unwrap_or_default() } else { Slot(0) };
                 }
                 let peer = leader.peers.get(&member.node).filter(|peer| peer.name.incarnation == member.incarnation);

@@ -206,7 +206,8 @@ impl Replica {
         }
         let deadline = cx.now.instant.after(cx.config.change_patience);
         if let Role::Leader(leader) = &mut self.role {
-            leader.change = Some(Change { request: Some(request), add, remove, deadline, stage: ChangeStage::Inviting });
+            leader.change =
+                Some(Change { request: Some(request), add, remove, deadline, stage: ChangeStage::Inviting });
         }
     }
 
@@ -409,7 +410,8 @@ impl Replica {
         // what was applied in memory alone would leave the one that is asked with an undecided entry and nobody to ask.
         let newest = self.configuration.as_ref().is_some_and(|known| known.version == configuration.version);
         let durable = self.configuration_slot <= self.decided_on_disk.max(self.flushed);
-        let told = newest && durable;
+        let assembled = self.assembled_through(cx) >= report.applied;
+        let told = newest && durable && assembled;
         if !configuration.has(from) && !told {
             return;
         }
@@ -461,9 +463,10 @@ impl Replica {
         }
     }
 
-    /// Whether `configuration` does without this replica. One from before it was added says nothing.
+    /// Whether `configuration` does without this replica. One from before it was added says nothing; the one that it is named
+    /// after has it, if it was ever a member.
     pub(crate) fn is_removed_by(&self, configuration: &Configuration) -> bool {
-        configuration.version.0 > self.name.incarnation.0 && !configuration.has(self.name)
+        configuration.version.0 >= self.name.incarnation.0 && !configuration.has(self.name)
     }
 
     /// The last incarnation on this node that the removal of this replica rules out. The newest configuration it was told of
@@ -480,7 +483,8 @@ impl Replica {
     fn forget(&mut self, cx: &mut Context<'_>) {
         // What other machines here were made of from this log must outlive it.
         let reshaped = self.report.as_ref().map(|report| report.state.reshaped).unwrap_or_default();
-        if self.flushed < reshaped && !planted::on(Bug::ParentForgottenUnflushed) {
+        let needed = self.flushed < reshaped || self.is_needed_beside(cx);
+        if needed && !planted::on(Bug::ParentForgottenUnflushed) {
             return;
         }
         self.bury_with(None, cx);
@@ -501,6 +505,7 @@ impl Replica {
     /// The machine was taken over by the group's gainer beside it.
     pub(crate) fn on_merged(&mut self, merger: Merger, cx: &mut Context<'_>) {
         self.word.withdraw();
+        self.settle(cx);
         self.step_down(None, cx);
         self.fetch = None;
         self.owed = None;

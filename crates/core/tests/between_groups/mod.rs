@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use scatter_core::group::{Correction, GroupState, Link, Links, Member};
 use scatter_core::ops::messages::{GroupEnvelope, GroupMessage, Standing, Vote};
 use scatter_core::ops::{
-    Begin, Decide, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover,
+    Begin, Decide, Gain, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover,
 };
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::time::LogTime;
@@ -152,13 +152,14 @@ pub(crate) fn correction() -> impl Strategy<Value = Correction> {
 pub(crate) fn state() -> impl Strategy<Value = GroupState> {
     let names = (any::<(u128, u64)>(), slot(), configuration(), any::<u64>(), range());
     let links = (any::<u64>(), link(), link());
-    let operations =
-        (option::of(pending()), any::<u64>(), vec(obligation(), 0..3), vec((group(), slot()), 0..4), slot());
+    let gain = (slot(), group(), slot()).prop_map(|(at, loser, seal)| Gain { at, loser, seal });
+    let history = (vec((group(), slot()), 0..4), vec((group(), slot()), 0..4), vec(gain, 0..3), slot());
+    let operations = (option::of(pending()), any::<u64>(), vec(obligation(), 0..3), history);
     let numbers = any::<(u64, u64, u64, u16, u64, u64, bool)>();
     (names, links, operations, numbers).prop_map(|(names, links, operations, numbers)| {
         let ((cluster, group), applied, configuration, range_version, range) = names;
         let (version, predecessor, successor) = links;
-        let (pending, counter, outbox, absorbed, reshaped) = operations;
+        let (pending, counter, outbox, (absorbed, children, gained, reshaped)) = operations;
         let (stamp, forgotten, log_time, feature_level, keys, bytes, counted) = numbers;
         GroupState {
             cluster: ClusterId(cluster),
@@ -172,6 +173,8 @@ pub(crate) fn state() -> impl Strategy<Value = GroupState> {
             operations: OperationCounter(counter),
             outbox,
             absorbed,
+            children,
+            gained,
             reshaped,
             stamp: Version(stamp),
             forgotten: Version(forgotten),

@@ -128,9 +128,10 @@ impl NodeCounts {
             Reply::Refused(Refused::NoReplica) => Failed::NoReplica,
             Reply::Refused(Refused::Overloaded) => Failed::Overloaded,
             Reply::Refused(Refused::DiskFull) => Failed::DiskFull,
-            Reply::Refused(Refused::Invalid(_) | Refused::GivenUp(_)) | Reply::Done | Reply::ReadNow { .. } => {
-                Failed::Other
-            }
+            Reply::Refused(Refused::Invalid(_) | Refused::GivenUp(_))
+            | Reply::Done
+            | Reply::Split { .. }
+            | Reply::ReadNow { .. } => Failed::Other,
         };
         self.failed.raise(reason as usize);
     }

@@ -7,7 +7,7 @@ mod transport;
 pub use counts::{NodeCounts, ServedRead};
 pub use transport::register as register_transport;
 
-use crate::serving::{Figures, NodeView, Served, Serving};
+use crate::serving::{Figures, NodeView, Serving, Table};
 use crate::storage::rocks::RocksStatistics;
 use crate::storage::sync::LogObserver;
 use prometheus::Registry;
@@ -20,7 +20,7 @@ use std::time::Duration;
 /// One look at the node. The view in it is up to a quarter of a second old.
 struct Look {
     view: Arc<NodeView>,
-    groups: Arc<Vec<Arc<Served>>>,
+    groups: Arc<Table>,
     /// Groups with a replica here whose leader is known.
     with_leader: usize,
     jobs: u64,
@@ -91,7 +91,7 @@ fn consensus() -> Vec<Reading<Look>> {
         Reading::gauge(
             "scatter_has_leader",
             "1 while each group with a replica here has a leader that is known.",
-            |look: &Look| f64::from(u8::from(look.with_leader == look.groups.len())),
+            |look: &Look| f64::from(u8::from(look.with_leader == look.groups.iter().len())),
         ),
         Reading::gauge(
             "scatter_groups_with_leader",
@@ -144,7 +144,7 @@ fn replicas() -> Vec<Reading<Look>> {
         Reading::gauge(
             "scatter_replicas",
             "Replicas on this node, which is groups with a replica here.",
-            |look: &Look| look.groups.len() as f64,
+            |look: &Look| look.groups.iter().len() as f64,
         ),
         Reading::gauge("scatter_keys", "Keys in the replicas here.", |look: &Look| sum(look.figures(|of| &of.keys))),
         Reading::gauge("scatter_data_bytes", "Bytes of keys and values in the replicas here.", |look: &Look| {

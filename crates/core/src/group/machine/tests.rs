@@ -29,7 +29,7 @@ fn replica(store: &MapStore, group: u64, range: KeyRange, pieces: Vec<(KeyRange,
     let state = GroupState { range, ..genesis };
     let mark = Mark::new(&state, 0, 0);
     let mut batch = <MapStore as Store>::Batch::default();
-    let frame = Frame { name: name(group), tablets, parted: Vec::new(), state };
+    let frame = Frame { name: name(group), tablets, parted: Vec::new(), taken: None, state };
     put_records(&mut batch, &frame, &mark);
     store.write(batch).unwrap();
     let limits = Limits { max_idempotency_records: 20, idempotency_life_micros: 5000, ..Limits::default() };
