@@ -359,7 +359,7 @@ impl World {
     fn deliver_all(&mut self) {
         loop {
             let groups: Vec<GroupId> = self.behind.marks().into_iter().map(|(group, _)| group).collect();
-            if !groups.into_iter().fold(false, |moved, group| self.deliver(group, usize::MAX, false) || moved) {
+            if !groups.into_iter().any(|group| self.deliver(group, usize::MAX, false)) {
                 return;
             }
         }

@@ -463,12 +463,11 @@ impl Model {
     fn relink(&mut self, links: &[Link]) {
         let before = self.links.clone();
         for link in links {
-            let (start, end) = (self.range.start.clone(), self.range.end.clone());
-            let before = |link: &Link| link.range.end == start;
-            let after = |link: &Link| link.range.start == end;
-            let sides: [(&mut Link, &dyn Fn(&Link) -> bool); 2] =
-                [(&mut self.links.predecessor, &before), (&mut self.links.successor, &after)];
-            for (known, adjacent) in sides {
+            for successor in [false, true] {
+                let (start, end) = (&self.range.start, &self.range.end);
+                let adjacent =
+                    |link: &Link| if successor { link.range.start == *end } else { link.range.end == *start };
+                let known = if successor { &mut self.links.successor } else { &mut self.links.predecessor };
                 let versions = |link: &Link| (link.range_version, link.configuration_version);
                 let newer = match known.group {
                     GROUP => true,

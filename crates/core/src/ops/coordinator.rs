@@ -135,7 +135,8 @@ impl Replica {
         let changed = operations.seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, &state));
         let due = now >= operations.again_at;
         let waits = operations.outstanding || operations.order.is_some();
-        if !changed && !std::mem::take(&mut operations.nudged) && !(due && waits) && !operations.telling.is_due(now) {
+        let news = changed || std::mem::take(&mut operations.nudged);
+        if !(news || due && waits || operations.telling.is_due(now)) {
             return;
         }
         operations.seen = Some(state.clone());

@@ -142,7 +142,7 @@ impl Replica {
         };
         let others = self.others();
         let any = others.len().checked_sub(1).map(|most| others[(cx.rng.next() % (most as u64 + 1)) as usize]);
-        if let Some(from) = leader.filter(|_| cx.rng.next() % 2 == 0).or(any) {
+        if let Some(from) = leader.filter(|_| cx.rng.next().is_multiple_of(2)).or(any) {
             self.begin_fetch(from, cx);
         }
     }
