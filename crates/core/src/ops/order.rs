@@ -270,13 +270,14 @@ impl Replica {
             }
             return;
         };
+        // One that has not heard yet how the last operation ended does not lie next to this group until it has.
+        if inspected.busy {
+            return self.pause_order("the neighbour is busy with another operation", cx);
+        }
         let begin = match begin_of(state, *from, boundary.as_ref(), inspected) {
             Ok(begin) => begin,
             Err(why) => return self.end_order(Reply::Refused(Refused::Invalid(why.to_owned())), cx),
         };
-        if inspected.busy {
-            return self.pause_order("the neighbour is busy with another operation", cx);
-        }
         let aligned = super::transitions::same_voters(&state.configuration.members, &inspected.link.members);
         let together = inspected.leader == self.name.node;
         if !aligned || !together {
