@@ -96,6 +96,12 @@ impl UnderWay {
         };
         (self.request, reply)
     }
+
+    /// Whether this order of `own` does not stand in the way of one that `other` has. Of two groups that are both about to take
+    /// over from each other the one with the lower id goes first: if each held the other for busy, neither ever would.
+    pub(crate) fn yields(&self, own: GroupId, other: GroupId) -> bool {
+        matches!(self.stage, Stage::Preparing) && other < own
+    }
 }
 
 impl Replica {
