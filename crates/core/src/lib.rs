@@ -14,6 +14,7 @@ pub mod node;
 pub mod ops;
 pub mod paxos;
 pub mod planted;
+pub mod policy;
 pub mod replica;
 pub mod ring;
 pub mod rng;

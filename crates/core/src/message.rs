@@ -179,6 +179,9 @@ pub enum Message {
         snapshot: u64,
         /// The slot it is of.
         slot: Slot,
+        /// Groups that were split off, each with the slot: what one who has not applied that slot holds of them he must not
+        /// give up for this snapshot before he has them otherwise.
+        children: Vec<(GroupId, Slot)>,
         /// The piece ([`crate::group`] defines it), checksummed.
         chunk: Bytes,
     },
@@ -216,7 +219,7 @@ codec_enum!(Message {
     9 => Decided { first, entries, decided },
     10 => Truncated { through },
     11 => SnapshotPull { snapshot, cursor },
-    12 => SnapshotChunk { snapshot, slot, chunk },
+    12 => SnapshotChunk { snapshot, slot, children, chunk },
     13 => HandOver { ticket },
     14 => AskMembership { configuration },
     15 => Membership { configuration },

@@ -5,7 +5,9 @@
 
 use crate::birth::{Birth, Origin};
 use crate::config::Config;
-use crate::durable::{HardState, MAX_NONCES, Merger, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write};
+use crate::durable::{
+    HardState, MAX_NONCES, Merger, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write,
+};
 use crate::effects::{Effects, MachineOrder, Outgoing, Refused, Reply};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::{Input, MachineReport};
@@ -177,6 +179,8 @@ pub struct Node {
     /// The record of this boot is on disk: the node may speak.
     booted: bool,
     touched: BTreeSet<GroupId>,
+    /// Replicas that are to come to be here, each with whom to ask.
+    wanted: Vec<(ReplicaName, ReplicaName)>,
     pub(crate) index: Index,
     /// Groups that wait for news of their machine.
     eager: BTreeSet<GroupId>,
@@ -225,6 +229,7 @@ impl Node {
             disk_full: false,
             booted: false,
             touched: BTreeSet::new(),
+            wanted: Vec::new(),
             index: Index::default(),
             eager: BTreeSet::new(),
             merged: BTreeSet::new(),
@@ -258,11 +263,12 @@ impl Node {
         effects: &mut Effects,
     ) -> Result<(), RecoverError> {
         let lives = |name: &ReplicaName| replicas.iter().any(|replica| replica.replica.group == name.group);
-        for (name, _) in machines.live.iter().filter(|(name, _)| !lives(name)) {
+        for (name, report) in machines.live.iter().filter(|(name, _)| !lives(name)) {
             if name.incarnation == Incarnation(1) && self.may_host(*name) {
-                effects.writes.push(Write::Create { replica: *name, after: Slot(1), inviter: None });
+                let inviter = another_member(*name, None, &report.configuration);
+                effects.writes.push(Write::Create { replica: *name, after: Slot(1), inviter });
                 let hard = HardState::default();
-                let born = RecoveredReplica { replica: *name, inviter: None, hard, truncated: Slot(1), entries: Vec::new() };
+                let born = RecoveredReplica { replica: *name, inviter, hard, truncated: Slot(1), entries: Vec::new() };
                 self.recover_replica(born, machines, effects)?;
             } else {
                 effects.orders.push(MachineOrder::Destroy { replica: *name });
@@ -659,12 +665,7 @@ impl Node {
             }
             None if self.may_host(child) => {
                 // Should the machine be lost with the store, and its parent have gone on, another member has it.
-                let others = report.configuration.members.iter().filter(|member| member.node != child.node);
-                let inviter = others.max_by_key(|member| member.node == leader).map(|member| ReplicaName {
-                    node: member.node,
-                    incarnation: member.incarnation,
-                    ..child
-                });
+                let inviter = another_member(child, Some(leader), &report.configuration);
                 effects.writes.push(Write::Create { replica: child, after: Slot(1), inviter });
                 let mut replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
                 replica.inviter = inviter;
@@ -757,6 +758,8 @@ impl Node {
             disk_full: self.disk_full,
             record: &mut self.record,
             beside: &self.replicas,
+            tombstones: &self.tombstones,
+            wanted: &mut self.wanted,
         }
     }
 
@@ -769,8 +772,16 @@ impl Node {
     ) -> bool {
         let Some(mut replica) = self.replicas.remove(&group) else { return false };
         self.touched.insert(group);
+        if replica.gone {
+            // Its tombstone is among the writes: nothing may follow it there.
+            self.replicas.insert(group, replica);
+            return false;
+        }
         act(&mut replica, &mut self.context(now, effects));
         self.replicas.insert(group, replica);
+        for (name, inviter) in std::mem::take(&mut self.wanted) {
+            self.invite(now, name, inviter, effects);
+        }
         true
     }
 
@@ -904,24 +915,43 @@ impl Node {
                 if !invites || !self.may_host(to) {
                     return;
                 }
-                // What begins a group is slot 1, which no log holds.
-                let after = Slot(u64::from(to.incarnation == Incarnation(1)));
-                effects.writes.push(Write::Create { replica: to, after, inviter: Some(from) });
-                let mut replica = Replica::blank(to, after, &mut self.context(now, effects));
-                replica.inviter = Some(from);
-                replica.unsynced.push_back((self.next_write, Unsynced::Created));
-                self.replicas.insert(to.group, replica);
+                self.invite(now, to, from, effects);
             }
         }
         self.with(now, to.group, effects, |replica, cx| replica.on_message(from, message, cx));
     }
 
+    /// A replica comes to be here without any state, for which it may ask `inviter`.
+    fn invite(&mut self, now: Now, name: ReplicaName, inviter: ReplicaName, effects: &mut Effects) {
+        if let Some(waiting) = self.replicas.get_mut(&name.group) {
+            // Whom it knows may know nothing: it asks another as well.
+            if waiting.report.is_none() && waiting.inviter != Some(inviter) {
+                waiting.inviter = Some(inviter);
+                waiting.ask_at = now.instant;
+                self.touched.insert(name.group);
+            }
+            return;
+        }
+        if !self.may_host(name) {
+            return;
+        }
+        // What begins a group is slot 1, which no log holds.
+        let after = Slot(u64::from(name.incarnation == Incarnation(1)));
+        effects.writes.push(Write::Create { replica: name, after, inviter: Some(inviter) });
+        let mut replica = Replica::blank(name, after, &mut self.context(now, effects));
+        replica.inviter = Some(inviter);
+        replica.ask_at = now.instant;
+        replica.unsynced.push_back((self.next_write, Unsynced::Created));
+        self.replicas.insert(name.group, replica);
+        self.touched.insert(name.group);
+    }
+
     /// Whether a new replica of this name may come to be here.
     fn may_host(&self, name: ReplicaName) -> bool {
         let dead = self.tombstones.get(&name.group).is_some_and(|tombstones| {
-            tombstones.iter().any(|gone| {
-                name.incarnation <= gone.replica.incarnation.max(gone.removed_by) || gone.merged.is_some()
-            })
+            tombstones
+                .iter()
+                .any(|gone| name.incarnation <= gone.replica.incarnation.max(gone.removed_by) || gone.merged.is_some())
         });
         self.record.cluster.is_some() && !dead && self.replicas.len() < self.config.max_replicas
     }
@@ -967,6 +997,13 @@ impl Node {
             self.write_record(effects);
         }
     }
+}
+
+/// Somebody else of a replica's group, if possible the one that leads.
+fn another_member(name: ReplicaName, leader: Option<NodeId>, configuration: &Configuration) -> Option<ReplicaName> {
+    let others = configuration.members.iter().filter(|member| member.node != name.node);
+    let other = others.max_by_key(|member| Some(member.node) == leader)?;
+    Some(ReplicaName { node: other.node, incarnation: other.incarnation, ..name })
 }
 
 /// Whether an input comes from another node, a client or the clock, rather than from this node's own disk and machines.

@@ -182,6 +182,14 @@ bugs! {
     SnapshotBeforeCreated => "snapshot-before-created",
     /// A member counts as assembled though a crash could take that back (hazards 2, 6).
     AssembledInMemory => "assembled-in-memory",
+    /// What a replica sealed, took over or gave to a child is not marked on disk as decided (hazard 2).
+    MovesUnmarked => "moves-unmarked",
+    /// A snapshot from behind a split takes the place of what the child has nowhere else here (hazard 2).
+    SnapshotOverSplit => "snapshot-over-split",
+    /// The loser gives up what moved before every member of the gainer has it (hazards 2, 6).
+    ToldBeforeAssembled => "told-before-assembled",
+    /// A loser's snapshot holds what the gainer has made of what was sealed.
+    TakenInSnapshot => "taken-in-snapshot",
     /// A link update is acknowledged without being applied (hazard 16).
     LinkAcknowledgedUnread => "link-acknowledged-unread",
 }

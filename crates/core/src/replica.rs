@@ -5,19 +5,19 @@
 
 use crate::codec::Decode;
 use crate::config::Config;
-use crate::durable::{HardState, Merger, NodeRecord, RecoveredReplica, Write};
+use crate::durable::{HardState, Merger, NodeRecord, RecoveredReplica, Tombstone, Write};
 use crate::effects::{Apply, Effects, LogRead, Outgoing, Refused, Reply};
 use crate::entry::{Entry, EntryKind};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::MachineReport;
 use crate::message::{Envelope, Message, PeerMessage};
+use crate::ops::{Gain, MAX_GAINED, Pending};
 use crate::paxos::acceptor::{Acknowledgement, Cursor, Grant, Unsynced};
 use crate::paxos::catch_up::Fetch;
 use crate::paxos::election::{Candidate, Follower};
 use crate::paxos::freshness::Freshness;
 use crate::paxos::leader::Leader;
 use crate::paxos::log::Log;
-use crate::ops::{Gain, MAX_GAINED, Pending};
 use crate::paxos::membership::Retired;
 use crate::planted::{self, Bug};
 use crate::rng::Rng;
@@ -41,6 +41,10 @@ pub(crate) struct Context<'a> {
     pub(crate) record: &'a mut NodeRecord,
     /// The other replicas of this node.
     pub(crate) beside: &'a BTreeMap<GroupId, Replica>,
+    /// Those that are gone.
+    pub(crate) tombstones: &'a BTreeMap<GroupId, Vec<Tombstone>>,
+    /// Replicas that are to come to be here, each with whom to ask for their state.
+    pub(crate) wanted: &'a mut Vec<(ReplicaName, ReplicaName)>,
 }
 
 impl Context<'_> {
@@ -311,8 +315,10 @@ impl Replica {
             Message::Decided { first, entries, decided } => self.on_decided(from, first, entries, decided, cx),
             Message::Truncated { through } => self.on_truncated(from, through, cx),
             Message::SnapshotPull { snapshot, cursor } => self.on_snapshot_pull(from, snapshot, cursor, cx),
-            Message::SnapshotChunk { snapshot, slot, chunk } => {
-                self.on_snapshot_chunk(from, snapshot, slot, chunk, cx);
+            Message::SnapshotChunk { snapshot, slot, children, chunk } => {
+                if !self.awaits_children(from, slot, &children, cx) {
+                    self.on_snapshot_chunk(from, snapshot, slot, chunk, cx);
+                }
             }
             Message::HandOver { ticket } => self.on_hand_over(from, ticket, cx),
             Message::AskMembership { configuration } => self.on_ask_membership(from, configuration, cx),
@@ -508,9 +514,12 @@ impl Replica {
         let awaited = cx.effects.writes.is_empty() && self.waits_for(cx.write);
         // Others wait for news of a configuration that is decided here for good.
         let configured = self.hard.decided < self.configuration_slot && self.configuration_slot <= state.decided;
-        // What was sealed must be known to be, to be assembled again.
+        // What was sealed, taken over or given to a child must be known to be, for this node to make it again after a crash:
+        // others may not be able to help.
         let seal = self.report.as_ref().and_then(|report| report.state.pending.as_ref()).and_then(Pending::seal);
-        let sealed = seal.is_some_and(|seal| self.hard.decided < seal && seal <= state.decided);
+        let reshaped = self.report.as_ref().map(|report| report.state.reshaped);
+        let moved = |slot: Slot| self.hard.decided < slot && slot <= state.decided && !planted::on(Bug::MovesUnmarked);
+        let sealed = seal.into_iter().chain(reshaped).any(moved);
         // After a restart only what the mark covers is known to be the decided entries.
         let flushed = self.hard.decided < self.flushed;
         if promised || rides || lags || awaited || configured || flushed || sealed {

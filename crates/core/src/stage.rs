@@ -245,6 +245,8 @@ impl<S: Store> Stage<S> {
         let mut done = std::mem::take(&mut self.unfinished);
         match self.work_off(apply.group, &mut done) {
             Ok(()) => {
+                // How far each machine is comes first: what it marks on disk precedes what others do with what it made.
+                done.inputs.sort_by_key(|input| !matches!(input, Input::Applied { .. }));
                 done.quiet = done.inputs.iter().all(|input| matches!(input, Input::Applied { .. }));
                 Ok(done)
             }

@@ -4,7 +4,7 @@
 //! prefix; what was not yet handed to the device is lost. The data store keeps a prefix of its own.
 
 use bytes::Bytes;
-use scatter_core::durable::{Tombstone, HardState, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Write};
+use scatter_core::durable::{HardState, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write};
 use scatter_core::entry::Entry;
 use scatter_core::store::map::{MapBatch, MapStore};
 use scatter_core::store::{Batch, Read, Store, Visit};
@@ -223,6 +223,7 @@ impl Disk {
 mod tests {
     use super::*;
     use scatter_core::entry::EntryClock;
+    use scatter_core::types::Incarnation;
 
     const GROUP: GroupId = GroupId(1);
 

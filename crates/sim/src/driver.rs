@@ -476,7 +476,8 @@ impl World {
         for (state, fingerprint) in &states {
             self.note([10, host as u64, *fingerprint], || {
                 let GroupState { group, applied, stamp, forgotten, log_time, keys, bytes, .. } = state;
-                let numbers = format!("stamp {stamp}, forgotten {forgotten}, time {}, {keys} keys, {bytes} bytes", log_time.0);
+                let numbers =
+                    format!("stamp {stamp}, forgotten {forgotten}, time {}, {keys} keys, {bytes} bytes", log_time.0);
                 format!("host {host} applied {group} through {applied}: {numbers}")
             });
             self.observer.machine(host, state, *fingerprint, self.now)?;

@@ -265,18 +265,18 @@ impl Observer {
         let living = self.groups.values().filter(|record| !record.ended).filter_map(|record| record.state.as_ref());
         let living: Vec<&GroupState> = living.collect();
         for edge in living.iter().flat_map(|state| [&state.range.start, &state.range.end]) {
-            let owners: Vec<&&GroupState> = living.iter().filter(|state| state.range.contains(edge)).collect();
             let sealed = |state: &GroupState| {
                 let sealed = state.pending.as_ref().and_then(Pending::sealed);
                 sealed.is_some_and(|sealed| sealed.contains(edge))
             };
-            let open = owners.iter().filter(|state| !sealed(state)).count();
-            let shut = owners.len() - open;
-            // What a repartition moved is sealed at the loser until it hears of the commit.
-            let whole = open == 1 && shut <= 1 || open == 0 && shut == 1;
+            let mut claims: Vec<&&GroupState> = living.iter().filter(|state| state.range.contains(edge)).collect();
+            claims.sort_by_key(|state| std::cmp::Reverse(state.range_version));
+            // A loser that has not heard of the commit yet keeps its claim, sealed; those that took over have later ones.
+            let latest = claims.len() < 2 || claims[0].range_version > claims[1].range_version;
+            let whole = !claims.is_empty() && latest && claims.iter().skip(1).all(|state| sealed(state));
             require(16, whole, || {
                 let names: Vec<String> = living.iter().map(|state| self.describe(state.group)).collect();
-                format!("position {edge} is owned by {open} groups and sealed by {shut}:\n{}", names.join("\n"))
+                format!("position {edge} is claimed by {} groups:\n{}", claims.len(), names.join("\n"))
             })?;
         }
         Ok(())
@@ -491,9 +491,11 @@ impl Observer {
     /// I4: it tells of what the disk does not hold. I13: the sender is tombstoned.
     pub fn sends(&self, log: &Log, flushed: Slot, envelope: &Envelope) -> Checked {
         let name = envelope.from;
-        let dead = log.tombstones.iter().map(|tombstone| tombstone.replica).any(|dead| {
-            dead.group == name.group && dead.node == name.node && dead.incarnation >= name.incarnation
-        });
+        let dead = log
+            .tombstones
+            .iter()
+            .map(|tombstone| tombstone.replica)
+            .any(|dead| dead.group == name.group && dead.node == name.node && dead.incarnation >= name.incarnation);
         let replica = log.replicas.get(&name.group).filter(|replica| replica.replica == name);
         let promised = replica.map(|replica| replica.hard.promised).unwrap_or_default();
         let needs = match &envelope.message {

@@ -149,8 +149,7 @@ fn converge(world: &mut World) -> Checked {
     let end = world.now + CONVERGENCE_BOUND;
     while world.now < end {
         world.run_until(world.now + 500 * MILLISECOND)?;
-        if world.groups().iter().all(|group| equal_slot(world, *group).is_some())
-            && world.is_settled() {
+        if world.groups().iter().all(|group| equal_slot(world, *group).is_some()) && world.is_settled() {
             return Ok(());
         }
     }
@@ -200,7 +199,11 @@ fn describe(world: &World) -> String {
         }
     }
     for group in world.groups() {
-        text.push_str(&format!("group {group}: {}\n{}\n", members(world.observer.configuration(group)), world.observer.describe(group)));
+        text.push_str(&format!(
+            "group {group}: {}\n{}\n",
+            members(world.observer.configuration(group)),
+            world.observer.describe(group)
+        ));
     }
     text
 }

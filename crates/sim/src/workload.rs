@@ -136,6 +136,8 @@ pub struct Workload {
     repeated: BTreeSet<usize>,
     /// An answer that no sound cluster gives.
     pub complaint: Option<String>,
+    /// Every key is to be written by every session.
+    chasing: bool,
     /// There is a group to talk to.
     pub begun: bool,
     hosts: usize,
@@ -172,11 +174,7 @@ impl Workload {
     #[must_use]
     pub fn new(plan: &Plan, mut random: Random) -> Self {
         let sessions = (0..plan.sessions)
-            .map(|_| Session {
-                id: SessionId(u128::from(random.next())),
-                held: Version(0),
-                leaders: BTreeMap::new(),
-            })
+            .map(|_| Session { id: SessionId(u128::from(random.next())), held: Version(0), leaders: BTreeMap::new() })
             .collect();
         let workers = (0..plan.sessions * plan.lanes)
             .map(|index| Worker {
@@ -208,6 +206,7 @@ impl Workload {
             repeatable: Vec::new(),
             repeated: BTreeSet::new(),
             complaint: None,
+            chasing: false,
             begun: false,
             hosts: plan.hosts,
             keys: plan.keys,
@@ -247,6 +246,7 @@ impl Workload {
         for worker in &mut self.workers {
             worker.done.clear();
         }
+        self.chasing = true;
     }
 
     /// Whether every session has had a write answered of one of `keys` since [`Workload::reset_progress`].
@@ -497,6 +497,17 @@ impl Workload {
             self.sessions[session].held = Version(0);
         }
         let key = self.any_key();
+        if self.chasing && self.random.permille(500) {
+            let session = self.workers[worker].session;
+            let done = |key: &KeyIndex| {
+                self.workers.iter().any(|worker| worker.session == session && worker.done.contains(key))
+            };
+            let missing: Vec<KeyIndex> = self.all_keys().filter(|key| !done(key)).collect();
+            if !missing.is_empty() {
+                let key = *self.random.pick(&missing);
+                return self.begin_write(worker, key, now);
+            }
+        }
         if self.random.permille(self.mix.stale) {
             return self.start(worker, None, key, None, true, now);
         }
@@ -551,7 +562,6 @@ impl Workload {
         self.history.len() - 1
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one operation, given once")]
     fn start(
         &mut self,
         worker: usize,

@@ -6,15 +6,16 @@
 
 use super::apply::{Applying, Scratch};
 use super::lanes::Lanes;
-use super::reshape::{Beside, Change, Parted};
 use super::layout::{self, ReplicaRecord, Space, damaged, undecodable, unversioned, versioned};
 use super::release::release;
+use super::reshape::{Beside, Change, Parted};
 use super::{Configuration, GroupState, TabletMap, expiry, idempotency, kv};
 use crate::codec::{Decode, Encode};
 use crate::codec_struct;
 use crate::command::Outcome;
 use crate::durable::Merger;
 use crate::entry::Entry;
+use crate::ops::{OperationId, Pending};
 use crate::store::{Batch, Read, Store, StoreError, Visit};
 use crate::time::LogTime;
 use crate::types::{GroupId, ReplicaName, Slot, TabletId, Version};
@@ -67,10 +68,12 @@ pub(super) struct Frame {
     pub(super) tablets: TabletMap,
     /// What was given up and is still to be taken over by a gainer on this node.
     pub(super) parted: Vec<Parted>,
+    /// The gainer beside it has taken over what is sealed here for this operation: its tablets hold what the gainer makes of it.
+    pub(super) taken: Option<OperationId>,
     pub(super) state: GroupState,
 }
 
-codec_struct!(Frame { name, tablets, parted, state });
+codec_struct!(Frame { name, tablets, parted, taken, state });
 
 impl Frame {
     pub(super) fn parse(bytes: Bytes) -> Result<Self, StoreError> {
@@ -183,6 +186,7 @@ pub struct Machine<S: Store> {
     name: ReplicaName,
     tablets: TabletMap,
     parted: Vec<Parted>,
+    taken: Option<OperationId>,
     state: GroupState,
     /// The state as of its last structural change, for whoever looks at it beside this machine.
     shape: Arc<GroupState>,
@@ -207,7 +211,13 @@ impl<S: Store> Machine<S> {
         if store.get(&layout::replica_record(name.group, ReplicaRecord::Frame))?.is_some() {
             return Err(StoreError::Failed(format!("this store already has a replica of group {}", name.group)));
         }
-        let frame = Frame { name, tablets: TabletMap::single(state.range.clone(), tablet), parted: Vec::new(), state };
+        let frame = Frame {
+            name,
+            tablets: TabletMap::single(state.range.clone(), tablet),
+            parted: Vec::new(),
+            taken: None,
+            state,
+        };
         let fingerprint = xxh3_64(&frame.state.to_bytes());
         let mark = Mark::new(&frame.state, 0, fingerprint);
         let mut batch = S::Batch::default();
@@ -236,7 +246,7 @@ impl<S: Store> Machine<S> {
     }
 
     pub(super) fn assembled(store: S, frame: Frame, mark: &Mark, lanes: Lanes) -> Self {
-        let Frame { name, tablets, parted, mut state } = frame;
+        let Frame { name, tablets, parted, taken, mut state } = frame;
         mark.restore(&mut state);
         let shape = Arc::new(state.clone());
         Self {
@@ -245,6 +255,7 @@ impl<S: Store> Machine<S> {
             name,
             tablets,
             parted,
+            taken,
             state,
             shape,
             idempotency_records: mark.idempotency_records,
@@ -401,7 +412,8 @@ impl<S: Store> Machine<S> {
             if before.is_some() {
                 let tablets = change.as_ref().map_or(&self.tablets, |change| &change.tablets);
                 let parted = self.parted.iter().chain(change.iter().filter_map(Change::parted)).cloned().collect();
-                let frame = Frame { name: self.name, tablets: tablets.clone(), parted, state: self.state.clone() };
+                let (tablets, taken) = (tablets.clone(), self.taken_now());
+                let frame = Frame { name: self.name, tablets, parted, taken, state: self.state.clone() };
                 batch.put(&layout::replica_record(self.name.group, ReplicaRecord::Frame), &frame.record());
             }
             self.store.write(batch)?;
@@ -446,8 +458,11 @@ impl<S: Store> Machine<S> {
         }
         hash.update(&out);
         let mut audit = Audit::default();
+        // What is sealed may be the gainer's already, here or elsewhere.
+        let sealed = self.state.pending.as_ref().and_then(Pending::sealed);
+        let tablets = sealed.map_or_else(|| self.tablets.clone(), |sealed| self.tablets.cut(sealed).1);
         for space in [Space::Values, Space::Idempotency] {
-            layout::walk(&self.store, &self.tablets, space, None, &mut |rest, value| {
+            layout::walk(&self.store, &tablets, space, None, &mut |rest, value| {
                 hash.update(&(rest.len() as u64).to_le_bytes());
                 hash.update(rest);
                 hash.update(&(value.len() as u64).to_le_bytes());
@@ -456,14 +471,14 @@ impl<S: Store> Machine<S> {
                 Visit::Continue
             })?;
         }
-        for place in self.tablets.places() {
+        for place in tablets.places() {
             for space in [Space::Deadlines, Space::IdempotencyDeadlines] {
                 let (start, end) = (layout::in_space(place.tablet, space, &[]), layout::space_end(place.tablet, space));
                 self.store.scan(&start, &end, &mut |key, _| {
                     let rest = &key[layout::SPACE_PREFIX..];
                     match expiry::parse(space, rest).zip(layout::parse_deadline(rest)) {
                         Some(((stored, position, _), ((_, version), due))) => {
-                            if self.tablets.find(&position.0).is_some_and(|piece| piece.place() == place) {
+                            if tablets.find(&position.0).is_some_and(|piece| piece.place() == place) {
                                 audit.index(space, (place.group_time(stored), version), due);
                             }
                         }
@@ -473,6 +488,7 @@ impl<S: Store> Machine<S> {
                 })?;
             }
         }
+        audit.counted = self.state.counted && sealed.is_none();
         audit.check(&self.state, self.idempotency_records, self.next_expiry)?;
         Ok(hash.digest())
     }
@@ -504,7 +520,21 @@ impl<S: Store> Machine<S> {
 
     pub(super) fn frame(&self) -> Frame {
         let (tablets, parted, state) = (self.tablets.clone(), self.parted.clone(), self.state.clone());
-        Frame { name: self.name, tablets, parted, state }
+        Frame { name: self.name, tablets, parted, taken: self.taken_now(), state }
+    }
+
+    /// What is sealed here is the gainer's already.
+    pub(super) fn taken_now(&self) -> Option<OperationId> {
+        self.taken.filter(|taken| self.state.pending.as_ref().is_some_and(|pending| pending.operation() == *taken))
+    }
+
+    /// See [`Frame::taken`].
+    pub(super) fn taken(&self) -> Option<OperationId> {
+        self.taken
+    }
+
+    pub(super) fn set_taken(&mut self, taken: Option<OperationId>) {
+        self.taken = taken;
     }
 
     pub(super) fn parted(&self) -> &[Parted] {
@@ -562,6 +592,8 @@ struct Audit {
     found: u64,
     earliest: Option<LogTime>,
     bad: bool,
+    /// The counters are to be exact.
+    counted: bool,
 }
 
 impl Audit {
@@ -603,7 +635,7 @@ impl Audit {
             return Err(damaged("the indexes of deadlines do not fit the data"));
         }
         let counters = (state.keys, state.bytes, idempotency_records);
-        if state.counted && (self.keys, self.bytes, self.idempotency_records) != counters {
+        if self.counted && (self.keys, self.bytes, self.idempotency_records) != counters {
             return Err(damaged("the counters do not fit the data"));
         }
         if self.earliest.is_some_and(|earliest| next.is_none_or(|next| next > earliest)) {

@@ -10,8 +10,8 @@ mod layout;
 pub mod machine;
 mod middle;
 pub mod read_word;
-mod reshape;
 mod release;
+mod reshape;
 pub mod snapshot;
 
 pub mod state;
@@ -24,7 +24,5 @@ pub(crate) use machine::{forget_merged, merged_replicas};
 pub use middle::middle;
 pub use reshape::Beside;
 pub use snapshot::{Chunk, SnapshotError, SnapshotHeader, SnapshotId, SnapshotSink, SnapshotSource, highest_tablet};
-pub use state::{
-    Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, Role,
-};
+pub use state::{Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, Role};
 pub use tablets::{Piece, TabletMap};

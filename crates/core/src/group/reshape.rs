@@ -101,6 +101,7 @@ impl<S: Store> Machine<S> {
             return true;
         }
         let sealed = self.state().pending.as_ref().is_some_and(|pending| pending.operation() == operation);
+        let sealed = sealed && self.taken_now().is_none();
         sealed && self.state().applied >= seal || self.parted().iter().any(|parted| parted.operation == operation)
     }
 
@@ -121,9 +122,7 @@ impl<S: Store> Machine<S> {
             Reshaped::Gained { operation, takeover, surrender, offset_micros } => {
                 self.gain(operation, &takeover, &surrender, offset_micros, beside, batch)
             }
-            Reshaped::Lost { operation, moving, committed } => {
-                self.lose(operation, &moving, committed, beside, batch)
-            }
+            Reshaped::Lost { operation, moving, committed } => self.lose(operation, &moving, committed, beside, batch),
         }
     }
 
@@ -137,10 +136,11 @@ impl<S: Store> Machine<S> {
         let records = self.idempotency_records() / 2;
         self.set_idempotency_records(self.idempotency_records().wrapping_sub(records));
         let mut born = None;
-        if beside.bears {
-            let name = self.sibling(&child);
+        // A newcomer that applies what was decided before it came is no member of the child.
+        let name = self.sibling(&child);
+        if beside.bears && child.configuration.has(name) {
             let mark = Mark::new(&child, records, xxh3_64(&child.to_bytes()));
-            let frame = Frame { name, tablets: inside, parted: Vec::new(), state: child };
+            let frame = Frame { name, tablets: inside, parted: Vec::new(), taken: None, state: child };
             put_records(batch, &frame, &mark);
             let lanes = if planted::on(Bug::LanesNotSplit) {
                 Lanes::new()
@@ -189,10 +189,14 @@ impl<S: Store> Machine<S> {
         if takeover.merge {
             let (start, end) = layout::replica_span(takeover.loser);
             batch.delete_range(&start, &end);
+            let kept = Frame { tablets: tablets.clone(), ..self.frame() }.pieces();
+            let changing = [(self.name().group, Some(&kept)), (takeover.loser, None)];
+            release(self.store(), batch, &loser.frame().pieces(), &changing)?;
             let merger = Merger { into: operation.coordinator, at: self.state().applied };
             batch.put(&layout::merged_record(takeover.loser), &super::machine::merged_record(loser.name(), merger));
-        } else if parted.is_some() {
+        } else {
             let mut frame = loser.frame();
+            frame.taken = parted.is_none().then_some(operation);
             frame.parted.retain(|parted| parted.operation != operation);
             batch.put(&layout::replica_record(takeover.loser, layout::ReplicaRecord::Frame), &frame.record());
         }
@@ -215,7 +219,7 @@ impl<S: Store> Machine<S> {
     ) -> Result<Change<S>, StoreError> {
         let (inside, outside) = self.tablets().cut(moving);
         // A gainer here that lags takes these over later; one that comes by a snapshot does not need them.
-        let lags = beside.gainer.is_some_and(|applied| applied < committed);
+        let lags = beside.gainer.is_some_and(|applied| applied < committed) && self.taken().is_none();
         if !lags {
             self.release_but(&inside, &outside, batch)?;
         }
@@ -254,6 +258,8 @@ impl<S: Store> Machine<S> {
         self.push_parted(change.parted);
         beside.ended = change.ends;
         if let (Some(operation), Some(loser)) = (change.taken, beside.loser.as_deref_mut()) {
+            let was_parted = loser.parted().iter().any(|parted| parted.operation == operation);
+            loser.set_taken((!was_parted).then_some(operation));
             loser.keep_parted(|parted| parted.operation != operation);
         }
         beside.born = change.born;

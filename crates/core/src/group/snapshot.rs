@@ -21,6 +21,7 @@ use super::release::release;
 use super::{GroupState, TabletMap, idempotency, kv};
 use crate::codec::{Decode, DecodeError, Encode};
 use crate::codec_struct;
+use crate::ops::Pending;
 use crate::planted::{self, Bug};
 use crate::ring::Position;
 use crate::store::{Batch, Read, Store, StoreError, Visit};
@@ -59,9 +60,11 @@ pub struct SnapshotHeader {
     pub idempotency_records: u64,
     /// The fingerprint at the applied slot.
     pub fingerprint: u64,
+    /// What is sealed is not part of it: the gainer beside the sender has it already.
+    pub taken: bool,
 }
 
-codec_struct!(SnapshotHeader { state, lanes, idempotency_records, fingerprint });
+codec_struct!(SnapshotHeader { state, lanes, idempotency_records, fingerprint, taken });
 
 impl SnapshotHeader {
     /// Which snapshot this is the header of.
@@ -145,6 +148,7 @@ impl<S: Store> Machine<S> {
     /// Pins the state as it is and makes it ready to be sent.
     pub fn snapshot(&self) -> SnapshotSource<S::View> {
         let mark = self.mark();
+        let taken = self.taken_now().is_some() && !planted::on(Bug::TakenInSnapshot);
         SnapshotSource {
             view: self.store().view(),
             header: SnapshotHeader {
@@ -152,8 +156,9 @@ impl<S: Store> Machine<S> {
                 lanes: if planted::on(Bug::LanesNotInSnapshot) { 0 } else { self.lanes() as u64 },
                 idempotency_records: mark.idempotency_records,
                 fingerprint: mark.fingerprint,
+                taken,
             },
-            tablets: self.tablets().clone(),
+            tablets: if taken { self.served() } else { self.tablets().clone() },
             lanes: None,
         }
     }
@@ -430,7 +435,9 @@ impl<S: Store> SnapshotSink<S> {
         let progress = &self.progress;
         let expected = (header.state.keys, header.state.bytes, header.idempotency_records);
         // Estimates are taken over as they are: every replica must go on from the same.
-        let fits = !header.state.counted || (progress.keys, progress.bytes, progress.idempotency_records) == expected;
+        let fits = !header.state.counted
+            || header.taken
+            || (progress.keys, progress.bytes, progress.idempotency_records) == expected;
         if (progress.lanes != header.lanes || !fits) && !torn {
             return Err(SnapshotError::Mismatch);
         }
@@ -454,9 +461,11 @@ impl<S: Store> SnapshotSink<S> {
         if lanes.len() as u64 != header.lanes && !torn {
             return Err(SnapshotError::Mismatch);
         }
+        let taken = header.state.pending.as_ref().map(Pending::operation).filter(|_| header.taken);
         let state = header.state.clone();
         let mark = Mark::new(&state, header.idempotency_records, header.fingerprint);
-        let frame = Frame { name, tablets: TabletMap::single(state.range.clone(), tablet), parted: Vec::new(), state };
+        let frame =
+            Frame { name, tablets: TabletMap::single(state.range.clone(), tablet), parted: Vec::new(), taken, state };
         put_records(&mut batch, &frame, &mark);
         self.store.write(batch)?;
         let mut machine = Machine::assembled(self.store, frame, &mark, lanes);

@@ -192,6 +192,8 @@ pub struct GroupState {
     /// Groups that were merged into this one, each with the slot, the last [`crate::ops::MAX_ABSORBED`] of them: a node that was
     /// away may still have replicas of them.
     pub absorbed: Vec<(GroupId, Slot)>,
+    /// The last groups that were split off, each with the slot, at most [`crate::ops::MAX_CHILDREN`] of them.
+    pub children: Vec<(GroupId, Slot)>,
     /// The last takeovers, at most [`crate::ops::MAX_GAINED`] of them, oldest first.
     pub gained: Vec<Gain>,
     /// The last slot that changed which positions the group has: a replica that has not applied it may lack data.
@@ -224,6 +226,7 @@ codec_struct!(GroupState {
     operations,
     outbox,
     absorbed,
+    children,
     gained,
     reshaped,
     stamp,
@@ -259,6 +262,7 @@ impl GroupState {
             operations: OperationCounter(0),
             outbox: Vec::new(),
             absorbed: Vec::new(),
+            children: Vec::new(),
             gained: Vec::new(),
             reshaped: Slot(1),
             stamp: Version(log_time.0),

@@ -13,7 +13,7 @@ use crate::message::PeerMessage;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
-use crate::types::{GroupId, NodeId};
+use crate::types::{GroupId, NodeId, Slot};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -98,8 +98,11 @@ impl Replica {
         let later = moved.into_iter().flat_map(|moved| &moved.members);
         let links = self.report.as_ref().map(|report| &report.state.links);
         let links = links.into_iter().flat_map(|links| [&links.predecessor, &links.successor]);
-        let links = links.filter(|link| link.group == to.group && link.configuration_version > to.configuration_version);
-        let later = later.chain(links.flat_map(|link| &link.members)).filter(|later| to.members.iter().all(|member| member.node != later.node));
+        let links =
+            links.filter(|link| link.group == to.group && link.configuration_version > to.configuration_version);
+        let later = later
+            .chain(links.flat_map(|link| &link.members))
+            .filter(|later| to.members.iter().all(|member| member.node != later.node));
         for member in to.members.iter().chain(later) {
             let address = Some(member.address.clone());
             self.tell_node(member.node, address, to.group, message.clone(), cx);
@@ -132,7 +135,9 @@ impl Replica {
         let changed = operations.seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, &state));
         let due = now >= operations.again_at;
         let waits = operations.outstanding || operations.order.is_some();
-        if !changed && !std::mem::take(&mut operations.nudged) && !(due && waits) && !operations.telling.is_due(now) {
+        let nudged = std::mem::take(&mut operations.nudged);
+        let begins = changed || nudged || (due && waits) || operations.telling.is_due(now);
+        if !begins {
             return;
         }
         operations.seen = Some(state.clone());
@@ -200,7 +205,9 @@ impl Replica {
         let Role::Leader(leader) = &self.role else { return };
         let vote = leader.operations.vote.clone().filter(|(of, _)| *of == operation).map(|(_, vote)| vote);
         let commit = match vote {
-            Some(Vote::Yes { surrender }) if self.may_assemble(operation, takeover.loser, &surrender, cx) => Some(surrender),
+            Some(Vote::Yes { surrender }) if self.may_assemble(operation, takeover.loser, &surrender, cx) => {
+                Some(surrender)
+            }
             Some(Vote::Yes { .. }) | None => {
                 if waited > cx.config.seal_patience {
                     if planted::on(Bug::AbortToldBeforeDecided) {
@@ -260,6 +267,9 @@ impl Replica {
                 continue;
             }
             match obligation {
+                // Until everybody has taken over what moved, the loser keeps it: its replicas are where it is taken from.
+                Obligation::Tell { committed: Some(at), .. }
+                    if !all_applied(leader, applied, *at) && !planted::on(Bug::ToldBeforeAssembled) => {}
                 Obligation::Tell { operation, loser, committed } if due => {
                     let message = GroupMessage::Resolve { operation: *operation, committed: *committed };
                     self.tell_group(loser, &message, cx);
@@ -298,8 +308,14 @@ impl Replica {
         let Some(report) = &self.report else { return };
         let owed = report.state.outbox.iter().find(|obligation| obligation.operation() == operation);
         let pending = report.state.pending.as_ref().is_some_and(|pending| pending.operation() == operation);
+        let Role::Leader(leader) = &self.role else { return };
+        let assembled =
+            |at: Slot| all_applied(leader, self.assembled_through(cx), at) || planted::on(Bug::ToldBeforeAssembled);
         let standing = match owed {
-            Some(Obligation::Tell { committed: Some(at), .. } | Obligation::Bury { at, .. }) => Standing::Committed { at: *at },
+            Some(Obligation::Tell { committed: Some(at), .. }) if !assembled(*at) => Standing::Undecided,
+            Some(Obligation::Tell { committed: Some(at), .. } | Obligation::Bury { at, .. }) => {
+                Standing::Committed { at: *at }
+            }
             Some(Obligation::Tell { committed: None, .. }) => Standing::Aborted,
             None if pending => Standing::Undecided,
             None if planted::on(Bug::NoRecordIsAbort) => Standing::Aborted,

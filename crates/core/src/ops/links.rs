@@ -57,9 +57,11 @@ impl Replica {
     pub(crate) fn is_reachable_with(&self, next: &Configuration) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let telling = &leader.operations.telling;
-        telling.wanted.iter().zip(&telling.reached).all(|(wanted, reached)| {
-            wanted.is_none() || reached.iter().any(|node| next.member(*node).is_some())
-        })
+        telling
+            .wanted
+            .iter()
+            .zip(&telling.reached)
+            .all(|(wanted, reached)| wanted.is_none() || reached.iter().any(|node| next.member(*node).is_some()))
     }
 
     /// Tells the neighbours what they do not know yet.
@@ -67,8 +69,7 @@ impl Replica {
         let (group, now) = (self.name.group, cx.now.instant);
         let neighbours = [&state.links.predecessor, &state.links.successor];
         let versions = (state.range_version, state.configuration.version);
-        let wanted =
-            neighbours.map(|link| (link.group != group).then_some((link.group, versions.0, versions.1)));
+        let wanted = neighbours.map(|link| (link.group != group).then_some((link.group, versions.0, versions.1)));
         let Role::Leader(leader) = &mut self.role else { return };
         let telling = &mut leader.operations.telling;
         if telling.wanted != wanted {

@@ -31,6 +31,9 @@ use crate::{codec_enum, codec_struct};
 use bytes::Bytes;
 use std::fmt;
 
+/// How many of the groups that were split off from it a group remembers.
+pub const MAX_CHILDREN: usize = 16;
+
 /// How many of its last takeovers a group remembers.
 pub const MAX_GAINED: usize = 16;
 
@@ -296,3 +299,6 @@ impl Obligation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

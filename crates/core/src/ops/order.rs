@@ -234,7 +234,8 @@ impl Replica {
         );
         if aborted {
             let Role::Leader(leader) = &self.role else { return };
-            let reason = leader.operations.no_reason.clone().unwrap_or_else(|| "the neighbour did not vote in time".to_owned());
+            let reason =
+                leader.operations.no_reason.clone().unwrap_or_else(|| "the neighbour did not vote in time".to_owned());
             self.pause_order(&reason, cx);
         } else {
             self.end_order(Reply::Done, cx);

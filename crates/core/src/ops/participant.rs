@@ -106,7 +106,8 @@ impl Replica {
             return;
         }
         let busy = moving || self.lock_under_way();
-        let refusal = if busy { Some("the group is busy with another change") } else { state.prepare_refusal(&prepare) };
+        let refusal =
+            if busy { Some("the group is busy with another change") } else { state.prepare_refusal(&prepare) };
         if let Some(reason) = refusal {
             let vote = Vote::No { reason: reason.to_owned() };
             return self.tell_node(node, None, from, GroupMessage::Voted { operation, vote }, cx);
@@ -133,7 +134,13 @@ impl Replica {
     }
 
     /// The operation this group has voted yes on: asks what became of it, if nothing is heard.
-    pub(crate) fn advance_participant(&mut self, operation: OperationId, gainer: &Link, due: bool, cx: &mut Context<'_>) {
+    pub(crate) fn advance_participant(
+        &mut self,
+        operation: OperationId,
+        gainer: &Link,
+        due: bool,
+        cx: &mut Context<'_>,
+    ) {
         let waited = self.pending_for(operation, cx.now.instant);
         if due && waited > cx.config.group_resend * 3 {
             self.tell_group(gainer, &GroupMessage::Ask { operation }, cx);

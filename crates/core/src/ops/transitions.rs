@@ -3,7 +3,10 @@
 //! Each entry is checked here against the state it meets: whoever proposed it may have known an older one. An entry that
 //! does not fit does nothing.
 
-use super::{Begin, Decide, Gain, MAX_ABSORBED, MAX_GAINED, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover};
+use super::{
+    Begin, Decide, Gain, MAX_ABSORBED, MAX_CHILDREN, MAX_GAINED, Obligation, OperationId, Pending, Prepare, Resolve,
+    Split, Surrender, Takeover,
+};
 use crate::group::{Configuration, GroupState, Link, Links, Member, Role};
 use crate::planted::{self, Bug};
 use crate::ring::KeyRange;
@@ -41,11 +44,15 @@ pub enum Reshaped {
 /// end may be `outer`'s start, or the other way round. On a ring of two both are true, and the first is meant.
 #[must_use]
 pub fn joined(inner: &KeyRange, outer: &KeyRange) -> Option<KeyRange> {
+    // Where the second of them ends it must not have come back into the first.
+    let follow = |first: &KeyRange, second: &KeyRange| {
+        first.end == second.start && (second.end == first.start || !first.contains(&second.end))
+    };
     if inner.is_whole() || outer.is_whole() {
         None
-    } else if inner.end == outer.start && !inner.contains(&outer.start) {
+    } else if follow(inner, outer) {
         Some(KeyRange { start: inner.start.clone(), end: outer.end.clone() })
-    } else if outer.end == inner.start && !outer.contains(&inner.start) {
+    } else if follow(outer, inner) {
         Some(KeyRange { start: outer.start.clone(), end: inner.end.clone() })
     } else {
         None
@@ -127,11 +134,16 @@ impl GroupState {
             configuration: Configuration { version: ConfigurationVersion(1), members },
             range_version,
             range: upper,
-            links: Links { version: LinksVersion(1), predecessor: self.link(), successor: self.links.successor.clone() },
+            links: Links {
+                version: LinksVersion(1),
+                predecessor: self.link(),
+                successor: self.links.successor.clone(),
+            },
             pending: None,
             operations: OperationCounter(0),
             outbox: Vec::new(),
             absorbed: Vec::new(),
+            children: Vec::new(),
             gained: Vec::new(),
             reshaped: Slot(1),
             keys: self.keys / 2,
@@ -145,6 +157,9 @@ impl GroupState {
         self.keys = self.keys.wrapping_sub(child.keys);
         self.bytes = self.bytes.wrapping_sub(child.bytes);
         self.counted = false;
+        self.children.push((split.child, slot));
+        let too_many = self.children.len().saturating_sub(MAX_CHILDREN);
+        self.children.drain(..too_many);
         self.links.version = self.links.version.next();
         self.links.successor = child.link();
         if alone {
@@ -162,8 +177,7 @@ impl GroupState {
         let same = same_voters(&self.configuration.members, &loser.members);
         if self.pending.is_some() {
             Some("another operation holds the group")
-        } else if begin.range_version != self.range_version
-            || begin.configuration_version != self.configuration.version
+        } else if begin.range_version != self.range_version || begin.configuration_version != self.configuration.version
         {
             Some("the group has changed")
         } else if takeover.loser == self.group || loser.group != takeover.loser || range.is_none() {
@@ -217,7 +231,13 @@ impl GroupState {
     }
 
     /// Applies a Prepare entry at `slot`: yes locks and seals. `lanes` are the group's own, for what is not merged.
-    pub fn prepare(&mut self, prepare: &Prepare, slot: Slot, idempotency_records: u64, lanes: impl FnOnce() -> Bytes) -> bool {
+    pub fn prepare(
+        &mut self,
+        prepare: &Prepare,
+        slot: Slot,
+        idempotency_records: u64,
+        lanes: impl FnOnce() -> Bytes,
+    ) -> bool {
         if self.prepare_refusal(prepare).is_some() {
             return false;
         }
@@ -306,10 +326,18 @@ impl GroupState {
             self.links.successor = own;
             return;
         }
-        // On a ring of two the other group is the neighbour on both sides.
-        for (side, link) in [(after, &mut self.links.successor), (!after, &mut self.links.predecessor)] {
-            if side || link.group == next.group {
-                *link = next.clone();
+        self.take_neighbour(&next, after);
+    }
+
+    /// Sets the link of one side. On a ring of two the other group is the neighbour on both; but one that only was that, and has
+    /// other positions now, is not.
+    fn take_neighbour(&mut self, link: &Link, successor: bool) {
+        let before = link.range.end == self.range.start;
+        let behind = link.range.start == self.range.end;
+        let sides = [(!successor, before, &mut self.links.predecessor), (successor, behind, &mut self.links.successor)];
+        for (meant, adjacent, known) in sides {
+            if meant || adjacent && known.group == link.group {
+                *known = link.clone();
             }
         }
     }
@@ -347,11 +375,7 @@ impl GroupState {
             ..gainer
         };
         self.links.version = self.links.version.next();
-        for (side, link) in [(after, &mut self.links.predecessor), (!after, &mut self.links.successor)] {
-            if side || link.group == wider.group {
-                *link = wider.clone();
-            }
-        }
+        self.take_neighbour(&wider, !after);
         Some(Reshaped::Lost { operation, moving: takeover.moving, committed })
     }
 
@@ -366,10 +390,13 @@ impl GroupState {
     #[must_use]
     pub fn is_news(&self, link: &Link, successor: bool) -> bool {
         let known = if successor { &self.links.successor } else { &self.links.predecessor };
-        let adjacent =
-            if successor { link.range.start == self.range.end } else { link.range.end == self.range.start };
-        // What passes for this group's own link beside a part of the ring that it does not have was never right.
-        adjacent && link.group != self.group && (known.group == self.group || is_newer(link, known))
+        let adjacent = |link: &Link| {
+            if successor { link.range.start == self.range.end } else { link.range.end == self.range.start }
+        };
+        // What does not lie there, or passes for this group's own link beside a part of the ring that it does not have, was
+        // handed on by somebody who was behind: its version says nothing of this side.
+        let right = adjacent(known) && known.group != self.group;
+        adjacent(link) && link.group != self.group && (!right || is_newer(link, known))
     }
 
     /// Applies a Links entry: news of neighbours. True if anything changed.
@@ -378,8 +405,7 @@ impl GroupState {
         for link in links {
             for successor in [false, true] {
                 if self.is_news(link, successor) {
-                    let side =
-                        if successor { &mut self.links.successor } else { &mut self.links.predecessor };
+                    let side = if successor { &mut self.links.successor } else { &mut self.links.predecessor };
                     *side = link.clone();
                     changed = true;
                 }

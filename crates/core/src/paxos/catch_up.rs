@@ -17,12 +17,13 @@
 use crate::durable::Write;
 use crate::effects::MachineOrder;
 use crate::entry::Entry;
+use crate::group::GroupState;
 use crate::input::MachineReport;
 use crate::message::Message;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
-use crate::types::{ReplicaName, Slot};
+use crate::types::{GroupId, Incarnation, ReplicaName, Slot};
 use bytes::Bytes;
 
 /// A snapshot being fetched.
@@ -141,7 +142,7 @@ impl Replica {
         };
         let others = self.others();
         let any = others.len().checked_sub(1).map(|most| others[(cx.rng.next() % (most as u64 + 1)) as usize]);
-        if let Some(from) = leader.filter(|_| cx.rng.next() % 2 == 0).or(any) {
+        if let Some(from) = leader.filter(|_| cx.rng.next().is_multiple_of(2)).or(any) {
             self.begin_fetch(from, cx);
         }
     }
@@ -209,7 +210,46 @@ impl Replica {
         chunk: Bytes,
         cx: &mut Context<'_>,
     ) {
-        self.send(to, Message::SnapshotChunk { snapshot, slot, chunk }, cx);
+        let state = self.report.as_ref().map(|report| report.state.clone());
+        // What came back is part of the snapshot.
+        let away = |state: &GroupState, child: GroupId| state.absorbed.iter().all(|(group, _)| *group != child);
+        let children =
+            state.map(|state| state.children.iter().filter(|(child, _)| away(&state, *child)).copied().collect());
+        let children = children.unwrap_or_default();
+        self.send(to, Message::SnapshotChunk { snapshot, slot, children, chunk }, cx);
+    }
+
+    /// A snapshot would take the place of data that belongs to a child now, and that this node may be one of few to hold: it has
+    /// not applied the split. It waits until the child's replica here has its state, or is gone.
+    pub(crate) fn awaits_children(
+        &mut self,
+        from: ReplicaName,
+        slot: Slot,
+        children: &[(GroupId, Slot)],
+        cx: &mut Context<'_>,
+    ) -> bool {
+        if self.report.is_none() || planted::on(Bug::SnapshotOverSplit) {
+            return false;
+        }
+        let ahead = |at: Slot| self.applied < at && at <= slot;
+        let missing = |child: GroupId| {
+            let has = cx.beside.get(&child).is_some_and(|beside| beside.report.is_some() || beside.merges_or_retires());
+            !has && !cx.tombstones.contains_key(&child)
+        };
+        let awaited: Vec<GroupId> =
+            children.iter().filter(|(child, at)| ahead(*at) && missing(*child)).map(|(child, _)| *child).collect();
+        for group in &awaited {
+            let named = |node| ReplicaName { group: *group, node, incarnation: Incarnation(1) };
+            cx.wanted.push((named(self.name.node), named(from.node)));
+        }
+        if !awaited.is_empty() {
+            self.fetch = None;
+        }
+        !awaited.is_empty()
+    }
+
+    fn merges_or_retires(&self) -> bool {
+        matches!(self.role, Role::Merged(_) | Role::Retired(_))
     }
 
     pub(crate) fn on_snapshot_chunk(

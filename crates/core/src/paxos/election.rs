@@ -43,13 +43,8 @@ impl Follower {
     /// A follower of nobody, with a timeout drawn anew.
     pub(crate) fn waiting(cx: &mut Context<'_>) -> Self {
         let wait = cx.rng.span(cx.config.election_min, cx.config.election_max);
-        Self {
-            leader: None,
-            heard_at: cx.now.instant,
-            election_at: cx.now.instant.after(wait),
-        }
+        Self { leader: None, heard_at: cx.now.instant, election_at: cx.now.instant.after(wait) }
     }
-
 }
 
 /// What a candidate is doing.

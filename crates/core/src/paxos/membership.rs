@@ -206,7 +206,8 @@ impl Replica {
         }
         let deadline = cx.now.instant.after(cx.config.change_patience);
         if let Role::Leader(leader) = &mut self.role {
-            leader.change = Some(Change { request: Some(request), add, remove, deadline, stage: ChangeStage::Inviting });
+            leader.change =
+                Some(Change { request: Some(request), add, remove, deadline, stage: ChangeStage::Inviting });
         }
     }
 
@@ -462,9 +463,10 @@ impl Replica {
         }
     }
 
-    /// Whether `configuration` does without this replica. One from before it was added says nothing.
+    /// Whether `configuration` does without this replica. One from before it was added says nothing; the one that it is named
+    /// after has it, if it was ever a member.
     pub(crate) fn is_removed_by(&self, configuration: &Configuration) -> bool {
-        configuration.version.0 > self.name.incarnation.0 && !configuration.has(self.name)
+        configuration.version.0 >= self.name.incarnation.0 && !configuration.has(self.name)
     }
 
     /// The last incarnation on this node that the removal of this replica rules out. The newest configuration it was told of

@@ -27,7 +27,8 @@ fn replica(store: &MapStore, group: u64, range: KeyRange, pieces: Vec<(KeyRange,
     let state = GroupState { range, ..genesis };
     let mark = Mark::new(&state, 0, 0);
     let mut batch = <MapStore as Store>::Batch::default();
-    put_records(&mut batch, &Frame { name: name(group), tablets, state }, &mark);
+    let frame = Frame { name: name(group), tablets, parted: Vec::new(), taken: None, state };
+    put_records(&mut batch, &frame, &mark);
     store.write(batch).unwrap();
     let limits = Limits { max_idempotency_records: 20, idempotency_life_micros: 5000, ..Limits::default() };
     Machine::open(store.clone(), GroupId(group)).unwrap().unwrap().with_limits(limits)
@@ -225,7 +226,8 @@ fn other_tablets_are_taken_with_nothing_remembered_of_the_old() {
     fill(&mut full, 30);
     let read = |machine: &Machine<MapStore>| kv::read(&store, machine.tablets(), &key(7)).unwrap();
     assert_eq!((read(&empty), empty.next_expiry()), (None, None));
-    empty.set_tablets(full.tablets().clone().shifted(50)).unwrap();
+    empty.moved_to(full.tablets().clone().shifted(50));
+    empty.find_next_expiry().unwrap();
     let moved = |time: LogTime| LogTime(time.0 + 50);
     assert_eq!(read(&empty).unwrap().modified, moved(read(&full).unwrap().modified));
     assert_eq!(empty.next_expiry(), full.next_expiry().map(moved));
@@ -239,8 +241,7 @@ fn misjudge(machine: &mut Machine<MapStore>, keys: i64, bytes: i64, records: i64
     state.bytes = state.bytes.wrapping_add_signed(bytes);
     machine.idempotency_records = machine.idempotency_records.wrapping_add_signed(records);
     let mut batch = <MapStore as Store>::Batch::default();
-    let frame = Frame { name: machine.name, tablets: machine.tablets.clone(), state: machine.state.clone() };
-    put_records(&mut batch, &frame, &machine.mark());
+    put_records(&mut batch, &machine.frame(), &machine.mark());
     machine.store.write(batch).unwrap();
 }
 

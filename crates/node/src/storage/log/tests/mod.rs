@@ -37,7 +37,7 @@ fn name(group: u64, incarnation: u64) -> ReplicaName {
 }
 
 fn create(group: u64, incarnation: u64, after: u64) -> Write {
-    let inviter = (incarnation % 2 == 0).then(|| name(group, 1));
+    let inviter = incarnation.is_multiple_of(2).then(|| name(group, 1));
     Write::Create { replica: name(group, incarnation), after: Slot(after), inviter }
 }
 
@@ -68,7 +68,7 @@ fn truncate(group: u64, through: u64) -> Write {
 
 fn tombstone(group: u64, incarnation: u64) -> Write {
     // Those of every other incarnation were merged away.
-    let merged = (incarnation % 2 == 0).then(|| Merger { into: GroupId(9), at: Slot(incarnation) });
+    let merged = incarnation.is_multiple_of(2).then_some(Merger { into: GroupId(9), at: Slot(incarnation) });
     let removed_by = Incarnation(incarnation + 1);
     Write::Tombstone { replica: name(group, incarnation), removed_by, merged, configuration: None }
 }
