@@ -19,9 +19,9 @@ const LATE_MS: u64 = 10_000;
 pub(crate) struct Entry {
     /// Counts up from 1 since the program started.
     pub(crate) id: u64,
-    /// `split`, `merge`, `repartition`, `members` or `transfer-leader`.
+    /// `split`, `merge`, `repartition`, `members`, `transfer-leader`, `drain`, `undrain` or `remove`.
     pub(crate) kind: &'static str,
-    /// The group that was ordered to act, or that gains.
+    /// The group that was ordered to act, or that gains; empty of orders about a node.
     pub(crate) group: String,
     /// `ordered` through this program, or `seen`.
     pub(crate) origin: &'static str,
@@ -53,6 +53,11 @@ impl History {
     /// Notes an order. Returns its number.
     pub(crate) fn ordered(&mut self, kind: &'static str, group: GroupId, detail: Value) -> u64 {
         self.push(kind, group.to_string(), "ordered", detail)
+    }
+
+    /// Notes an order about a node, which its detail names. Returns its number.
+    pub(crate) fn ordered_of_node(&mut self, kind: &'static str, detail: Value) -> u64 {
+        self.push(kind, String::new(), "ordered", detail)
     }
 
     /// Notes how an order ended.
