@@ -5,8 +5,8 @@ mod fake;
 
 use fake::{Cluster, GROUP, Trick};
 use scatter_client::{
-    AdminError, Boundary, Client, ClientConfig, Condition, Consistency, Key, NodeId, Position, RangeVersion, ReadOptions,
-    Reason, ReshapeOptions, Side, StartError, Version, WriteError, WriteOptions,
+    AdminError, Boundary, Client, ClientConfig, Condition, Consistency, Key, NodeId, Position, RangeVersion,
+    ReadOptions, Reason, ReshapeOptions, Side, StartError, Version, WriteError, WriteOptions,
 };
 use scatter_core::command::Outcome;
 use scatter_wire::{AdminRequest, Refusal};
