@@ -396,6 +396,7 @@ async fn orders_that_reshape_the_ring_say_what_is_wanted() {
 #[tokio::test]
 async fn an_order_under_way_is_not_given_to_another_leader_too() {
     let (cluster, client) = start().await;
+    put(&client, "a").await.expect("the connection stands");
     cluster.freeze(1, true);
     let options = ReshapeOptions { timeout: Some(Duration::from_millis(700)), ..ReshapeOptions::default() };
     let order = client.merge(GROUP, Side::Successor, options);
