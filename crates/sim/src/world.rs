@@ -22,6 +22,7 @@ use scatter_core::config::Config;
 use scatter_core::durable::{NodeRecord, Write};
 use scatter_core::effects::LogRead;
 use scatter_core::group::{Configuration, GroupState, Limits, Link, Machine, Member, Role};
+use scatter_core::policy::GroupLoad;
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::store::Store;
 use scatter_core::time::LogTime;
@@ -62,6 +63,12 @@ pub enum Event {
     Reader(usize, u64, u64),
     /// A process that has given up its id ends.
     GaveUp(usize, u64),
+    /// A deadline of a process's gossip may have come.
+    Gossip(usize, u64),
+    /// The leaders of a process decide what their groups should do.
+    Policies(usize, u64),
+    /// The machine in a host's place ends for good, if it is still this one.
+    LifeEnds(usize, u64),
     /// A client worker wakes.
     Worker(usize, u64),
     /// The nemesis acts.
@@ -82,8 +89,10 @@ impl Event {
             | Self::FlushBegin(host, epoch)
             | Self::FlushEnd(host, epoch, ..)
             | Self::GaveUp(host, epoch)
+            | Self::Gossip(host, epoch)
+            | Self::Policies(host, epoch)
             | Self::Reader(host, epoch, _) => Some((*host, *epoch)),
-            Self::Arrive { .. } | Self::Worker(..) | Self::Nemesis | Self::Undo(_) => None,
+            Self::Arrive { .. } | Self::LifeEnds(..) | Self::Worker(..) | Self::Nemesis | Self::Undo(_) => None,
         }
     }
 }
@@ -146,6 +155,10 @@ pub struct World {
     pub random: Random,
     /// Limits of the state machines.
     pub limits: Limits,
+    /// What leaders told of their groups' load last, with when.
+    pub loads: BTreeMap<GroupId, (Time, GroupLoad)>,
+    /// Policies order nothing more.
+    pub policies_rest: bool,
 }
 
 impl World {
@@ -174,6 +187,8 @@ impl World {
             nemesis,
             random,
             limits,
+            loads: BTreeMap::new(),
+            policies_rest: false,
             plan,
         };
         for index in 0..world.plan.hosts {
@@ -193,7 +208,10 @@ impl World {
         let address = format!("host-{index}:7000");
         self.addresses.insert(address.clone(), index);
         self.hosts.push(Host {
+            home: address.clone(),
             address,
+            life: 0,
+            draining: false,
             disk: Disk::default(),
             clock: Clock::new(0, reading, rate, wall),
             process: None,
@@ -351,6 +369,9 @@ impl World {
                 self.crash(host);
                 self.start(host)
             }
+            Event::Gossip(host, _) => self.gossip_due(host),
+            Event::Policies(host, _) => self.policies_due(host),
+            Event::LifeEnds(host, life) => self.life_ends(host, life),
             Event::Worker(worker, token) => self.worker(worker, token),
             Event::Nemesis => self.nemesis_acts(),
             Event::Undo(undo) => self.undo(undo),
