@@ -230,11 +230,12 @@ impl World {
             let settings = &rules.settings;
             let situation = Situation { group: &facts, own: &own, nodes: &nodes, settings, budget, now: clock };
             let memory = memories.entry(group).or_default();
-            let first = decide(&situation, memory, rng).into_iter().next();
-            let Some(proposal) = first.filter(|proposal| proposal.action.is_order()) else { continue };
-            memory.started();
-            budget.take(settings, clock);
-            nodes.anticipate(own.node, &proposal.action);
+            let Some(proposal) = decide(&situation, memory, rng).into_iter().next() else { continue };
+            if proposal.action.is_order() {
+                memory.started();
+                budget.take(settings, clock);
+                nodes.anticipate(own.node, &proposal.action);
+            }
             wanted.push((group, proposal));
         }
         wanted
