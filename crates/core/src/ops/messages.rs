@@ -22,6 +22,7 @@ pub struct GroupEnvelope {
 codec_struct!(GroupEnvelope { from, to, message });
 
 /// How a group votes.
+#[expect(clippy::large_enum_variant, reason = "there are few of them at any time")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Vote {
     /// Locked and sealed; this is what it gives up.

@@ -96,6 +96,12 @@ impl UnderWay {
         };
         (self.request, reply)
     }
+
+    /// Whether this order of `own` does not stand in the way of one that `other` has. Of two groups that are both about to take
+    /// over from each other the one with the lower id goes first: if each held the other for busy, neither ever would.
+    pub(crate) fn yields(&self, own: GroupId, other: GroupId) -> bool {
+        matches!(self.stage, Stage::Preparing) && other < own
+    }
 }
 
 impl Replica {
@@ -271,13 +277,14 @@ impl Replica {
             }
             return;
         };
+        // One that has not heard yet how the last operation ended does not lie next to this group until it has.
+        if inspected.busy {
+            return self.pause_order("the neighbour is busy with another operation", cx);
+        }
         let begin = match begin_of(state, *from, boundary.as_ref(), inspected) {
             Ok(begin) => begin,
             Err(why) => return self.end_order(Reply::Refused(Refused::Invalid(why.to_owned())), cx),
         };
-        if inspected.busy {
-            return self.pause_order("the neighbour is busy with another operation", cx);
-        }
         let aligned = super::transitions::same_voters(&state.configuration.members, &inspected.link.members);
         let together = inspected.leader == self.name.node;
         if !aligned || !together {

@@ -14,6 +14,7 @@ use crate::types::{ConfigurationVersion, Incarnation, LinksVersion, OperationCou
 use bytes::Bytes;
 
 /// What an entry did that concerns more than the group's own record.
+#[expect(clippy::large_enum_variant, reason = "there are few of them at any time")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reshaped {
     /// The upper part went to a new group, which begins with this state.
