@@ -610,8 +610,8 @@ impl World {
                 self.note([12, host as u64, 0], || format!("host {host}: order {reply:?}"));
                 Ok(())
             }
-            Asked::Policy { group } => {
-                self.policy_answered(host, group, &reply);
+            Asked::Policy { group, change } => {
+                self.policy_answered(host, group, change, &reply);
                 Ok(())
             }
         }

@@ -69,6 +69,8 @@ pub enum Asked {
     Policy {
         /// The group.
         group: GroupId,
+        /// Whether its members are to change.
+        change: bool,
     },
 }
 

@@ -1,7 +1,7 @@
 //! Groups that look after themselves: each host's leaders decide now and then what their group should do, and order it.
 
 use crate::history::Time;
-use crate::host::Asked;
+use crate::host::{Asked, Process};
 use crate::invariants::{Checked, voters};
 use crate::plan::{MILLISECOND, Plan, SECOND};
 use crate::random::Random;
@@ -23,8 +23,6 @@ use scatter_gossip::Load;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// What another group's leader told of its load is known for so long.
-const TOLD_FOR: Time = 10 * SECOND;
 /// The most keys that are looked at to find the middle of a group.
 const MOST_KEYS: usize = 1_000;
 
@@ -97,10 +95,18 @@ impl Rules {
     }
 }
 
+/// What is remembered of a group while it is led here.
+#[derive(Debug, Default)]
+struct Led {
+    memory: Memory,
+    /// An order of the policies is under way.
+    ordered: bool,
+}
+
 /// What a process remembers of its policies.
 #[derive(Debug)]
 pub struct Policies {
-    memories: BTreeMap<GroupId, Memory>,
+    led: BTreeMap<GroupId, Led>,
     budget: Budget,
     rng: Rng,
     /// Where each group that is served here is read and written.
@@ -117,7 +123,7 @@ impl Policies {
     #[must_use]
     pub fn new(seed: u64, now: Time, started: Instant) -> Self {
         Self {
-            memories: BTreeMap::new(),
+            led: BTreeMap::new(),
             budget: Budget::default(),
             rng: Rng::new(seed),
             samplers: BTreeMap::new(),
@@ -195,46 +201,50 @@ impl World {
 
     /// What the leaders on a host want, each the most urgent thing.
     fn decide_all(&mut self, host: usize, rules: &Rules) -> Vec<(GroupId, Proposal)> {
-        let now = self.now;
         let target = &mut self.hosts[host];
-        let clock = target.clock.instant(now);
-        let Some(process) = &mut target.process else { return Vec::new() };
-        let (Some(policies), Some(gossip)) = (&mut process.policies, &process.gossip) else { return Vec::new() };
-        let own = process.node.id();
-        let leads = |group: &GroupId| process.node.leadership(*group).is_some_and(|(leader, _)| leader == Some(own));
-        let led: Vec<GroupId> = process.node.groups().filter(leads).collect();
-        let Policies { memories, budget, rng, rates, .. } = policies;
-        memories.retain(|group, _| led.contains(group));
+        let clock = target.clock.instant(self.now);
+        let Some(Process { node, stage, policies: Some(policies), gossip: Some(gossip), .. }) = &mut target.process
+        else {
+            return Vec::new();
+        };
+        let own = node.id();
+        let leads = |group: GroupId| node.leadership(group).is_some_and(|(leader, _)| leader == Some(own));
+        let Policies { led, budget, rng, rates, .. } = policies;
+        led.retain(|group, _| leads(*group));
         let mut nodes = Nodes::new(gossip.node_hints(rules.capacity));
         let mut wanted = Vec::new();
-        for group in led {
-            let Some(state) = process.stage.state(group) else { continue };
-            let operations_per_second = rates.get(&group).copied().unwrap_or_default();
-            let load = GroupLoad { keys: state.keys, bytes: state.bytes, operations_per_second };
-            self.loads.insert(group, (now, load));
-            let neighbour = |link: &'_ Link| {
-                self.loads.get(&link.group).filter(|(told, _)| told + TOLD_FOR > now).map(|(_, load)| *load)
+        for group in node.groups().filter(|group| leads(*group)) {
+            let (Some(state), Some(hint)) = (stage.state(group), nodes.get(own).cloned()) else { continue };
+            let Led { memory, ordered } = led.entry(group).or_default();
+            if *ordered {
+                continue;
+            }
+            // As in a node, only a neighbour that is led here as well shows its load.
+            let load = |group: GroupId| {
+                let operations_per_second = rates.get(&group).copied().unwrap_or_default();
+                let state = stage.state(group).filter(|_| leads(group))?;
+                Some(GroupLoad { keys: state.keys, bytes: state.bytes, operations_per_second })
             };
+            let neighbour = |link: &'_ Link| load(link.group);
             let (before, after) = (&state.links.predecessor, &state.links.successor);
-            let round_trips = if rules.round_trips { round_trips(state) } else { RoundTrips::default() };
-            let descriptor = state.descriptor(Some(own), process.node.leadership(group).unwrap_or_default().1);
+            let round_trips = if rules.round_trips { round_trips(state, own) } else { RoundTrips::default() };
+            let descriptor = state.descriptor(Some(own), node.leadership(group).unwrap_or_default().1);
             let facts = GroupFacts {
                 descriptor: &descriptor,
-                load,
-                busy: process.node.busy(group),
+                load: load(group).unwrap_or_default(),
+                busy: node.busy(group),
                 predecessor: Neighbour { group: before.group, members: &before.members, load: neighbour(before) },
                 successor: Neighbour { group: after.group, members: &after.members, load: neighbour(after) },
                 round_trips: &round_trips,
             };
-            let Some(own) = nodes.get(own).cloned() else { continue };
             let settings = &rules.settings;
-            let situation = Situation { group: &facts, own: &own, nodes: &nodes, settings, budget, now: clock };
-            let memory = memories.entry(group).or_default();
+            let situation = Situation { group: &facts, own: &hint, nodes: &nodes, settings, budget, now: clock };
             let Some(proposal) = decide(&situation, memory, rng).into_iter().next() else { continue };
             if proposal.action.is_order() {
                 memory.started();
+                *ordered = true;
                 budget.take(settings, clock);
-                nodes.anticipate(own.node, &proposal.action);
+                nodes.anticipate(own, &proposal.action);
             }
             wanted.push((group, proposal));
         }
@@ -251,11 +261,11 @@ impl World {
                     set.extend(add.iter().map(|(node, _)| *node));
                     self.note_ordered(group, set);
                 }
-                let Some(request) = self.ask(host, Asked::Policy { group }) else { return Ok(()) };
+                let Some(request) = self.ask(host, Asked::Policy { group, change: true }) else { return Ok(()) };
                 return self.input(host, Input::ChangeMembers { request, group, add, remove });
             }
             Action::TransferLeader { to } => {
-                let Some(request) = self.ask(host, Asked::Policy { group }) else { return Ok(()) };
+                let Some(request) = self.ask(host, Asked::Policy { group, change: false }) else { return Ok(()) };
                 return self.input(host, Input::HandOver { request, group, to });
             }
             Action::Split { by } => self.boundary_in(host, group, by, 500).map(|at| Order::Split { at }),
@@ -279,7 +289,7 @@ impl World {
             self.policy_ended(host, group, Outcome::Failed);
             return Ok(());
         };
-        let Some(request) = self.ask(host, Asked::Policy { group }) else { return Ok(()) };
+        let Some(request) = self.ask(host, Asked::Policy { group, change: false }) else { return Ok(()) };
         self.input(host, Input::Reshape { request, group, order })
     }
 
@@ -289,14 +299,17 @@ impl World {
         let process = target.process.as_ref()?;
         let range = &process.stage.state(group)?.range;
         let sampler = process.policies.as_ref().and_then(|policies| policies.samplers.get(&group));
-        let sampled = sampler.filter(|_| by == Measure::Operations).and_then(|known| known.quantile(range, permille));
+        let is_sampled = by == Measure::Operations || permille != 500;
+        let sampled = sampler.filter(|_| is_sampled).and_then(|known| known.quantile(range, permille));
         sampled.or_else(|| middle(&target.disk.store.view(), process.stage.tablets(group)?, range, MOST_KEYS).ok()?)
     }
 
     /// What a policy ordered came to an end.
-    pub(crate) fn policy_answered(&mut self, host: usize, group: GroupId, reply: &Reply) {
+    pub(crate) fn policy_answered(&mut self, host: usize, group: GroupId, change: bool, reply: &Reply) {
         let outcome = match reply {
             Reply::Done | Reply::Split { .. } => Outcome::Done,
+            // Another node may do.
+            Reply::Refused(_) if change => Outcome::Refused,
             Reply::Refused(_) | Reply::Lost | Reply::ReadNow { .. } => Outcome::Failed,
         };
         self.note([30, host as u64, group.0], || format!("host {host}: what {group} wanted: {reply:?}"));
@@ -308,8 +321,9 @@ impl World {
         let target = &mut self.hosts[host];
         let clock = target.clock.instant(self.now);
         let Some(policies) = target.process.as_mut().and_then(|process| process.policies.as_mut()) else { return };
-        if let Some(memory) = policies.memories.get_mut(&group) {
-            memory.ended(outcome, &rules.settings, clock, &mut policies.rng);
+        if let Some(led) = policies.led.get_mut(&group) {
+            led.ordered = false;
+            led.memory.ended(outcome, &rules.settings, clock, &mut policies.rng);
         }
     }
 
@@ -338,15 +352,11 @@ impl World {
     }
 }
 
-/// How long messages take between members, for all that the leader knows: the same whenever it is asked.
-fn round_trips(state: &GroupState) -> RoundTrips {
+/// How long messages take from here to other members, for all that the leader knows: the same whenever it is asked.
+fn round_trips(state: &GroupState, own: NodeId) -> RoundTrips {
     let mut known = RoundTrips::default();
-    let nodes: Vec<NodeId> = state.configuration.voters().map(|member| member.node).collect();
-    for (index, a) in nodes.iter().enumerate() {
-        for b in &nodes[index + 1..] {
-            known.set_between(*a, *b, Duration::from_micros((a.0 ^ b.0) % 30_000));
-        }
-        known.set_clients(*a, Duration::from_micros(a.0 % 30_000));
+    for member in state.configuration.voters().filter(|member| member.node != own) {
+        known.set_between(own, member.node, Duration::from_micros((own.0 ^ member.node.0) % 30_000));
     }
     known
 }

@@ -22,7 +22,6 @@ use scatter_core::config::Config;
 use scatter_core::durable::{NodeRecord, Write};
 use scatter_core::effects::LogRead;
 use scatter_core::group::{Configuration, GroupState, Limits, Link, Machine, Member, Role};
-use scatter_core::policy::GroupLoad;
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::store::Store;
 use scatter_core::time::LogTime;
@@ -155,8 +154,6 @@ pub struct World {
     pub random: Random,
     /// Limits of the state machines.
     pub limits: Limits,
-    /// What leaders told of their groups' load last, with when.
-    pub loads: BTreeMap<GroupId, (Time, GroupLoad)>,
     /// Policies order nothing more.
     pub policies_rest: bool,
 }
@@ -187,7 +184,6 @@ impl World {
             nemesis,
             random,
             limits,
-            loads: BTreeMap::new(),
             policies_rest: false,
             plan,
         };
