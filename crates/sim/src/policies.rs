@@ -162,7 +162,7 @@ impl World {
         let incoming = statuses.iter().filter(|status| matches!(status.role, "joining" | "learner")).count();
         let leaders = statuses.iter().filter(|status| status.role == "leader").count();
         let bytes =
-            statuses.iter().filter_map(|status| process.stage.state(status.replica.group)).map(|state| state.bytes);
+            statuses.iter().filter_map(|status| process.stage.state(status.replica.group)).map(GroupState::shown_bytes);
         Load {
             replicas: statuses.len() as u32,
             incoming: incoming as u32,
@@ -223,7 +223,7 @@ impl World {
             let load = |group: GroupId| {
                 let operations_per_second = rates.get(&group).copied().unwrap_or_default();
                 let state = stage.state(group).filter(|_| leads(group))?;
-                Some(GroupLoad { keys: state.keys, bytes: state.bytes, operations_per_second })
+                Some(GroupLoad { keys: state.shown_keys(), bytes: state.shown_bytes(), operations_per_second })
             };
             let neighbour = |link: &'_ Link| load(link.group);
             let (before, after) = (&state.links.predecessor, &state.links.successor);
