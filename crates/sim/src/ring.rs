@@ -13,9 +13,6 @@ use scatter_core::ops::order::{Order, Side};
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::types::GroupId;
 
-/// The most groups that splits make.
-const MOST_GROUPS: usize = 7;
-
 impl World {
     /// A position in `range` but not its start: where a key lies, or just behind one.
     fn position_in(&mut self, range: &KeyRange) -> Option<Position> {
@@ -48,7 +45,7 @@ impl World {
 
     pub(crate) fn order_split(&mut self) -> Checked {
         let groups = self.groups();
-        if groups.is_empty() || groups.len() >= MOST_GROUPS {
+        if groups.is_empty() || groups.len() >= self.plan.most_groups {
             return Ok(());
         }
         let group = *self.nemesis_random().pick(&groups);
