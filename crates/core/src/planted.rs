@@ -21,6 +21,12 @@ macro_rules! bugs {
                     $(Self::$bug => $name,)*
                 }
             }
+
+            /// Whether it is a bug of operations of groups on the ring, which are listed last.
+            #[must_use]
+            pub const fn is_between_groups(self) -> bool {
+                self as usize >= Self::UnalignedTakeover as usize
+            }
         }
     };
 }
