@@ -55,21 +55,7 @@ impl Replica {
 
     /// A member that does not lead tells who the members are: the leader may be one that the asker does not know.
     fn point_on(&self, node: NodeId, from: GroupId, message: &GroupMessage, cx: &mut Context<'_>) {
-        let asks = match message {
-            GroupMessage::Inspect
-            | GroupMessage::Align { .. }
-            | GroupMessage::Prepare { .. }
-            | GroupMessage::Resolve { .. }
-            | GroupMessage::Ask { .. }
-            | GroupMessage::Neighbour { .. } => true,
-            GroupMessage::Inspected { .. }
-            | GroupMessage::Voted { .. }
-            | GroupMessage::Resolved { .. }
-            | GroupMessage::Answer { .. }
-            | GroupMessage::Heard { .. }
-            | GroupMessage::Moved { .. } => false,
-        };
-        if let Some(configuration) = self.configuration.clone().filter(|_| asks) {
+        if let Some(configuration) = self.configuration.clone().filter(|_| message.asks()) {
             self.tell_node(node, None, from, GroupMessage::Moved { configuration }, cx);
         }
     }
