@@ -131,6 +131,8 @@ pub enum Fault {
     Merge,
     /// A group takes over part of what a neighbour has.
     Repartition,
+    /// A group is ordered one of these three, and when it has come to a certain step, other things happen to it.
+    Ambush,
     /// Two hosts swap their addresses for a while.
     SwapAddresses,
     /// A leader is left with a bare majority for longer than its leases; then one of that majority restarts, or has a fast
@@ -351,6 +353,12 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
             vec![SlowDisk, HangDisk, FailSync, FullDisk, Crash, CrashMany, Rollback, Wipe, Isolate, StallApply]
         }
         Profile::Ring => vec![
+            Ambush,
+            Ambush,
+            Ambush,
+            Ambush,
+            Ambush,
+            Ambush,
             Split,
             Split,
             Split,

@@ -48,10 +48,17 @@ impl World {
 
     pub(crate) fn order_split(&mut self) -> Checked {
         let groups = self.groups();
-        if groups.is_empty() || groups.len() >= MOST_GROUPS {
+        if groups.is_empty() {
             return Ok(());
         }
         let group = *self.nemesis_random().pick(&groups);
+        self.order_split_of(group)
+    }
+
+    pub(crate) fn order_split_of(&mut self, group: GroupId) -> Checked {
+        if self.groups().len() >= MOST_GROUPS {
+            return Ok(());
+        }
         let Some(range) = self.observer.newest(group).map(|state| state.range.clone()) else { return Ok(()) };
         let Some(at) = self.position_in(&range) else { return Ok(()) };
         self.order_reshape(group, Order::Split { at })
@@ -63,7 +70,17 @@ impl World {
             return self.order_split();
         }
         let group = *self.nemesis_random().pick(&groups);
+        self.order_takeover_by(group, merge)
+    }
+
+    /// Orders a group to take over all or a part of what one of its neighbours has.
+    pub(crate) fn order_takeover_by(&mut self, group: GroupId, merge: bool) -> Checked {
         let from = if self.nemesis_random().permille(500) { Side::Successor } else { Side::Predecessor };
+        self.order_takeover_from(group, from, merge)
+    }
+
+    /// Orders a group to take over all or a part of what the neighbour on one side has.
+    pub(crate) fn order_takeover_from(&mut self, group: GroupId, from: Side, merge: bool) -> Checked {
         let Some(state) = self.observer.newest(group) else { return Ok(()) };
         let link = match from {
             Side::Predecessor => &state.links.predecessor,
