@@ -70,11 +70,6 @@ impl World {
             return self.order_split();
         }
         let group = *self.nemesis_random().pick(&groups);
-        self.order_takeover_by(group, merge)
-    }
-
-    /// Orders a group to take over all or a part of what one of its neighbours has.
-    pub(crate) fn order_takeover_by(&mut self, group: GroupId, merge: bool) -> Checked {
         let from = if self.nemesis_random().permille(500) { Side::Successor } else { Side::Predecessor };
         self.order_takeover_from(group, from, merge)
     }

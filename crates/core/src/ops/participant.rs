@@ -65,7 +65,8 @@ impl Replica {
         let Some(state) = self.report.as_ref().map(|report| report.state.clone()) else { return };
         let Role::Leader(leader) = &self.role else { return };
         let moving = leader.change.is_some() || leader.hand_over.is_some() || leader.structural.is_some();
-        let busy = moving || leader.operations.order.is_some() || self.is_locked();
+        let locked = self.is_locked() && !planted::on(Bug::TwoPendingOperations);
+        let busy = moving || leader.operations.order.is_some() || locked;
         let (link, operations, leader) = (state.link(), state.operations, self.name.node);
         self.tell_node(node, None, from, GroupMessage::Inspected { link, operations, leader, busy }, cx);
     }
