@@ -99,6 +99,15 @@ impl World {
         })
     }
 
+    /// Whether all that could tell a replica of a group that is no more have lost their disks.
+    fn is_stranded(&self, host: usize, group: GroupId) -> bool {
+        let tells = |log: &crate::disk::Log| log.tombstones.iter().any(|gone| gone.replica.group == group);
+        let others = self.hosts.iter().enumerate().filter(|(other, _)| *other != host);
+        let once = self.observer.configurations(group).iter().flat_map(|(_, configuration)| &configuration.members);
+        let mut lost = once.filter(|member| self.nemesis.replaced.iter().any(|(_, node)| *node == member.node));
+        lost.next().is_some() && !others.into_iter().any(|(_, other)| tells(&other.disk.log))
+    }
+
     /// I34: whether no lock, no obligation and no left-over is there any more, and every group knows its neighbours.
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -113,9 +122,11 @@ impl World {
             };
             known(&state.links.successor, after) && known(&state.links.predecessor, before)
         });
-        let buried = self.hosts.iter().filter_map(|host| host.process.as_ref()).all(|process| {
-            process.node.groups().all(|group| groups.contains(&group))
-                && process.stage.marks().iter().all(|(group, _)| groups.contains(group))
+        let buried = self.hosts.iter().enumerate().all(|(host, target)| {
+            let Some(process) = &target.process else { return true };
+            let marks = process.stage.marks();
+            let mut held = process.node.groups().chain(marks.into_iter().map(|(group, _)| group));
+            held.all(|group| groups.contains(&group) || self.is_stranded(host, group))
         });
         at_rest && linked && buried
     }

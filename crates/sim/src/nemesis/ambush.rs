@@ -13,6 +13,7 @@ use scatter_core::input::Input;
 use scatter_core::ops::Pending;
 use scatter_core::ops::order::Side;
 use scatter_core::types::{GroupId, NodeId, RangeVersion};
+use std::collections::BTreeSet;
 
 /// How often those in wait look.
 const LOOK: Time = MILLISECOND;
@@ -71,7 +72,7 @@ enum Mischief {
     EntrustForgetful,
     /// The group is left to this host alone.
     Entrust(usize),
-    /// Everybody else loses their disks.
+    /// Everybody else who had it loses their disks.
     WipeOthers(usize),
     /// The parent of a child does without a host, and the child is left to that host alone.
     PartWays,
@@ -275,7 +276,7 @@ impl World {
             }
             Mischief::EntrustLagger | Mischief::EntrustForgetful => self.entrust_to_follower(ambush),
             Mischief::Entrust(host) => return self.entrust(group, host),
-            Mischief::WipeOthers(host) => self.wipe_others(host),
+            Mischief::WipeOthers(host) => self.wipe_others(group, host),
             Mischief::PartWays => return self.part_ways(ambush),
             Mischief::Forget(host) => self.crash_and_start(host),
         }
@@ -320,10 +321,12 @@ impl World {
         self.change_members(group, Vec::new(), gone)
     }
 
-    fn wipe_others(&mut self, host: usize) {
+    fn wipe_others(&mut self, group: GroupId, host: usize) {
+        let once = self.observer.configurations(group).iter().flat_map(|(_, configuration)| &configuration.members);
+        let once: BTreeSet<NodeId> = once.map(|member| member.node).collect();
         for other in (0..self.hosts.len()).filter(|other| *other != host) {
             let Some(node) = self.hosts[other].node_id() else { continue };
-            if self.hosts[other].disk.log.node.is_some() && self.may_lose(node) {
+            if once.contains(&node) && self.hosts[other].disk.log.node.is_some() && self.may_lose(node) {
                 self.wipe(other);
                 let down = self.span(MILLISECOND, 2 * SECOND);
                 self.at(self.now + down, Event::Undo(Undo::Start(other)));
