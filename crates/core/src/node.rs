@@ -865,11 +865,12 @@ impl Node {
     fn on_group_envelope(&mut self, now: Now, from: NodeId, envelope: GroupEnvelope, effects: &mut Effects) {
         let GroupEnvelope { from: group, to, message } = envelope;
         let target = self.heir_of(to);
+        let asks = message.asks();
         if self.with(now, target, effects, |replica, cx| replica.on_group_message(from, group, message, cx)) {
             return;
         }
         let gone = self.tombstones.get(&target).and_then(|gone| gone.last());
-        if let Some(configuration) = gone.and_then(|gone| gone.configuration.clone()) {
+        if let Some(configuration) = gone.and_then(|gone| gone.configuration.clone()).filter(|_| asks) {
             let message = GroupMessage::Moved { configuration };
             let message = PeerMessage::Group { envelope: GroupEnvelope { from: target, to: group, message } };
             effects.messages.push(Outgoing { to: from, address: None, bulk: false, message });

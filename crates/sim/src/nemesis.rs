@@ -3,6 +3,7 @@
 //! It keeps to what the protocol promises to survive: a wiped, rolled-back or cloned disk counts as a lost node, and no more
 //! nodes are lost than leave every group a majority; a disk is put back only to before a boot that its peers have seen.
 
+mod ambush;
 mod plots;
 pub mod steps;
 
@@ -58,6 +59,8 @@ pub enum Undo {
     Strike(Vec<usize>),
     /// A host is to be emptied, or no more.
     Drain(usize, bool),
+    /// Whoever lies in wait looks.
+    Ambush(ambush::Ambush),
 }
 
 /// Why a grantor might forget the lease it granted.
@@ -93,6 +96,8 @@ pub struct Nemesis {
     tampered: BTreeSet<NodeId>,
     /// The nonces of processes that run on such a disk.
     impostors: BTreeSet<u64>,
+    /// Until when what groups say to each other arrives twice.
+    echoes_until: Time,
 }
 
 /// How long after an order its set may come to be.
@@ -124,6 +129,7 @@ impl Nemesis {
             boots: BTreeMap::new(),
             tampered: BTreeSet::new(),
             impostors: BTreeSet::new(),
+            echoes_until: 0,
         }
     }
 
@@ -279,6 +285,7 @@ impl World {
             Fault::Split => return self.order_split(),
             Fault::Merge => return self.order_takeover(true),
             Fault::Repartition => return self.order_takeover(false),
+            Fault::Ambush => return self.ambush(),
             Fault::SwapAddresses => {
                 let (a, b) = (self.any_host(), self.any_host());
                 // Before everybody belongs to the cluster that would be another list of founders.
@@ -651,6 +658,9 @@ impl World {
     /// # Errors
     /// The invariant that does not hold after it.
     pub fn undo(&mut self, undo: Undo) -> Checked {
+        if let Undo::Ambush(ambush) = undo {
+            return self.look_out(ambush);
+        }
         self.note([23, 0, 0], || format!("undone: {undo:?}"));
         match undo {
             Undo::Mend(links, how) => {
@@ -697,7 +707,8 @@ impl World {
                 let others: Vec<usize> = (0..self.hosts.len()).filter(|other| *other != host).collect();
                 self.part(host, &others, until);
             }
-            Undo::Strike(_) | Undo::Order(_) | Undo::Unseat(_) | Undo::Restart(_) | Undo::Slow(_) | Undo::Part(..) => {}
+            Undo::Order(_) | Undo::Unseat(_) | Undo::Restart(_) | Undo::Slow(_) | Undo::Part(..) => {}
+            Undo::Strike(_) | Undo::Ambush(_) => {}
             Undo::Usurp(leader, victim, weakness, until) => {
                 if !self.nemesis.stopped {
                     self.part(leader, &[victim], until);

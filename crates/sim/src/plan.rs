@@ -146,6 +146,8 @@ pub enum Fault {
     CrashAtStep,
     /// A host is to be emptied, for a while.
     Drain,
+    /// A group is ordered one of these three, and when it has come to a certain step, other things happen to it.
+    Ambush,
     /// Two hosts swap their addresses for a while.
     SwapAddresses,
     /// A leader is left with a bare majority for longer than its leases; then one of that majority restarts, or has a fast
@@ -378,6 +380,12 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
             vec![SlowDisk, HangDisk, FailSync, FullDisk, Crash, CrashMany, Rollback, Wipe, Isolate, StallApply]
         }
         Profile::Ring => vec![
+            Ambush,
+            Ambush,
+            Ambush,
+            Ambush,
+            Ambush,
+            Ambush,
             Split,
             Split,
             Split,

@@ -117,6 +117,11 @@ impl World {
                 if let Some(again) = again.filter(|_| twice) {
                     self.at(again, Event::Arrive { from, to, packet: Box::new(packet.clone()) });
                 }
+                if let Packet::Peer { message: PeerMessage::Group { .. }, .. } = &packet
+                    && let Some(late) = self.echo()
+                {
+                    self.at(at + late, Event::Arrive { from, to, packet: Box::new(packet.clone()) });
+                }
                 self.at(at, Event::Arrive { from, to, packet: Box::new(packet) });
             }
         }

@@ -149,3 +149,25 @@ codec_enum!(GroupMessage {
     11 => Heard { of, known, link },
     12 => Moved { configuration },
 });
+
+impl GroupMessage {
+    /// Whether whoever says it waits for the group it is meant for, so that a node where that group is not, or is not led, tells
+    /// where it is. Nothing else is answered so: two nodes that know no more of each other's group would go on for ever.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        match self {
+            Self::Inspect
+            | Self::Align { .. }
+            | Self::Prepare { .. }
+            | Self::Resolve { .. }
+            | Self::Ask { .. }
+            | Self::Neighbour { .. } => true,
+            Self::Inspected { .. }
+            | Self::Voted { .. }
+            | Self::Resolved { .. }
+            | Self::Answer { .. }
+            | Self::Heard { .. }
+            | Self::Moved { .. } => false,
+        }
+    }
+}

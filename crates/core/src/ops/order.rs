@@ -15,6 +15,7 @@ use crate::codec_enum;
 use crate::effects::{Refused, Reply};
 use crate::entry::EntryKind;
 use crate::group::{GroupState, Link, Role as MemberRole};
+use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::ring::{KeyRange, Position};
 use crate::time::Instant;
@@ -149,7 +150,7 @@ impl Replica {
 
     /// Why an order makes no sense, if so.
     fn order_refusal(&self, state: &GroupState, order: &Order, busy: bool) -> Option<Refused> {
-        if busy || state.pending.is_some() {
+        if busy || state.pending.is_some() && !planted::on(Bug::TwoPendingOperations) {
             return Some(Refused::Invalid("the group is busy with another operation".to_owned()));
         }
         let why = match order {
@@ -212,7 +213,8 @@ impl Replica {
             Stage::Preparing if cx.now.instant >= order.deadline => {
                 self.end_order(Reply::Refused(Refused::GivenUp(order.reason)), cx);
             }
-            Stage::Preparing if cx.now.instant < order.pause_until || state.pending.is_some() => {}
+            Stage::Preparing if cx.now.instant < order.pause_until => {}
+            Stage::Preparing if state.pending.is_some() && !planted::on(Bug::TwoPendingOperations) => {}
             Stage::Preparing => self.prepare_takeover(state, &order, due, cx),
         }
     }
@@ -287,7 +289,7 @@ impl Replica {
         };
         let aligned = super::transitions::same_voters(&state.configuration.members, &inspected.link.members);
         let together = inspected.leader == self.name.node;
-        if !aligned || !together {
+        if (!aligned || !together) && !planted::on(Bug::UnalignedTakeover) {
             // It is asked again and again; what it says next tells whether it has followed.
             let members = state.configuration.members.iter().map(|member| (member.node, member.address.clone()));
             let align = GroupMessage::Align { members: members.collect(), leader: self.name.node };

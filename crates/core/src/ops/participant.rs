@@ -55,21 +55,7 @@ impl Replica {
 
     /// A member that does not lead tells who the members are: the leader may be one that the asker does not know.
     fn point_on(&self, node: NodeId, from: GroupId, message: &GroupMessage, cx: &mut Context<'_>) {
-        let asks = match message {
-            GroupMessage::Inspect
-            | GroupMessage::Align { .. }
-            | GroupMessage::Prepare { .. }
-            | GroupMessage::Resolve { .. }
-            | GroupMessage::Ask { .. }
-            | GroupMessage::Neighbour { .. } => true,
-            GroupMessage::Inspected { .. }
-            | GroupMessage::Voted { .. }
-            | GroupMessage::Resolved { .. }
-            | GroupMessage::Answer { .. }
-            | GroupMessage::Heard { .. }
-            | GroupMessage::Moved { .. } => false,
-        };
-        if let Some(configuration) = self.configuration.clone().filter(|_| asks) {
+        if let Some(configuration) = self.configuration.clone().filter(|_| message.asks()) {
             self.tell_node(node, None, from, GroupMessage::Moved { configuration }, cx);
         }
     }
@@ -81,7 +67,8 @@ impl Replica {
         let moving = leader.change.is_some() || leader.hand_over.is_some() || leader.structural.is_some();
         let own = self.name.group;
         let ordered = leader.operations.order.as_ref().is_some_and(|order| !order.yields(own, from));
-        let busy = moving || ordered || self.is_locked();
+        let locked = self.is_locked() && !planted::on(Bug::TwoPendingOperations);
+        let busy = moving || ordered || locked;
         let (link, operations, leader) = (state.link(), state.operations, self.name.node);
         self.tell_node(node, None, from, GroupMessage::Inspected { link, operations, leader, busy }, cx);
     }
