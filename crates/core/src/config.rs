@@ -25,6 +25,8 @@ pub struct Config {
     pub read_mode: ReadMode,
     /// How often a leader speaks when it has nothing to say.
     pub heartbeat: Duration,
+    /// Whether nodes speak for groups that have nothing to say themselves ([`crate::cover`]).
+    pub covers: bool,
     /// The least time without a leader before a replica stands for election. Drawn anew for every wait.
     pub election_min: Duration,
     /// The most time without a leader before a replica stands for election.
@@ -81,6 +83,7 @@ impl Default for Config {
             drift_ppm: 10_000,
             read_mode: ReadMode::Lease,
             heartbeat: Duration::from_millis(50),
+            covers: true,
             election_min: Duration::from_millis(310),
             election_max: Duration::from_millis(430),
             candidate_patience: Duration::from_millis(150),

@@ -4,6 +4,7 @@ pub mod birth;
 pub mod codec;
 pub mod command;
 pub mod config;
+pub mod cover;
 pub mod durable;
 pub mod effects;
 pub mod entry;

@@ -3,6 +3,7 @@
 //! A message may be lost, repeated, delayed and reordered; nothing here relies on the transport for more than keeping the
 //! bytes of one message together. Every message between replicas carries both full names.
 
+use crate::cover::Covered;
 use crate::durable::{Binding, PeerRecord};
 use crate::entry::Entry;
 use crate::group::Configuration;
@@ -271,6 +272,43 @@ pub enum PeerMessage {
         /// The slot at which it did.
         at: Slot,
     },
+    /// Asks to speak for groups that the sender leads and the receiver follows in ([`crate::cover`]).
+    Cover {
+        /// Which set of groups; rises, and no process of the sender uses one twice.
+        generation: u64,
+        /// The groups.
+        groups: Vec<Covered>,
+    },
+    /// The sender goes by a cover.
+    Covered {
+        /// Which.
+        generation: u64,
+        /// Without these.
+        without: Vec<GroupId>,
+    },
+    /// To every group of a generation: an Accept without entries.
+    Beat {
+        /// Which.
+        generation: u64,
+        /// As in an Accept.
+        stamp: Instant,
+        /// As in an Accept.
+        lease_nanos: u64,
+    },
+    /// From every group of a generation: a lease granted.
+    Beaten {
+        /// Which.
+        generation: u64,
+        /// As in an Accepted.
+        stamp: Instant,
+        /// As in an Accepted.
+        lease_nanos: u64,
+    },
+    /// The sender does not go by this generation any more.
+    Uncovered {
+        /// Which.
+        generation: u64,
+    },
     /// Hints for the shell, of which the core knows nothing.
     Gossip {
         /// As the gossip's own format has it.
@@ -285,6 +323,11 @@ codec_enum!(PeerMessage {
     4 => Group { envelope },
     5 => Gone { to, into, at },
     6 => Gossip { datagram },
+    7 => Cover { generation, groups },
+    8 => Covered { generation, without },
+    9 => Beat { generation, stamp, lease_nanos },
+    10 => Beaten { generation, stamp, lease_nanos },
+    11 => Uncovered { generation },
 });
 
 /// How a node introduces itself on a connection.

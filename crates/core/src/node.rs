@@ -5,6 +5,7 @@
 
 use crate::birth::{Birth, Origin};
 use crate::config::Config;
+use crate::cover::Covers;
 use crate::durable::{
     HardState, MAX_NONCES, Merger, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write,
 };
@@ -132,6 +133,8 @@ pub(crate) struct Index {
     unsynced_of: BTreeMap<GroupId, WriteId>,
     /// Those that miss somebody.
     pub(crate) lonely: BTreeSet<GroupId>,
+    /// Those led here.
+    pub(crate) led: BTreeSet<GroupId>,
     leaderships: BTreeMap<GroupId, (Option<NodeId>, Ballot)>,
     /// Groups that came, went, or have another leader or ballot, since the shell asked.
     changed: BTreeSet<GroupId>,
@@ -183,6 +186,7 @@ pub struct Node {
     /// Replicas that are to come to be here, each with whom to ask.
     wanted: Vec<(ReplicaName, ReplicaName)>,
     pub(crate) index: Index,
+    pub(crate) covers: Covers,
     /// Groups that wait for news of their machine.
     eager: BTreeSet<GroupId>,
     /// Groups that were merged away here and whose logs are kept for others.
@@ -232,6 +236,7 @@ impl Node {
             touched: BTreeSet::new(),
             wanted: Vec::new(),
             index: Index::default(),
+            covers: Covers::default(),
             eager: BTreeSet::new(),
             merged: BTreeSet::new(),
             now,
@@ -426,7 +431,7 @@ impl Node {
             return None;
         }
         let replicas = self.index.deadlines.first().map(|(at, _)| *at);
-        replicas.into_iter().chain(self.birth_deadline()).min()
+        replicas.into_iter().chain(self.birth_deadline()).chain(self.covers_deadline()).min()
     }
 
     /// Whether some replica can go on only once its machine has: [`Input::Applied`] should not wait for other inputs.
@@ -610,6 +615,11 @@ impl Node {
         let unsynced = replica.and_then(|replica| replica.unsynced.front()).map(|(first, _)| *first);
         let lonely = replica.is_some_and(|replica| self.is_lonely(replica));
         let leadership = self.leadership(group);
+        if leadership.is_some_and(|(leader, _)| leader == Some(self.record.node)) {
+            self.index.led.insert(group);
+        } else {
+            self.index.led.remove(&group);
+        }
         self.index.set_deadline(group, deadline);
         self.index.set_unsynced(group, unsynced);
         if lonely {
@@ -812,6 +822,7 @@ impl Node {
         for group in due {
             self.with(now, group, effects, |replica, cx| replica.on_tick(cx));
         }
+        self.tick_covers(now, effects);
     }
 
     fn on_synced(&mut self, now: Now, write: WriteId, effects: &mut Effects) {
@@ -852,6 +863,15 @@ impl Node {
                 self.on_gone(now, to, Merger { into, at }, effects);
             }
             PeerMessage::Gone { .. } | PeerMessage::Gossip { .. } => {}
+            PeerMessage::Cover { generation, groups } => self.on_cover(from, generation, groups, effects),
+            PeerMessage::Covered { generation, without } => self.on_covered(now, from, generation, &without),
+            PeerMessage::Beat { generation, stamp, lease_nanos } => {
+                self.on_beat(now, from, (generation, stamp, lease_nanos), effects);
+            }
+            PeerMessage::Beaten { generation, stamp, lease_nanos } => {
+                self.on_beaten(now, from, (generation, stamp, lease_nanos), effects);
+            }
+            PeerMessage::Uncovered { generation } => self.on_uncovered(from, generation),
             PeerMessage::Replica { envelope } => {
                 if envelope.from.node == from && envelope.from.group == envelope.to.group {
                     self.on_envelope(now, envelope, effects);

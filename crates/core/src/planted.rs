@@ -144,6 +144,8 @@ bugs! {
     VouchedWithoutLease => "vouched-without-lease",
     /// A follower counts its age from when the leader's word arrived instead of when it asked.
     FreshFromArrival => "fresh-from-arrival",
+    /// A replica goes by a beat for another ballot than the one that it has promised.
+    BeatOfAnotherBallot => "beat-of-another-ballot",
     /// A group takes over from one with other members, led elsewhere.
     UnalignedTakeover => "unaligned-takeover",
     /// A Prepare is not checked against what has become of the range (hazard 4).

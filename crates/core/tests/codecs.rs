@@ -9,6 +9,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use scatter_core::codec::{Decode, DecodeError, Encode, MAX_LIST};
+use scatter_core::cover::Covered;
 use scatter_core::durable::{Binding, HardState, Merger, NodeRecord, PeerRecord, Tombstone, Write};
 use scatter_core::entry::{Entry, EntryClock, EntryKind, MAX_ENTRY_BYTES};
 use scatter_core::group::{Configuration, Correction, GroupState, Link, Member, Role};
@@ -177,6 +178,32 @@ fn peer_message() -> impl Strategy<Value = PeerMessage> {
         1 => binding().prop_map(|binding| PeerMessage::Bound { binding }),
         8 => between_groups::envelope().prop_map(|envelope| PeerMessage::Group { envelope }),
         1 => (name(), merger()).prop_map(|(to, Merger { into, at })| PeerMessage::Gone { to, into, at }),
+        2 => cover(),
+    ]
+}
+
+fn cover() -> impl Strategy<Value = PeerMessage> {
+    let covered = (name(), ballot()).prop_map(|(name, ballot)| Covered {
+        group: name.group,
+        incarnation: name.incarnation,
+        ballot,
+    });
+    let beat = (any::<u64>(), any::<u64>(), any::<u64>());
+    prop_oneof![
+        (any::<u64>(), vec(covered, 0..4)).prop_map(|(generation, groups)| PeerMessage::Cover { generation, groups }),
+        (any::<u64>(), vec(any::<u64>().prop_map(GroupId), 0..4))
+            .prop_map(|(generation, without)| PeerMessage::Covered { generation, without }),
+        beat.prop_map(|(generation, stamp, lease_nanos)| PeerMessage::Beat {
+            generation,
+            stamp: Instant(stamp),
+            lease_nanos
+        }),
+        beat.prop_map(|(generation, stamp, lease_nanos)| PeerMessage::Beaten {
+            generation,
+            stamp: Instant(stamp),
+            lease_nanos
+        }),
+        any::<u64>().prop_map(|generation| PeerMessage::Uncovered { generation }),
     ]
 }
 

@@ -216,7 +216,7 @@ impl Replica {
         }
         self.follow(from, cx);
         self.ask_for_state(from, cx);
-        let lease_unsynced = self.grant_lease(&accept, cx);
+        let lease_unsynced = self.grant_lease(accept.ballot, accept.stamp, accept.lease_nanos, cx);
         let wrote = self.accept_entries(&accept, cx);
         let gap = accept.first > self.cursor.through.next();
         let want = gap.then(|| self.cursor.through.next());
@@ -242,15 +242,21 @@ impl Replica {
 
     /// Grants the lease asked for, from this moment on this replica's clock. True if the disk must learn of its length
     /// before it is told.
-    fn grant_lease(&mut self, accept: &Accept, cx: &mut Context<'_>) -> bool {
-        let term = accept.lease_nanos.min(crate::time::nanos(cx.config.lease_limit));
-        if accept.lease_nanos == 0 || term < accept.lease_nanos {
+    pub(crate) fn grant_lease(
+        &mut self,
+        ballot: Ballot,
+        stamp: Instant,
+        lease_nanos: u64,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let term = lease_nanos.min(crate::time::nanos(cx.config.lease_limit));
+        if lease_nanos == 0 || term < lease_nanos {
             return false;
         }
         let until = cx.now.instant.after(Duration::from_nanos(term));
         self.grant = Grant {
-            ballot: accept.ballot,
-            stamp: accept.stamp.max(if self.grant.ballot == accept.ballot { self.grant.stamp } else { Instant(0) }),
+            ballot,
+            stamp: stamp.max(if self.grant.ballot == ballot { self.grant.stamp } else { Instant(0) }),
             until: until.max(self.grant.until),
         };
         let unsynced = Self::remember_lease(term, cx);

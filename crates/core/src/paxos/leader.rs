@@ -63,6 +63,8 @@ pub(crate) struct Peer {
     /// The newest stamp it echoed, and until when (by the leader's clock) it promises nobody else.
     pub(crate) stamp: Instant,
     pub(crate) granted_until: Instant,
+    /// Until when beats say what the group's own heartbeat would ([`crate::cover`]).
+    pub(crate) spared_until: Instant,
     pub(crate) answered_at: Instant,
     pub(crate) level: FeatureLevel,
     /// What it asked last, and which of its asks was answered last.
@@ -86,6 +88,7 @@ impl Peer {
             applied: Slot(0),
             stamp: Instant(0),
             granted_until: Instant(0),
+            spared_until: Instant(0),
             answered_at: now,
             level: FeatureLevel(0),
             ask: 0,
@@ -157,7 +160,7 @@ pub(crate) struct Leader {
     pub(crate) last_stamp: Instant,
     /// Only stamps after this count for the lease.
     pub(crate) lease_after: Instant,
-    heartbeat_at: Instant,
+    pub(crate) heartbeat_at: Instant,
     /// Somebody waits for a heartbeat round.
     pub(crate) round_wanted: bool,
     /// When the last entry was made, for the elapsed time of the next.
@@ -255,6 +258,28 @@ impl Leader {
     fn next_stamp(&mut self, now: Instant) -> Instant {
         self.last_stamp = now.max(Instant(self.last_stamp.0 + 1));
         self.last_stamp
+    }
+
+    /// A member has answered a message of this stamp, and granted a lease from when it heard it.
+    pub(crate) fn granted(&mut self, from: NodeId, stamp: Instant, lease_nanos: u64, cx: &Context<'_>) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.answered_at = cx.now.instant;
+        if stamp <= self.lease_after {
+            return;
+        }
+        peer.stamp = peer.stamp.max(stamp);
+        if lease_nanos > 0 {
+            let term = std::time::Duration::from_nanos(lease_nanos);
+            let term = if planted::on(Bug::LeaseNotCut) { term } else { cx.config.cut(term) };
+            let since = if planted::on(Bug::LeaseFromAnswer) { cx.now.instant } else { stamp };
+            peer.granted_until = peer.granted_until.max(since.after(term));
+        }
+    }
+
+    /// Whether nobody waits for anything here.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let changes = self.structural.is_some() || self.change.is_some() || self.hand_over.is_some();
+        !changes && self.queue.is_empty() && self.own.is_empty() && self.reads.is_empty() && !self.round_wanted
     }
 
     /// What members granted so far counts no more: only what they grant to later stamps.
@@ -418,26 +443,16 @@ impl Replica {
     }
 
     pub(crate) fn on_accepted(&mut self, from: ReplicaName, accepted: Accepted, cx: &mut Context<'_>) {
-        let cut = |nanos: u64| {
-            let term = std::time::Duration::from_nanos(nanos);
-            if planted::on(Bug::LeaseNotCut) { term } else { cx.config.cut(term) }
-        };
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.ballot != accepted.ballot || accepted.stamp > leader.last_stamp {
             return;
         }
         let Some(peer) = leader.peers.get_mut(&from.node).filter(|peer| peer.name == from) else { return };
-        peer.answered_at = cx.now.instant;
         peer.level = accepted.level;
         peer.ask = accepted.ask;
         peer.applied = peer.applied.max(accepted.applied);
-        if accepted.stamp > leader.lease_after {
-            peer.stamp = peer.stamp.max(accepted.stamp);
-            if accepted.lease_nanos > 0 {
-                let from = if planted::on(Bug::LeaseFromAnswer) { cx.now.instant } else { accepted.stamp };
-                peer.granted_until = peer.granted_until.max(from.after(cut(accepted.lease_nanos)));
-            }
-        }
+        leader.granted(from.node, accepted.stamp, accepted.lease_nanos, cx);
+        let Some(peer) = leader.peers.get_mut(&from.node) else { return };
         peer.acknowledged(accepted.through);
         if let Some(want) = accepted.want
             && accepted.stamp > peer.rewound
@@ -544,14 +559,14 @@ impl Replica {
             return;
         }
         let Role::Leader(leader) = &mut self.role else { return };
-        let beat = cx.now.instant >= leader.heartbeat_at || leader.round_wanted;
-        leader.round_wanted = false;
+        let round = std::mem::take(&mut leader.round_wanted);
+        let beat = cx.now.instant >= leader.heartbeat_at || round;
         if beat {
             leader.heartbeat_at = cx.now.instant.after(cx.config.heartbeat);
         }
         let nodes: Vec<NodeId> = leader.peers.keys().copied().collect();
         for node in nodes {
-            self.stream_to(node, beat, cx);
+            self.stream_to(node, beat, round, cx);
         }
         if beat && matches!(&self.role, Role::Leader(leader) if leader.peers.is_empty()) {
             // Alone, the leader's own grant is the majority.
@@ -612,8 +627,9 @@ impl Replica {
         }
     }
 
-    /// Sends a member what it lacks, or a heartbeat if one is due.
-    fn stream_to(&mut self, node: NodeId, beat: bool, cx: &mut Context<'_>) {
+    /// Sends a member what it lacks, or a heartbeat if one is due: for a round that somebody waits for, or else unless a cover
+    /// spares it.
+    fn stream_to(&mut self, node: NodeId, beat: bool, round: bool, cx: &mut Context<'_>) {
         let (last, truncated) = (self.cursor.through, self.log.truncated());
         let mut sent = false;
         loop {
@@ -641,6 +657,9 @@ impl Replica {
         if beat && !sent {
             let Role::Leader(leader) = &self.role else { return };
             let Some(peer) = leader.peers.get(&node) else { return };
+            if !round && self.decided == last && peer.is_spared(self.decided, cx.now.instant) {
+                return;
+            }
             let (name, first) = (peer.name, peer.next);
             self.send_accept(name, first, Vec::new(), cx);
         }

@@ -98,7 +98,7 @@ pub(crate) fn address(letter: char) -> String {
 /// The least patient node is the first letter.
 pub(crate) fn config(letter: char) -> Config {
     let patience = Duration::from_millis(280 + 30 * id(letter).0);
-    Config { election_min: patience, election_max: patience, ..Config::default() }
+    Config { covers: false, election_min: patience, election_max: patience, ..Config::default() }
 }
 
 impl Cluster {

@@ -65,6 +65,8 @@ pub(crate) struct Network {
     answers: BTreeMap<Way, (Ballot, Slot)>,
     /// The members of a group that one node last told another of, in answer to what was meant for its leader.
     pointers: BTreeMap<Way, ConfigurationVersion>,
+    /// The beats told of.
+    beats: BTreeSet<(char, char, u64)>,
 }
 
 impl Network {
@@ -108,7 +110,13 @@ impl Network {
             PeerMessage::Bind { .. }
             | PeerMessage::Bound { .. }
             | PeerMessage::Gone { .. }
+            | PeerMessage::Cover { .. }
+            | PeerMessage::Covered { .. }
+            | PeerMessage::Uncovered { .. }
             | PeerMessage::Gossip { .. } => return true,
+            PeerMessage::Beat { generation, .. } | PeerMessage::Beaten { generation, .. } => {
+                return self.beats.insert((from, to, *generation));
+            }
         };
         let way = (from, to, envelope.to.group);
         match &envelope.message {

@@ -219,6 +219,11 @@ pub(crate) fn kind(message: &PeerMessage) -> &'static str {
         PeerMessage::Bind { .. } => "Bind",
         PeerMessage::Bound { .. } => "Bound",
         PeerMessage::Gossip { .. } => "Gossip",
+        PeerMessage::Cover { .. } => "Cover",
+        PeerMessage::Covered { .. } => "Covered",
+        PeerMessage::Beat { .. } => "Beat",
+        PeerMessage::Beaten { .. } => "Beaten",
+        PeerMessage::Uncovered { .. } => "Uncovered",
         PeerMessage::Replica { envelope } => match &envelope.message {
             Message::PreVote { .. } => "PreVote",
             Message::PreVoted { .. } => "PreVoted",
@@ -261,7 +266,14 @@ pub(crate) fn addressed(message: &PeerMessage) -> Option<GroupId> {
         PeerMessage::Replica { envelope } => Some(envelope.to.group),
         PeerMessage::Group { envelope } => Some(envelope.to),
         PeerMessage::Gone { to, .. } => Some(to.group),
-        PeerMessage::Bind { .. } | PeerMessage::Bound { .. } | PeerMessage::Gossip { .. } => None,
+        PeerMessage::Bind { .. }
+        | PeerMessage::Bound { .. }
+        | PeerMessage::Gossip { .. }
+        | PeerMessage::Cover { .. }
+        | PeerMessage::Covered { .. }
+        | PeerMessage::Beat { .. }
+        | PeerMessage::Beaten { .. }
+        | PeerMessage::Uncovered { .. } => None,
     }
 }
 
@@ -274,6 +286,20 @@ pub(crate) fn message(names: &Names, message: &PeerMessage) -> String {
     let kind = kind(message);
     let (before, rest) = match message {
         PeerMessage::Gossip { .. } => (String::new(), String::new()),
+        PeerMessage::Cover { groups, .. } => {
+            let groups: Vec<String> = groups.iter().map(|covered| names.of(covered.group)).collect();
+            (String::new(), groups.join(" "))
+        }
+        PeerMessage::Covered { without, .. } => {
+            let without: Vec<String> = without.iter().map(|group| names.of(*group)).collect();
+            (
+                String::new(),
+                if without.is_empty() { "all".to_owned() } else { format!("all but {}", without.join(" ")) },
+            )
+        }
+        PeerMessage::Beat { .. } | PeerMessage::Beaten { .. } | PeerMessage::Uncovered { .. } => {
+            (String::new(), String::new())
+        }
         PeerMessage::Bind { binding: it } | PeerMessage::Bound { binding: it } => (String::new(), binding(it)),
         PeerMessage::Replica { envelope } => {
             (names.before(envelope.to.group), between_replicas(names, &envelope.message))
