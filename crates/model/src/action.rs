@@ -3,8 +3,8 @@
 use crate::ledger::Ledger;
 use crate::mistake::Mistake;
 use crate::replicas;
-use crate::sets::{Members, NODES, NodeIndex, node_name};
-use crate::state::{Entry, Group, GroupId, Leader, Presence, State};
+use crate::sets::{Members, NODES, NodeIndex, Positions, node_name};
+use crate::state::{Entry, Group, GroupId, Kind, Leader, Presence, State};
 use std::fmt;
 
 /// One step.
@@ -21,6 +21,10 @@ pub enum Action {
     },
     /// A replica's log is filled from the others', and it applies all that it can.
     Advance(GroupId, NodeIndex),
+    /// A replica's log is filled from the others'.
+    CatchUp(GroupId, NodeIndex),
+    /// A replica applies its next slot.
+    Apply(GroupId, NodeIndex),
     /// A replica takes another's snapshot.
     Snapshot(GroupId, NodeIndex, NodeIndex),
     /// A node becomes a learner, by another's snapshot.
@@ -45,6 +49,8 @@ impl fmt::Debug for Action {
         match self {
             Action::Decide { group, entry, quorum } => write!(f, "{group:?} decides {entry} on {quorum:?}"),
             Action::Advance(group, node) => write!(f, "{group:?} on {} catches up and applies", on(node)),
+            Action::CatchUp(group, node) => write!(f, "{group:?} on {} catches up", on(node)),
+            Action::Apply(group, node) => write!(f, "{group:?} on {} applies a slot", on(node)),
             Action::Snapshot(group, node, from) => write!(f, "{group:?} on {} takes a snapshot of {}", on(node), on(from)),
             Action::Join(group, node, from) => write!(f, "{} joins {group:?} by a snapshot of {}", on(node), on(from)),
             Action::Flush(node) => write!(f, "{} flushes its store", on(node)),
@@ -74,7 +80,12 @@ pub fn of_replicas(ledger: &Ledger, state: &State, actions: &mut Vec<Action>) {
             if !state.replica(group, node).is_live() {
                 continue;
             }
-            if ledger.can_advance(nodes, group, node) {
+            let can_apply = ledger.can_apply(nodes, group, node);
+            let can_catch_up = ledger.catch_up_to(nodes, group, node) > state.replica(group, node).has;
+            if ledger.rules.singly {
+                actions.extend(can_apply.then_some(Action::Apply(group, node)));
+                actions.extend(can_catch_up.then_some(Action::CatchUp(group, node)));
+            } else if can_apply || can_catch_up {
                 actions.push(Action::Advance(group, node));
             }
             if ledger.can_bury(nodes, group, node) {
@@ -85,7 +96,8 @@ pub fn of_replicas(ledger: &Ledger, state: &State, actions: &mut Vec<Action>) {
             let sources = (0..NODES).filter(|from| ledger.can_take_snapshot(nodes, group, node, *from));
             actions.extend(sources.map(|from| Action::Snapshot(group, node, from)));
         }
-        if GroupId::BOTH.into_iter().any(|group| ledger.flush_is_awaited(nodes, group, node)) {
+        let awaited = GroupId::BOTH.into_iter().any(|group| ledger.flush_is_awaited(nodes, group, node));
+        if awaited || (ledger.rules.singly && replicas::is_unflushed(nodes, node)) {
             actions.push(Action::Flush(node));
         }
     }
@@ -157,6 +169,8 @@ impl State {
         match action {
             Action::Decide { group, entry, quorum } => next.decide(ledger, group, entry, quorum),
             Action::Advance(group, node) => ledger.advance(&mut next.nodes, group, node),
+            Action::CatchUp(group, node) => ledger.catch_up(&mut next.nodes, group, node),
+            Action::Apply(group, node) => ledger.apply_next(&mut next.nodes, group, node),
             Action::Snapshot(group, node, from) => ledger.take_snapshot(&mut next.nodes, group, node, from),
             Action::Join(group, node, from) => ledger.take_snapshot(&mut next.nodes, group, node, from),
             Action::Flush(node) => replicas::flush(&mut next.nodes, node),
@@ -178,7 +192,7 @@ impl State {
             }
         }
         if let Action::Decide { .. } = action {
-            next.settle(&Ledger::of(&next.groups, ledger.mistake));
+            next.settle(&Ledger::of(&next.groups, ledger.rules));
         } else {
             next.settle(ledger);
         }
@@ -189,12 +203,12 @@ impl State {
         let index = group.index();
         match entry {
             Entry::Write(write) => {
-                let place = usize::from(write.position() == crate::sets::Positions::LAST);
+                let place = usize::from(write.position() == Positions::LAST);
                 self.budget.writes[place] -= 1;
             }
             Entry::Begin(begin) => match begin.kind {
-                crate::state::Kind::Merge => self.budget.merges[index] -= 1,
-                crate::state::Kind::Shift => self.budget.shifts[index] -= 1,
+                Kind::Merge => self.budget.merges[index] -= 1,
+                Kind::Shift => self.budget.shifts[index] -= 1,
             },
             Entry::Resolve { .. } if self.groups[index].log.from(0).contains(&entry) => self.budget.repeats -= 1,
             Entry::Configuration(members) => {
@@ -241,7 +255,7 @@ impl State {
     /// Two states that differ only in what nothing will ever look at become one.
     fn settle(&mut self, ledger: &Ledger) {
         let orders = self.budget.merges.iter().chain(&self.budget.shifts).any(|left| *left > 0);
-        let may_lag = ledger.mistake == Some(Mistake::LaggingLeaderAborts);
+        let may_lag = ledger.makes(Mistake::LaggingLeaderAborts) || ledger.rules.singly;
         for group in GroupId::BOTH {
             if !orders && !may_lag {
                 self.group_mut(group).stale = Members::NONE;

@@ -7,7 +7,7 @@ use crate::proposals::proposals;
 use crate::scenario::{Scenario, Trial};
 use crate::state::State;
 use crate::witness::Witness;
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Checker, CheckerBuilder, HasDiscoveries, Model, Property};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// [`fault`] names the one that fails.
 const ALWAYS: &str = "every invariant holds";
 
+/// After how many steps the search for a shortest path is given up: each state that waits for its turn takes memory.
+const LOOK_FOR_SHORTEST: usize = 50_000_000;
+
 /// A trial as the checker sees it.
 struct World {
     trial: Trial,
@@ -23,9 +26,14 @@ struct World {
     seen: Arc<AtomicU32>,
 }
 
+/// A step, as the state it leads to: so the ledger of a state is computed once for all that follow it. Which action it was is
+/// found again for the few that are shown.
+#[derive(Clone, Debug, PartialEq)]
+struct Step(State);
+
 impl World {
     fn ledger(&self, state: &State) -> Ledger {
-        Ledger::of(&state.groups, self.trial.mistake)
+        Ledger::of(&state.groups, self.trial.rules)
     }
 
     fn holds(&self, state: &State) -> bool {
@@ -46,18 +54,21 @@ impl World {
 
 impl Model for World {
     type State = State;
-    type Action = Action;
+    type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
         self.trial.scenario.first_states().iter().map(State::canonical).collect()
     }
 
-    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        self.trial.actions(&self.ledger(state), state, actions);
+    fn actions(&self, state: &State, steps: &mut Vec<Step>) {
+        let ledger = self.ledger(state);
+        let mut actions = Vec::new();
+        self.trial.actions(&ledger, state, &mut actions);
+        steps.extend(actions.into_iter().map(|action| Step(state.after(&ledger, action).canonical())));
     }
 
-    fn next_state(&self, state: &State, action: Action) -> Option<State> {
-        Some(state.after(&self.ledger(state), action).canonical())
+    fn next_state(&self, _: &State, Step(next): Step) -> Option<State> {
+        Some(next)
     }
 
     fn properties(&self) -> Vec<Property<World>> {
@@ -74,17 +85,27 @@ impl Trial {
         action::faults(ledger, state, self.scenario.nodes, actions);
     }
 
-    /// Explores every state that can be reached, shortest paths first.
+    /// Explores every state that can be reached, deep paths first: so only few states wait, and memory is for those that were
+    /// seen. If something is wrong somewhere, a shortest path to such a state is looked for.
     pub fn explore(self, threads: usize) -> Report {
+        let report = self.search(threads, |builder| builder.spawn_dfs().join());
+        if report.counterexample.is_none() {
+            return report;
+        }
+        let shortest = self.shortest(threads);
+        if shortest.counterexample.is_some() { shortest } else { report }
+    }
+
+    /// Looks for a shortest path to a state in which something is wrong.
+    pub fn shortest(self, threads: usize) -> Report {
+        self.search(threads, |builder| builder.target_state_count(LOOK_FOR_SHORTEST).spawn_bfs().join())
+    }
+
+    fn search<C: Checker<World>>(self, threads: usize, run: impl FnOnce(CheckerBuilder<World>) -> C) -> Report {
         let began = Instant::now();
         let seen = Arc::new(AtomicU32::new(0));
         let world = World { trial: self, seen: Arc::clone(&seen) };
-        let builder = world.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures);
-        if std::env::var("DFS").is_ok() { return self.report(began, &seen, builder.spawn_dfs().join()); }
-        self.report(began, &seen, builder.spawn_bfs().join())
-    }
-
-    fn report(self, began: Instant, seen: &AtomicU32, checker: impl Checker<World>) -> Report {
+        let checker = run(world.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures));
         let path = checker.discovery(ALWAYS).map(|path| path.into_vec());
         let counterexample = path.map(|path| Counterexample::new(self, path.into_iter().map(|(state, _)| state)));
         let seen = seen.load(Ordering::Relaxed);
@@ -94,7 +115,6 @@ impl Trial {
             depth: checker.max_depth(),
             time: began.elapsed(),
             unseen: self.scenario.expects.iter().filter(|w| seen & w.bit() == 0).copied().collect(),
-            seen: Witness::ALL.into_iter().filter(|w| seen & w.bit() != 0).collect(),
             counterexample,
         }
     }
@@ -107,14 +127,12 @@ pub struct Report {
     pub scenario: Scenario,
     /// How many states there are, apart from names of nodes.
     pub states: usize,
-    /// The longest of the shortest paths to a state.
+    /// The longest path that was gone.
     pub depth: usize,
     /// How long it took.
     pub time: Duration,
     /// What the scenario promises to show, and did not.
     pub unseen: Vec<Witness>,
-    /// What was seen.
-    pub seen: Vec<Witness>,
     /// How an invariant is broken, if one is.
     pub counterexample: Option<Counterexample>,
 }
@@ -138,7 +156,7 @@ pub struct Counterexample {
 impl Counterexample {
     /// The path again, with nodes that keep their names: the explored states are canonical, so that nodes change places.
     fn new(trial: Trial, states: impl Iterator<Item = State>) -> Counterexample {
-        let ledger_of = |state: &State| Ledger::of(&state.groups, trial.mistake);
+        let ledger_of = |state: &State| Ledger::of(&state.groups, trial.rules);
         let mut states = states;
         let first = states.next();
         let mut firsts = trial.scenario.first_states().into_iter();

@@ -31,6 +31,23 @@ pub enum Fault {
     Stuck,
 }
 
+impl Fault {
+    /// What that means, in words.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Fault::LogFull => "the scenario needs longer logs than the model has",
+            Fault::RingNotWhole => "a position belongs to nobody, or to both groups",
+            Fault::TwoAnswer => "two leaders answer for a position",
+            Fault::AnswersWithout => "a leader answers and lacks something that was acknowledged",
+            Fault::TwoOutcomes => "the two sides of an operation end it differently",
+            Fault::SealForEver => "a seal that no record of the coordinator will ever lift",
+            Fault::StoreDiffers => "a store does not hold what its applied slot says",
+            Fault::Lost => "a majority, left alone, cannot go on with all that was acknowledged",
+            Fault::Stuck => "nothing happens by itself any more, and something is locked, behind or left over",
+        }
+    }
+}
+
 /// The first thing that is wrong in the state.
 pub fn fault(ledger: &Ledger, state: &State) -> Option<Fault> {
     let checks: [(Fault, fn(&Ledger, &State) -> bool); 9] = [
@@ -70,10 +87,7 @@ fn answers(ledger: &Ledger, state: &State, group: GroupId, position: Positions) 
     let leader = state.group(group).leader?;
     let own = state.replica(group, usize::from(leader.node));
     let applied = own.store.applied;
-    let floor = match ledger.mistake {
-        Some(Mistake::LoserAnswers) => leader.barrier,
-        _ => ledger.len(group),
-    };
+    let floor = if ledger.makes(Mistake::LoserAnswers) { leader.barrier } else { ledger.len(group) };
     (own.is_live() && applied >= floor && ledger.machine(group, applied).answers(position))
         .then(|| own.store.data.at(position))
 }

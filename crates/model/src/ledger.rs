@@ -100,10 +100,19 @@ impl Machine {
     }
 }
 
-/// What follows from the two logs.
-pub struct Ledger {
+/// By which rules the groups play.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
     /// The mistake that is planted, if one is.
     pub mistake: Option<Mistake>,
+    /// Whether replicas take every step singly. Otherwise steps that nothing can tell apart are taken together.
+    pub singly: bool,
+}
+
+/// What follows from the two logs.
+pub struct Ledger {
+    /// By which rules.
+    pub rules: Rules,
     groups: [Group; 2],
     machines: [[Machine; LOG + 1]; 2],
     due: [[Data; LOG + 1]; 2],
@@ -112,10 +121,10 @@ pub struct Ledger {
 
 impl Ledger {
     /// What follows from these logs.
-    pub fn of(groups: &[Group; 2], mistake: Option<Mistake>) -> Ledger {
+    pub fn of(groups: &[Group; 2], rules: Rules) -> Ledger {
         let first = GroupId::BOTH.map(|group| first_machine(groups, group));
         let mut ledger = Ledger {
-            mistake,
+            rules,
             groups: *groups,
             machines: first.map(|machine| [machine; LOG + 1]),
             due: [[Data::NONE; LOG + 1]; 2],
@@ -135,6 +144,11 @@ impl Ledger {
             GroupId::BOTH.into_iter().for_each(|group| ledger.fill_due(group));
         }
         ledger
+    }
+
+    /// Whether that mistake is planted.
+    pub fn makes(&self, mistake: Mistake) -> bool {
+        self.rules.mistake == Some(mistake)
     }
 
     /// How many slots of the group are decided.
@@ -213,8 +227,8 @@ impl Ledger {
         machine.lock.is_none()
             && machine.version == begin.theirs.version
             && (machine.configuration == begin.theirs.configuration
-                || self.mistake == Some(Mistake::PrepareIgnoresConfiguration))
-            && (machine.count == begin.count || self.mistake == Some(Mistake::LatePrepareLocks))
+                || self.makes(Mistake::PrepareIgnoresConfiguration))
+            && (machine.count == begin.count || self.makes(Mistake::LatePrepareLocks))
             && (begin.kind == Kind::Shift || machine.outbox().next().is_none())
     }
 
@@ -272,7 +286,7 @@ impl Ledger {
     fn decide(&self, group: GroupId, decision: (Slot, Slot, Outcome), machine: &mut Machine) {
         let (slot, begin, outcome) = decision;
         if machine.lock != Some(Lock::Coordinates(begin)) {
-            if self.mistake == Some(Mistake::AbortAfterCommit) && machine.sent(begin).is_some() {
+            if self.makes(Mistake::AbortAfterCommit) && machine.sent(begin).is_some() {
                 machine.close(begin);
                 machine.send(Sent { begin, outcome, decided: slot });
             }
@@ -284,7 +298,7 @@ impl Ledger {
             machine.range = machine.range.and(began.moves);
             machine.version = version_after(&began);
             // Who ends has no lock that an earlier decision could lift, and nobody is left to acknowledge one.
-            if began.kind == Kind::Merge && self.mistake != Some(Mistake::OutboxToTheDead) {
+            if began.kind == Kind::Merge && !self.makes(Mistake::OutboxToTheDead) {
                 machine.outbox = [None; OUTBOX];
             }
         }

@@ -1,43 +1,122 @@
-//! `scatter-model`: explores the model.
+//! `scatter-model`: explores the model, or shows what a planted mistake does.
 
-use clap::Parser;
+use clap::{Parser, Subcommand, ValueEnum};
+use scatter_model::check::{Counterexample, Report};
 use scatter_model::mistake::Mistake;
-use scatter_model::scenario::SCENARIOS;
-use std::io::Write;
+use scatter_model::scenario::{SCENARIOS, Scenario};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Explores a model of Scatter's operations between groups, state by state, to the end.
+/// Scatter's operations between groups as a small model, explored to the end.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Only this scenario.
-    #[arg(long)]
-    scenario: Option<String>,
-    /// With this mistake planted.
-    #[arg(long)]
-    mistake: Option<Mistake>,
-    /// How many threads.
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// How many threads; as many as there are processors if not given.
+    #[arg(long, global = true)]
+    threads: Option<usize>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Explore every scenario (what happens if no command is given), or one.
+    Run {
+        /// Only this scenario.
+        #[arg(long, value_parser = named)]
+        scenario: Option<Scenario>,
+    },
+    /// Plant every mistake, or one, and show what comes of it.
+    Planted {
+        /// Only this mistake, with the shortest path to what goes wrong.
+        #[arg(long)]
+        mistake: Option<Mistake>,
+    },
+}
+
+fn named(name: &str) -> Result<Scenario, String> {
+    let names = || SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
+    Scenario::named(name).ok_or_else(|| format!("there are: {}", names()))
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut out = std::io::stdout().lock();
-    let mut good = true;
-    for scenario in SCENARIOS {
-        if arguments.scenario.as_ref().is_some_and(|name| name != scenario.name) {
-            continue;
-        }
-        let report = scenario.with(arguments.mistake).explore(arguments.threads);
-        good &= report.is_good();
-        let _ = writeln!(out, "{}: {} states, depth {}, {:?}, unseen {:?} seen {:?}", scenario.name, report.states, report.depth, report.time, report.unseen, report.seen);
-        if let Some(c) = report.counterexample {
-            for (i, (action, state)) in c.steps.iter().enumerate() {
-                let _ = writeln!(out, "{:3} {action:?}\n{state}", i + 1);
-            }
-            let _ = writeln!(out, "FAULT {:?}", c.fault);
+    let threads = arguments.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let result = match arguments.command {
+        Some(Command::Planted { mistake: Some(mistake) }) => show(mistake, threads),
+        Some(Command::Planted { mistake: None }) => planted(threads),
+        Some(Command::Run { scenario: Some(scenario) }) => explore(&[scenario], threads),
+        Some(Command::Run { scenario: None }) | None => explore(SCENARIOS, threads),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "scatter-model: cannot write: {error}");
+            ExitCode::FAILURE
         }
     }
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Explores the scenarios; whether all is well.
+fn explore(scenarios: &[Scenario], threads: usize) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    let mut good = true;
+    writeln!(out, "{:<24} {:>11} {:>6} {:>8}", "scenario", "states", "depth", "seconds")?;
+    for scenario in scenarios {
+        let report = scenario.with(None).explore(threads);
+        let Report { states, depth, time, .. } = &report;
+        writeln!(out, "{:<24} {states:>11} {depth:>6} {:>8.1}", scenario.name, time.as_secs_f64())?;
+        for unseen in &report.unseen {
+            writeln!(out, "    {unseen:?} was never seen: the scenario does not show what it is for")?;
+        }
+        if let Some(found) = &report.counterexample {
+            write_path(&mut out, found)?;
+        }
+        good &= report.is_good();
+    }
+    writeln!(out, "model: {}", if good { "every invariant holds in every state" } else { "FAILED" })?;
+    Ok(good)
+}
+
+/// Plants every mistake; whether each shows as it should.
+fn planted(threads: usize) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    let mut good = true;
+    for mistake in Mistake::value_variants() {
+        let planted = mistake.planted();
+        let found = planted.scenario.with(Some(*mistake)).shortest(threads).counterexample;
+        let steps = found.as_ref().map_or(0, |found| found.steps.len());
+        let fault = found.and_then(|found| found.fault);
+        let verdict = match (fault, fault == planted.shows) {
+            (Some(fault), true) => format!("{fault:?} after {steps} steps"),
+            (None, true) => "breaks nothing, as expected".to_owned(),
+            (fault, false) => format!("{fault:?}, but {:?} was expected", planted.shows),
+        };
+        good &= fault == planted.shows;
+        writeln!(out, "{:<30} {verdict}", format!("{mistake:?}"))?;
+    }
+    Ok(good)
+}
+
+/// Shows the shortest path to what the mistake does.
+fn show(mistake: Mistake, threads: usize) -> io::Result<bool> {
+    let planted = mistake.planted();
+    let report = planted.scenario.with(Some(mistake)).shortest(threads);
+    let mut out = io::stdout().lock();
+    match &report.counterexample {
+        Some(found) => write_path(&mut out, found)?,
+        None => writeln!(out, "{mistake:?} breaks nothing in {} states", report.states)?,
+    }
+    Ok(report.counterexample.and_then(|found| found.fault) == planted.shows)
+}
+
+fn write_path(out: &mut impl Write, found: &Counterexample) -> io::Result<()> {
+    for ((action, state), number) in found.steps.iter().zip(1..) {
+        writeln!(out, "{number:>3}. {action:?}\n{state}")?;
+    }
+    match found.fault {
+        Some(fault) => writeln!(out, "{fault:?}: {}", fault.meaning()),
+        None => writeln!(out, "the path could not be followed with fixed names of nodes"),
+    }
 }

@@ -56,13 +56,14 @@ fn acting<'a>(ledger: &'a Ledger, state: &'a State, group: GroupId) -> Option<Ac
 impl Acting<'_> {
     /// Commit, once the vote is there and the loser's replica beside this leader has applied the seal. Abort at any time.
     fn decisions(&self, entries: &mut Vec<Entry>) {
-        let overrides = self.ledger.mistake == Some(Mistake::AbortAfterCommit);
+        let unseen = self.ledger.makes(Mistake::CommitWithoutTail) || self.ledger.makes(Mistake::CommitUnseen);
+        let overrides = self.ledger.makes(Mistake::AbortAfterCommit);
         if let Some(Lock::Coordinates(begin)) = self.machine.lock {
             let vote = self.ledger.vote(Operation { coordinator: self.group, begin });
             let beside = self.state.replica(self.group.other(), self.node);
             if let Some(seal) = vote
                 && beside.is_live()
-                && (beside.store.applied > seal || self.ledger.mistake == Some(Mistake::CommitWithoutTail))
+                && (beside.store.applied > seal || unseen)
             {
                 entries.push(Entry::Decide { begin, outcome: Outcome::Commit, seal });
             }
@@ -119,7 +120,7 @@ impl Acting<'_> {
 
     /// Planted: whoever leads the coordinator, or believes it does, says *aborted* of what it has no record of.
     fn is_told_of_an_abort(&self, operation: Operation) -> bool {
-        if self.ledger.mistake != Some(Mistake::LaggingLeaderAborts) {
+        if !self.ledger.makes(Mistake::LaggingLeaderAborts) {
             return false;
         }
         let other = self.state.group(operation.coordinator);
@@ -155,7 +156,7 @@ impl Acting<'_> {
         let unknown = |machine: &Machine| {
             !matches!(machine.lock, Some(Lock::Participates(held, _)) if held == operation)
         };
-        self.ledger.mistake == Some(Mistake::AbortNotCounted)
+        self.ledger.makes(Mistake::AbortNotCounted)
             && outcome == Outcome::Abort
             && self.neighbour().is_some_and(unknown)
     }
@@ -210,7 +211,7 @@ impl Acting<'_> {
 
     /// A change of members: somebody who has joined comes in for somebody else.
     fn changes(&self, entries: &mut Vec<Entry>) {
-        let locked = self.machine.lock.is_some() && self.ledger.mistake != Some(Mistake::ChangeWhileLocked);
+        let locked = self.machine.lock.is_some() && !self.ledger.makes(Mistake::ChangeWhileLocked);
         if self.state.budget.changes[self.group.index()] == 0 || locked || self.applied < self.ledger.len(self.group) {
             return;
         }
@@ -246,7 +247,7 @@ impl Acting<'_> {
     fn can_vote(&self, node: NodeIndex, entry: Entry) -> bool {
         let (own, leader) = (self.state.replica(self.group, node), self.state.replica(self.group, self.node));
         let counts = !matches!(entry, Entry::Configuration(_))
-            || self.ledger.mistake == Some(Mistake::UnassembledCounts)
+            || self.ledger.makes(Mistake::UnassembledCounts)
             || self.ledger.has_assembled(&self.state.nodes, self.group, node);
         own.is_live() && own.has >= leader.start && counts && !self.ledger.has_ended(&self.state.nodes, self.group, node)
     }

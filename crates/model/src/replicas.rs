@@ -33,11 +33,11 @@ impl Ledger {
     }
 
     /// Whether the node's replica of the group has ended: the group was merged away, and the gainer's replica beside it has
-    /// assembled. It votes no more, but keeps its log.
+    /// assembled, or has left. It votes no more, but keeps its log.
     pub fn has_ended(&self, nodes: &Nodes, group: GroupId, node: NodeIndex) -> bool {
         self.ended(group).is_some_and(|commit| {
             let gainer = replica(nodes, group.other(), node);
-            gainer.is_live() && gainer.store.applied > commit.decided
+            gainer.presence == Presence::Gone || (gainer.is_live() && gainer.store.applied > commit.decided)
         })
     }
 
@@ -50,9 +50,7 @@ impl Ledger {
             return None;
         }
         let store = beside.store;
-        if self.mistake == Some(Mistake::CommitWithoutTail)
-            || (self.mistake == Some(Mistake::AssemblesBySlotAlone) && store.applied > commit.seal)
-        {
+        if self.makes(Mistake::CommitWithoutTail) {
             return Some(store.data.and(store.parted).at(moves));
         }
         let lock = self.machine(loser, store.applied).lock;
@@ -104,12 +102,6 @@ impl Ledger {
             Entry::Prepare(_) => before.lock == after.lock,
             Entry::Decide { .. } | Entry::Resolve { .. } => before.range == after.range,
         }
-    }
-
-    /// Whether the replica can fill its log or apply something.
-    pub fn can_advance(&self, nodes: &Nodes, group: GroupId, node: NodeIndex) -> bool {
-        self.can_apply(nodes, group, node)
-            || self.catch_up_to(nodes, group, node) > replica(nodes, group, node).has
     }
 
     /// Fills the replica's log, and applies all that it can.
@@ -218,7 +210,7 @@ impl Ledger {
     /// Whether a snapshot at that slot would jump past a seal whose positions the gainer's replica on this node has yet to
     /// take over. It would throw away what that replica needs.
     fn crosses_a_seal(&self, nodes: &Nodes, group: GroupId, node: NodeIndex, upto: Slot) -> bool {
-        if self.mistake == Some(Mistake::SnapshotPastSeal) {
+        if self.makes(Mistake::SnapshotPastSeal) {
             return false;
         }
         let from = replica(nodes, group, node).store.applied;
@@ -265,8 +257,9 @@ impl Ledger {
         let configured = self.decided(group).configured;
         let news = own.flushed.applied < configured && configured <= own.store.applied;
         let merged = self.ended(group.other()).is_some_and(|commit| {
-            let known = self.closed(commit).is_some_and(|slot| own.store.applied > slot);
-            known && own.flushed.applied <= commit.decided && replica(nodes, group.other(), node).is_live()
+            let known = self.closed(commit).is_some_and(|slot| own.store.applied > slot)
+                || self.makes(Mistake::BuriedWhileOthersLag);
+            known && own.flushed.applied <= commit.decided && own.store.applied > commit.decided && replica(nodes, group.other(), node).is_live()
         });
         let beside = replica(nodes, group.other(), node);
         let needed = beside.is_live() && self.was_removed(group.other(), node) && self.commits(group).any(|commit| {
@@ -282,15 +275,21 @@ impl Ledger {
         if !replica(nodes, group, node).is_live() {
             return false;
         }
+        if !gainer.is_live() && !self.decided(group).members.contains(node) {
+            // A learner, or one that was removed, hears of the end from a tombstone.
+            let tombstone = |member: NodeIndex| replica(nodes, group, member).presence == Presence::Gone;
+            return self.decided(group).members.iter().any(tombstone) && !self.makes(Mistake::LeftoversUntold);
+        }
         if gainer.presence == Presence::Gone {
             // The gainer's replica has left and was let go: enough others hold the merge on disk.
             return true;
         }
-        if self.mistake == Some(Mistake::BuriedAtDecision) {
+        if self.makes(Mistake::BuriedAtDecision) {
             return gainer.is_live() && gainer.has > commit.decided;
         }
-        let all_assembled = self.closed(commit).is_some_and(|slot| gainer.store.applied > slot);
-        let on_disk = gainer.flushed.applied > commit.decided || self.mistake == Some(Mistake::BuriedBeforeFlush);
+        let all_assembled = self.closed(commit).is_some_and(|slot| gainer.store.applied > slot)
+            || self.makes(Mistake::BuriedWhileOthersLag);
+        let on_disk = gainer.flushed.applied > commit.decided || self.makes(Mistake::BuriedBeforeFlush);
         gainer.is_live() && all_assembled && on_disk
     }
 
@@ -309,11 +308,7 @@ impl Ledger {
         let machine = self.decided(group);
         let knows = |member: &NodeIndex| {
             let other = replica(nodes, group, *member);
-            let applied = match self.mistake {
-                Some(Mistake::ForgetsOnVolatileNews) => other.store.applied,
-                _ => other.flushed.applied,
-            };
-            other.presence == Presence::Gone || applied >= machine.configured
+            other.presence == Presence::Gone || other.flushed.applied >= machine.configured
         };
         let told = machine.members.iter().filter(knows).fold(Members::NONE, Members::with);
         machine.members.majority_in(told) && !self.is_needed_beside(nodes, group, node)
@@ -324,7 +319,7 @@ impl Ledger {
     fn is_needed_beside(&self, nodes: &Nodes, group: GroupId, node: NodeIndex) -> bool {
         let gainer = replica(nodes, group.other(), node);
         let is_member = gainer.is_live() && !self.was_removed(group.other(), node);
-        self.mistake != Some(Mistake::ForgetsWhatParted)
+        !self.makes(Mistake::ForgetsWhatParted)
             && is_member
             && self.commits(group.other()).any(|commit| gainer.flushed.applied <= commit.decided)
     }
