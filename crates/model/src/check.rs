@@ -40,7 +40,7 @@ impl World {
         let ledger = self.ledger(state);
         let seen = self.seen.load(Ordering::Relaxed);
         let mut now = seen;
-        for witness in Witness::ALL {
+        for witness in self.trial.scenario.expects.iter() {
             if seen & witness.bit() == 0 && witness.is_seen(&ledger, state) {
                 now |= witness.bit();
             }

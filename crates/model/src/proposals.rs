@@ -221,8 +221,13 @@ impl Acting<'_> {
                 && !self.ledger.was_removed(self.group, *node)
                 && self.state.replica(self.group, *node).is_live()
         };
+        // Groups that differ are aligning for an operation, and policies respect that.
+        let neighbours = self.ledger.decided(self.group.other()).members;
+        let wanted = |next: &Members| members == neighbours || *next == neighbours;
         for newcomer in (0..NODES).filter(joined) {
-            entries.extend(members.iter().map(|out| Entry::Configuration(members.without(out).with(newcomer))));
+            let grown = members.with(newcomer);
+            let nexts = members.iter().map(|out| grown.without(out)).chain([grown]);
+            entries.extend(nexts.filter(|next| wanted(next) && next.count() <= 3).map(Entry::Configuration));
         }
     }
 
