@@ -51,7 +51,9 @@ impl fmt::Debug for Action {
             Action::Advance(group, node) => write!(f, "{group:?} on {} catches up and applies", on(node)),
             Action::CatchUp(group, node) => write!(f, "{group:?} on {} catches up", on(node)),
             Action::Apply(group, node) => write!(f, "{group:?} on {} applies a slot", on(node)),
-            Action::Snapshot(group, node, from) => write!(f, "{group:?} on {} takes a snapshot of {}", on(node), on(from)),
+            Action::Snapshot(group, node, from) => {
+                write!(f, "{group:?} on {} takes a snapshot of {}", on(node), on(from))
+            }
             Action::Join(group, node, from) => write!(f, "{} joins {group:?} by a snapshot of {}", on(node), on(from)),
             Action::Flush(node) => write!(f, "{} flushes its store", on(node)),
             Action::Cut(group, node) => write!(f, "{group:?} on {} cuts its log", on(node)),
@@ -210,7 +212,9 @@ impl State {
                 Kind::Merge => self.budget.merges[index] -= 1,
                 Kind::Shift => self.budget.shifts[index] -= 1,
             },
-            Entry::Resolve { .. } if self.groups[index].log.from(0).contains(&entry) => self.budget.repeats -= 1,
+            Entry::Resolve { .. } if self.groups[index].log.from(0).contains(&entry) => {
+                self.budget.repeats = self.budget.repeats.saturating_sub(1);
+            }
             Entry::Configuration(members) => {
                 self.budget.changes[index] -= 1;
                 // A leader that is not among the new members hands over.

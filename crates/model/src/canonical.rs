@@ -17,7 +17,8 @@ impl State {
     }
 
     /// The same state with the node `order[0]` in the first place, and so on.
-    fn renamed(&self, order: [NodeIndex; NODES]) -> State {
+    #[must_use]
+    pub fn renamed(&self, order: [NodeIndex; NODES]) -> State {
         let mut places = [0; NODES];
         for (place, node) in order.iter().enumerate() {
             places[*node] = place;

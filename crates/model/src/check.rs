@@ -88,12 +88,17 @@ impl Trial {
     /// Explores every state that can be reached, deep paths first: so only few states wait, and memory is for those that were
     /// seen. If something is wrong somewhere, a shortest path to such a state is looked for.
     pub fn explore(self, threads: usize) -> Report {
-        let report = self.search(threads, |builder| builder.spawn_dfs().join());
+        let report = self.find(threads);
         if report.counterexample.is_none() {
             return report;
         }
         let shortest = self.shortest(threads);
         if shortest.counterexample.is_some() { shortest } else { report }
+    }
+
+    /// Explores every state that can be reached, or stops at the first in which something is wrong.
+    pub fn find(self, threads: usize) -> Report {
+        self.search(threads, |builder| builder.spawn_dfs().join())
     }
 
     /// Looks for a shortest path to a state in which something is wrong.

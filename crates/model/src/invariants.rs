@@ -48,9 +48,12 @@ impl Fault {
     }
 }
 
+/// Something that must hold.
+type Check = fn(&Ledger, &State) -> bool;
+
 /// The first thing that is wrong in the state.
 pub fn fault(ledger: &Ledger, state: &State) -> Option<Fault> {
-    let checks: [(Fault, fn(&Ledger, &State) -> bool); 9] = [
+    let checks: [(Fault, Check); 9] = [
         (Fault::LogFull, |_, state| GroupId::BOTH.iter().all(|group| !state.group(*group).log.is_full())),
         (Fault::RingNotWhole, ring_is_whole),
         (Fault::TwoAnswer, one_answers),
@@ -156,15 +159,14 @@ fn nothing_is_lost(ledger: &Ledger, state: &State) -> bool {
 /// Whether nothing happens any more unless something fails or is ordered.
 pub fn is_at_rest(ledger: &Ledger, state: &State) -> bool {
     let mut actions: Vec<Action> = Vec::new();
-    let steps: [&dyn Fn(&mut Vec<Action>); 3] = [
-        &|actions| action::of_replicas(ledger, state, actions),
-        &|actions| action::elections(ledger, state, Pace::ByItself, actions),
-        &|actions| proposals(ledger, state, Pace::ByItself, actions),
-    ];
-    steps.iter().all(|step| {
-        step(&mut actions);
-        actions.is_empty()
-    })
+    action::of_replicas(ledger, state, &mut actions);
+    if actions.is_empty() {
+        action::elections(ledger, state, Pace::ByItself, &mut actions);
+    }
+    if actions.is_empty() {
+        proposals(ledger, state, Pace::ByItself, &mut actions);
+    }
+    actions.is_empty()
 }
 
 /// Whether everybody is where they should be once all has come to rest.

@@ -226,8 +226,7 @@ impl Ledger {
     pub fn votes_yes(&self, machine: &Machine, begin: &Begin) -> bool {
         machine.lock.is_none()
             && machine.version == begin.theirs.version
-            && (machine.configuration == begin.theirs.configuration
-                || self.makes(Mistake::PrepareIgnoresConfiguration))
+            && (machine.configuration == begin.theirs.configuration || self.makes(Mistake::PrepareIgnoresConfiguration))
             && (machine.count == begin.count || self.makes(Mistake::LatePrepareLocks))
             && (begin.kind == Kind::Shift || machine.outbox().next().is_none())
     }

@@ -22,7 +22,7 @@
 //! `docs/protocol/model.md` says what is left out, and why that is fair.
 
 pub mod action;
-mod canonical;
+pub mod canonical;
 pub mod check;
 pub mod invariants;
 pub mod ledger;

@@ -22,6 +22,11 @@ pub enum Mistake {
     BuriedWhileOthersLag,
     /// A tombstone of a group that was merged away does not tell a learner that asks.
     LeftoversUntold,
+    /// A node that left the gainer is not told what to do with its replica of the loser.
+    LeaverUntold,
+    /// A replica whose machine stands still takes no snapshot, although the logs of the others no longer have what the loser's
+    /// replica beside it lacks.
+    StandsForEver,
     /// A replica that has not assembled counts for a change of members.
     UnassembledCounts,
     /// A replica takes over what the loser's replica beside it has, however little it has applied.
@@ -30,6 +35,8 @@ pub enum Mistake {
     AbortAfterCommit,
     /// Members change in spite of a lock.
     ChangeWhileLocked,
+    /// A leader changes members although it has not applied its whole log, where a lock may wait.
+    ChangeBeforeApplied,
     /// The loser's prepare does not look at the configuration that the coordinator has seen.
     PrepareIgnoresConfiguration,
     /// The loser acknowledges an abort of an operation that it does not know, and does not log it.
@@ -73,7 +80,10 @@ impl Mistake {
             Mistake::BuriedAtDecision | Mistake::BuriedBeforeFlush => (MERGE, Some(Fault::Lost)),
             Mistake::CommitUnseen | Mistake::BuriedWhileOthersLag => (Budget { crashes: 1, ..one_write }, None),
             Mistake::LeftoversUntold => (change_loser, Some(Fault::Stuck)),
+            Mistake::LeaverUntold => (change_gainer, Some(Fault::Stuck)),
+            Mistake::StandsForEver => (Budget { cuts: 2, ..MERGE }, Some(Fault::Stuck)),
             Mistake::UnassembledCounts | Mistake::ChangeWhileLocked => (change_gainer, Some(Fault::Lost)),
+            Mistake::ChangeBeforeApplied => (change_loser, Some(Fault::Lost)),
             Mistake::CommitWithoutTail => (one_write, Some(Fault::Lost)),
             Mistake::AbortAfterCommit => (SHIFT, Some(Fault::RingNotWhole)),
             Mistake::PrepareIgnoresConfiguration => (change_loser, Some(Fault::Lost)),

@@ -105,8 +105,8 @@ impl Acting<'_> {
             }
             let Some(outcome) = self.ledger.outcome(operation) else { continue };
             let merged = outcome == Outcome::Commit && self.ledger.begin(operation).kind == Kind::Merge;
-            let is_sent =
-                pace == Pace::Anything || self.neighbour().is_some_and(|machine| machine.sent(operation.begin).is_some());
+            let is_sent = pace == Pace::Anything
+                || self.neighbour().is_some_and(|machine| machine.sent(operation.begin).is_some());
             if merged || !is_sent {
                 continue;
             }
@@ -143,7 +143,8 @@ impl Acting<'_> {
                 self.machine.members.iter().all(|node| self.state.nodes[node].told)
             } else {
                 let heard = self.state.group(self.group.other()).log.from(0);
-                heard.contains(&Entry::Resolve { operation, outcome }) || self.is_acknowledged_unread(operation, outcome)
+                heard.contains(&Entry::Resolve { operation, outcome })
+                    || self.is_acknowledged_unread(operation, outcome)
             };
             if acknowledged {
                 entries.push(Entry::Close { begin });
@@ -153,9 +154,8 @@ impl Acting<'_> {
 
     /// Planted: the loser acknowledges what it does not know, and logs nothing.
     fn is_acknowledged_unread(&self, operation: Operation, outcome: Outcome) -> bool {
-        let unknown = |machine: &Machine| {
-            !matches!(machine.lock, Some(Lock::Participates(held, _)) if held == operation)
-        };
+        let unknown =
+            |machine: &Machine| !matches!(machine.lock, Some(Lock::Participates(held, _)) if held == operation);
         self.ledger.makes(Mistake::AbortNotCounted)
             && outcome == Outcome::Abort
             && self.neighbour().is_some_and(unknown)
@@ -164,12 +164,14 @@ impl Acting<'_> {
     /// An order to gain what the neighbour has. What the neighbour is, one of its leaders said, perhaps one that lags.
     fn begins(&self, entries: &mut Vec<Entry>) {
         let own = Seen { version: self.machine.version, configuration: self.machine.configuration };
-        let under_way = self.state.group(self.group).log.from(self.applied).iter().any(|e| matches!(e, Entry::Begin(_)));
+        let under_way =
+            self.state.group(self.group).log.from(self.applied).iter().any(|e| matches!(e, Entry::Begin(_)));
         if self.machine.lock.is_some() || under_way {
             return;
         }
         for theirs in self.inspected() {
-            if theirs.members != self.machine.members || theirs.lock.is_some() || self.machine.range.meets(theirs.range) {
+            if theirs.members != self.machine.members || theirs.lock.is_some() || self.machine.range.meets(theirs.range)
+            {
                 continue;
             }
             let seen = Seen { version: theirs.version, configuration: theirs.configuration };
@@ -212,7 +214,8 @@ impl Acting<'_> {
     /// A change of members: somebody who has joined comes in for somebody else.
     fn changes(&self, entries: &mut Vec<Entry>) {
         let locked = self.machine.lock.is_some() && !self.ledger.makes(Mistake::ChangeWhileLocked);
-        if self.state.budget.changes[self.group.index()] == 0 || locked || self.applied < self.ledger.len(self.group) {
+        let behind = self.applied < self.ledger.len(self.group) && !self.ledger.makes(Mistake::ChangeBeforeApplied);
+        if self.state.budget.changes[self.group.index()] == 0 || locked || behind {
             return;
         }
         let members = self.machine.members;
@@ -254,6 +257,9 @@ impl Acting<'_> {
         let counts = !matches!(entry, Entry::Configuration(_))
             || self.ledger.makes(Mistake::UnassembledCounts)
             || self.ledger.has_assembled(&self.state.nodes, self.group, node);
-        own.is_live() && own.has >= leader.start && counts && !self.ledger.has_ended(&self.state.nodes, self.group, node)
+        own.is_live()
+            && own.has >= leader.start
+            && counts
+            && !self.ledger.has_ended(&self.state.nodes, self.group, node)
     }
 }

@@ -203,7 +203,8 @@ impl Ledger {
         if !gets_there {
             return true;
         }
-        beside.has <= commit.seal
+        !self.makes(Mistake::StandsForEver)
+            && beside.has <= commit.seal
             && (self.was_removed(loser, node) || !helper.is_live() || helper.start > beside.has)
     }
 
@@ -259,12 +260,17 @@ impl Ledger {
         let merged = self.ended(group.other()).is_some_and(|commit| {
             let known = self.closed(commit).is_some_and(|slot| own.store.applied > slot)
                 || self.makes(Mistake::BuriedWhileOthersLag);
-            known && own.flushed.applied <= commit.decided && own.store.applied > commit.decided && replica(nodes, group.other(), node).is_live()
+            known
+                && own.flushed.applied <= commit.decided
+                && own.store.applied > commit.decided
+                && replica(nodes, group.other(), node).is_live()
         });
         let beside = replica(nodes, group.other(), node);
-        let needed = beside.is_live() && self.was_removed(group.other(), node) && self.commits(group).any(|commit| {
-            own.flushed.applied <= commit.decided && commit.decided < own.store.applied
-        });
+        let needed = beside.is_live()
+            && self.was_removed(group.other(), node)
+            && self
+                .commits(group)
+                .any(|commit| own.flushed.applied <= commit.decided && commit.decided < own.store.applied);
         own.is_live() && (news || merged || needed)
     }
 
@@ -282,7 +288,7 @@ impl Ledger {
         }
         if gainer.presence == Presence::Gone {
             // The gainer's replica has left and was let go: enough others hold the merge on disk.
-            return true;
+            return !self.makes(Mistake::LeaverUntold);
         }
         if self.makes(Mistake::BuriedAtDecision) {
             return gainer.is_live() && gainer.has > commit.decided;
@@ -328,9 +334,7 @@ impl Ledger {
     pub fn is_held_back(&self, nodes: &Nodes, group: GroupId, node: NodeIndex) -> bool {
         let own = replica(nodes, group, node);
         let held_from_snapshot = (0..NODES).map(|from| replica(nodes, group, from)).any(|source| {
-            source.is_live()
-                && source.start > own.has
-                && self.crosses_a_seal(nodes, group, node, source.store.applied)
+            source.is_live() && source.start > own.has && self.crosses_a_seal(nodes, group, node, source.store.applied)
         });
         let held_from_forgetting = self.was_removed(group, node) && self.is_needed_beside(nodes, group, node);
         own.is_live() && (held_from_snapshot || held_from_forgetting)

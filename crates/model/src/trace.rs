@@ -17,7 +17,8 @@ impl fmt::Display for State {
                 None => writeln!(f, "  led by nobody")?,
             }
         }
-        let anywhere = |node: &usize| GroupId::BOTH.iter().any(|g| self.replica(*g, *node).presence != Presence::Absent);
+        let anywhere =
+            |node: &usize| GroupId::BOTH.iter().any(|g| self.replica(*g, *node).presence != Presence::Absent);
         for node in (0..NODES).filter(anywhere) {
             write!(f, "    {}", node_name(node))?;
             for group in GroupId::BOTH {

@@ -90,9 +90,7 @@ impl Witness {
                 ledger.stands_at(&state.nodes, group, node).is_some()
                     && (0..NODES).any(|from| ledger.can_take_snapshot(&state.nodes, group, node, from))
             }),
-            Witness::Parts => {
-                everywhere().any(|(group, node)| state.replica(group, node).store.parted != Data::NONE)
-            }
+            Witness::Parts => everywhere().any(|(group, node)| state.replica(group, node).store.parted != Data::NONE),
             Witness::CommitsTwice => commits(ledger).count() > 1,
             Witness::CommitsAfterAbort => commits(ledger).any(|commit| {
                 outcomes().any(|(operation, outcome)| {
@@ -102,25 +100,26 @@ impl Witness {
                 })
             }),
             Witness::LatePrepare => is_late(ledger),
-            Witness::BothBegin => GroupId::BOTH
-                .into_iter()
-                .all(|group| matches!(ledger.decided(group).lock, Some(Lock::Coordinates(_)))),
+            Witness::BothBegin => {
+                GroupId::BOTH.into_iter().all(|group| matches!(ledger.decided(group).lock, Some(Lock::Coordinates(_))))
+            }
             Witness::ChangesAfterCommit => commits(ledger).any(|commit| {
                 let gainer = commit.operation.coordinator;
                 changed_between(ledger, gainer, commit.decided, ledger.len(gainer))
-                    || ledger.resolved(&commit).is_some_and(|slot| {
-                        changed_between(ledger, gainer.other(), slot, ledger.len(gainer.other()))
-                    })
+                    || ledger
+                        .resolved(&commit)
+                        .is_some_and(|slot| changed_between(ledger, gainer.other(), slot, ledger.len(gainer.other())))
             }),
             Witness::CommitsAfterChange => commits(ledger).any(|commit| {
                 let gainer = commit.operation.coordinator;
                 changed_between(ledger, gainer, 0, commit.decided)
                     || changed_between(ledger, gainer.other(), 0, commit.seal)
             }),
-            Witness::Forgets => everywhere().any(|(group, node)| {
-                ledger.was_removed(group, node) && !state.replica(group, node).is_live()
-            }),
-            Witness::WaitsForAssembly => everywhere().any(|(group, node)| ledger.is_held_back(&state.nodes, group, node)),
+            Witness::Forgets => everywhere()
+                .any(|(group, node)| ledger.was_removed(group, node) && !state.replica(group, node).is_live()),
+            Witness::WaitsForAssembly => {
+                everywhere().any(|(group, node)| ledger.is_held_back(&state.nodes, group, node))
+            }
             Witness::Cuts => everywhere().any(|(group, node)| state.replica(group, node).start > 0),
         }
     }
