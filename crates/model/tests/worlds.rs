@@ -142,19 +142,17 @@ fn without_its_mistake_each_world_holds() {
 /// A walk through a scenario, by a generator that needs nothing but its seed.
 fn walk(scenario: &Scenario, mut seed: u64) -> Vec<State> {
     let trial = scenario.with(None);
-    let mut states = scenario.first_states();
-    states.truncate(1);
+    let mut state = scenario.first_states()[0];
+    let mut states = vec![state];
     for _ in 0..60 {
-        let state = *states.last().unwrap();
         let ledger = Ledger::of(&state.groups, Rules::default());
         let mut actions: Vec<Action> = Vec::new();
         trial.actions(&ledger, &state, &mut actions);
-        if actions.is_empty() {
-            break;
-        }
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let chosen = usize::try_from(seed >> 33).unwrap() % actions.len();
-        states.push(state.after(&ledger, actions[chosen]));
+        let drawn = (seed >> 33) as usize;
+        let Some(action) = actions.get(drawn % actions.len().max(1)) else { break };
+        state = state.after(&ledger, *action);
+        states.push(state);
     }
     states
 }
