@@ -15,7 +15,7 @@ SEED ?=
 ARGS ?=
 MODEL ?=
 
-.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix settings sim processes planted model loom bench clean
+.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix settings sim processes planted model loom bench scale clean
 
 # verify's steps go one after the other: each uses every core.
 .NOTPARALLEL:
@@ -106,6 +106,9 @@ loom: deps ## Checks the read word under every interleaving of threads
 
 bench: deps ## Measures Scatter against etcd and rewrites docs/benchmarks.md
 	@exec scripts/bench.sh $(ARGS)
+
+scale: deps ## Models a ring of 100,000 groups and rewrites its part of docs/benchmarks.md
+	@exec cargo run --release -p scatter-scale -- --write $(ARGS)
 
 clean: ## Removes what was built; data/ stays
 	cargo clean

@@ -34,6 +34,13 @@ pub(crate) fn paths() -> Value {
         }
         json!({ "get": { "summary": summary, "parameters": parameters, "responses": responses } })
     };
+    let side = json!({
+        "type": "string", "enum": ["successor", "predecessor"], "default": "successor",
+        "description": "Which neighbour, and so which boundary.",
+    });
+    let range_version = json!({
+        "type": "integer", "minimum": 1, "description": "The version that the group's range must have.",
+    });
     let nodes = json!({ "type": "array", "items": { "type": "string", "description": "A node's id." } });
     json!({
         "/": { "get": {
@@ -44,6 +51,34 @@ pub(crate) fn paths() -> Value {
         "/v1/nodes": question("All nodes that are known.", json!([]), &[]),
         "/v1/lookup": question("Where a key lies.", json!([key]), &[]),
         "/v1/groups/{id}": question("One group with its replicas.", json!([id]), &["404"]),
+        "/v1/operations": question("What this program ordered or saw lately, the newest first.", json!([]), &[]),
+        "/v1/groups/{id}/split": order("Gives the upper part of a group's range to a new group.", json!({
+            "type": "object", "additionalProperties": false,
+            "properties": {
+                "at": {
+                    "type": "string", "pattern": "^([0-9A-Fa-f]{2}){0,4104}$",
+                    "description": "The first position of the new group; without it and `key`, the middle of what the group holds.",
+                },
+                "key": { "type": "string", "description": "A key that lies there." },
+                "range_version": range_version,
+            },
+        })),
+        "/v1/groups/{id}/merge": order("Has a group take over all that a neighbour has; the neighbour ends.", json!({
+            "type": "object", "additionalProperties": false,
+            "properties": { "side": side, "range_version": range_version },
+        })),
+        "/v1/groups/{id}/repartition": order("Moves a boundary between a group and a neighbour.", json!({
+            "type": "object", "additionalProperties": false,
+            "properties": {
+                "boundary": {
+                    "type": "string", "pattern": "^([0-9A-Fa-f]{2}){0,4104}$",
+                    "description": "Where the boundary shall lie: beyond the group's range the group gains, inside it the neighbour.",
+                },
+                "key": { "type": "string", "description": "A key that lies there, in place of `boundary`." },
+                "side": side,
+                "range_version": range_version,
+            },
+        })),
         "/v1/groups/{id}/members": order("Adds and removes members.", json!({
             "type": "object", "additionalProperties": false, "properties": { "add": nodes, "remove": nodes },
         })),

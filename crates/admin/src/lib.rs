@@ -2,6 +2,9 @@
 //! answer is put together from what all nodes say about themselves at that moment.
 
 mod document;
+mod history;
+mod node_orders;
+mod orders;
 mod page;
 mod picture;
 mod routes;

@@ -1,11 +1,11 @@
 //! The ring as all nodes together tell it, in the shapes that the API shows, and what is wrong with it.
 
-use scatter_client::cache::RingCache;
+use scatter_client::cache::{RingCache, RingView};
 use scatter_client::{Key, Survey};
 use scatter_core::group::{Descriptor, Role};
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::types::{GroupId, NodeId};
-use scatter_wire::{NodeInfo, NodeState, ReplicaInfo, ReplicaRole};
+use scatter_wire::{Description, NodeInfo, NodeState, PendingInfo, ReplicaInfo, ReplicaRole};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,6 +15,12 @@ const USUAL_VOTERS: usize = 3;
 
 /// How many entries a replica may be behind the others before that is worth a word.
 const LAGGING_SLOTS: u64 = 100_000;
+
+/// How long a group operation may hold a group before that is worth a word.
+const STUCK_MS: u64 = 30_000;
+
+/// The most nodes that a look-up from one start is followed through.
+const MOST_HOPS: u32 = 64;
 
 /// `GET /v1/ring`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -41,7 +47,28 @@ pub struct Group {
     pub keys: u64,
     pub bytes: u64,
     pub ops_per_second: u64,
+    /// The group operation that holds the group, in words.
     pub pending: Option<String>,
+    /// The same in its parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
+}
+
+/// The group operation that holds a group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[allow(missing_docs, reason = "the names are the documentation of the JSON")]
+pub struct Operation {
+    /// The same on both sides.
+    pub id: String,
+    /// `merge` or `repartition`.
+    pub kind: &'static str,
+    /// Whether the group is the one that gains.
+    pub gains: bool,
+    /// The group on the other side.
+    pub other: String,
+    pub moving: Range,
+    /// For how long the replica that leads has known of it.
+    pub age_ms: u64,
 }
 
 /// The versions of a group.
@@ -75,8 +102,8 @@ pub struct Member {
 /// Something that is wrong.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Problem {
-    /// One of `gap`, `overlap`, `no_leader`, `no_majority`, `under_replicated`, `unreachable`, `lagging`, `no_ring`,
-    /// `incomplete`.
+    /// One of `gap`, `overlap`, `no_leader`, `no_majority`, `under_replicated`, `stuck`, `unreachable`, `lagging`,
+    /// `no_ring`, `incomplete`.
     pub kind: &'static str,
     /// A sentence.
     pub text: String,
@@ -118,6 +145,8 @@ pub struct Replica {
     pub ballot: String,
     pub decided: u64,
     pub applied: u64,
+    /// The version of the group's range that the replica has applied.
+    pub range_version: u64,
 }
 
 /// `GET /v1/groups/{id}`: the group with its replicas and its problems.
@@ -153,6 +182,9 @@ pub struct Lookup {
 #[derive(Clone, Debug)]
 pub struct Picture {
     survey: Survey,
+    /// What is believed once everybody was heard.
+    view: Arc<RingView>,
+    /// The groups of which something is to be shown.
     descriptors: BTreeMap<GroupId, Arc<Descriptor>>,
     ring: Ring,
 }
@@ -166,12 +198,12 @@ impl Picture {
         for description in survey.descriptions.values() {
             cache.learn(&description.descriptors);
         }
-        let descriptors: BTreeMap<_, _> =
-            cache.view().groups().map(|descriptor| (descriptor.group, Arc::clone(descriptor))).collect();
+        let view = Arc::clone(&cache.view());
+        let descriptors = shown_groups(&view, &survey);
         let cluster_id =
             survey.descriptions.values().find_map(|description| description.cluster).map(|id| id.to_string());
         let ring = Ring { cluster: cluster.to_owned(), cluster_id, groups: Vec::new(), problems: Vec::new() };
-        let mut picture = Self { survey, descriptors, ring };
+        let mut picture = Self { survey, view, descriptors, ring };
         picture.ring.groups = picture.in_ring_order().into_iter().map(|descriptor| picture.group(descriptor)).collect();
         picture.ring.problems = picture.problems();
         picture
@@ -181,6 +213,12 @@ impl Picture {
     #[must_use]
     pub const fn ring(&self) -> &Ring {
         &self.ring
+    }
+
+    /// What is believed of the ring.
+    #[must_use]
+    pub const fn view(&self) -> &Arc<RingView> {
+        &self.view
     }
 
     /// What is known of a group.
@@ -198,13 +236,40 @@ impl Picture {
         })
     }
 
-    /// All nodes.
+    /// All groups.
+    pub fn descriptors(&self) -> impl Iterator<Item = &Arc<Descriptor>> {
+        self.descriptors.values()
+    }
+
+    /// The ids of all nodes.
     #[must_use]
-    pub fn nodes(&self) -> Nodes {
+    pub fn node_ids(&self) -> BTreeSet<NodeId> {
         let mut ids: BTreeSet<NodeId> = self.survey.descriptions.keys().copied().collect();
         ids.extend(self.survey.unreached.keys());
         ids.extend(self.survey.hearsay.keys());
-        Nodes { nodes: ids.into_iter().map(|id| self.node(id)).collect() }
+        ids
+    }
+
+    /// How a node is: as it says itself, else as others say. A node that nobody can tell of and that does not answer is
+    /// suspected.
+    #[must_use]
+    pub fn state(&self, node: NodeId) -> Option<NodeState> {
+        let own = self.survey.descriptions.get(&node).map(|description| description.node.state);
+        let heard = || self.survey.hearsay.get(&node).map(|info| info.state);
+        let not_alive = |state| if state == NodeState::Alive { NodeState::Suspect } else { state };
+        own.or_else(|| heard().map(not_alive)).or_else(|| self.survey.unreached.get(&node).map(|_| NodeState::Suspect))
+    }
+
+    /// How many replicas a node hosts, if it answered.
+    #[must_use]
+    pub fn replica_count(&self, node: NodeId) -> usize {
+        self.survey.descriptions.get(&node).map_or(0, |description| description.node.replicas.len())
+    }
+
+    /// All nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Nodes {
+        Nodes { nodes: self.node_ids().into_iter().map(|id| self.node(id)).collect() }
     }
 
     /// One group with its replicas.
@@ -224,25 +289,37 @@ impl Picture {
     #[must_use]
     pub fn lookup(&self, key: &Key) -> Lookup {
         let position = key.position();
-        let owner = self.in_ring_order().into_iter().find(|descriptor| descriptor.range.contains(&position));
+        let owner = self.view.owner(&position);
         let group = owner.map(|descriptor| self.group(descriptor));
         Lookup {
             key: readable(key.bytes()),
             partition: readable(key.partition()),
             position: position.to_string(),
-            hops: owner.map(|descriptor| self.hops(descriptor.group)),
+            hops: owner.map(|descriptor| self.hops(descriptor, &position)),
             leader: group.as_ref().and_then(|group| group.leader.clone()),
             members: group.as_ref().map(|group| group.members.clone()).unwrap_or_default(),
             group: group.map(|group| group.id),
         }
     }
 
-    /// The most nodes asked from any start: the leader itself, somebody who names it, or somebody who names one who does.
-    fn hops(&self, group: GroupId) -> u32 {
-        let knows = |description: &scatter_wire::Description| {
-            description.descriptors.iter().any(|descriptor| descriptor.group == group && descriptor.leader.is_some())
-        };
-        if self.survey.descriptions.values().all(knows) { 2 } else { 3 }
+    /// The most nodes asked from any start by somebody who knows that one node and no more.
+    fn hops(&self, owner: &Descriptor, position: &Position) -> u32 {
+        let leader = self.leader(owner.group).map(|(node, _)| node);
+        self.survey.descriptions.keys().map(|start| self.hops_from(*start, leader, position)).max().unwrap_or(0)
+    }
+
+    fn hops_from(&self, start: NodeId, leader: Option<NodeId>, position: &Position) -> u32 {
+        let (mut hops, mut node, mut asked) = (1, start, BTreeSet::new());
+        while Some(node) != leader && hops < MOST_HOPS {
+            asked.insert(node);
+            let Some(next) = self.survey.descriptions.get(&node).and_then(|told| pointed_to(told, position, &asked))
+            else {
+                return hops;
+            };
+            node = next;
+            hops += 1;
+        }
+        hops
     }
 
     fn in_ring_order(&self) -> Vec<&Arc<Descriptor>> {
@@ -289,7 +366,8 @@ impl Picture {
             keys: figures.map_or(0, |replica| replica.keys),
             bytes: figures.map_or(0, |replica| replica.bytes),
             ops_per_second: figures.map_or(0, |replica| replica.operations_per_second),
-            pending: figures.and_then(|replica| replica.pending.clone()),
+            pending: figures.and_then(|replica| replica.pending.as_ref()).map(ToString::to_string),
+            operation: figures.and_then(|replica| replica.pending.as_ref()).map(shown_operation),
         }
     }
 
@@ -306,7 +384,11 @@ impl Picture {
             peer: self.peer_address(id).unwrap_or_default(),
             http: info.map(|info| info.http_address.clone()).unwrap_or_default(),
             zone: info.map(|info| info.zone.clone()).unwrap_or_default(),
-            state: answered.map_or("unreachable", |description| state(description.node.state)),
+            state: match (answered, self.state(id)) {
+                (None, Some(NodeState::Dead)) => "dead",
+                (None, _) => "unreachable",
+                (Some(description), _) => state(description.node.state),
+            },
             replicas: answered
                 .map(|description| description.node.replicas.iter().map(|replica| shown(id, replica)).collect())
                 .unwrap_or_default(),
@@ -322,7 +404,10 @@ impl Picture {
         for descriptor in self.in_ring_order() {
             self.find_group_problems(descriptor, &mut problems);
         }
-        for (node, why) in &self.survey.unreached {
+        // The dead whom every group has replaced are missed by nobody.
+        let is_member = |node| self.descriptors.values().any(|group| group.configuration.member(node).is_some());
+        let is_missed = |node| is_member(node) || self.state(node) != Some(NodeState::Dead);
+        for (node, why) in self.survey.unreached.iter().filter(|(node, _)| is_missed(**node)) {
             let text = format!("node {node} does not answer: {why}");
             problems.push(Problem { node: Some(node.to_string()), ..problem("unreachable", text) });
         }
@@ -346,6 +431,10 @@ impl Picture {
                 continue;
             }
             if !alone && range.contains(&next.range.start) {
+                // While positions move both sides may claim them for a moment; one of them is sealed.
+                if self.is_held(descriptor.group) || self.is_held(next.group) {
+                    continue;
+                }
                 let text = format!(
                     "groups {} and {} both claim the positions from {}",
                     descriptor.group,
@@ -358,6 +447,17 @@ impl Picture {
                 problems.push(problem("gap", format!("no group that is known owns the positions from {from} to {to}")));
             }
         }
+    }
+
+    /// What holds a group, as its leader sees it, or without one whoever does.
+    fn pending(&self, group: GroupId) -> Option<&PendingInfo> {
+        let leader = self.leader(group).map(|(_, replica)| replica);
+        let mut replicas = leader.into_iter().chain(self.replicas(group).map(|(_, replica)| replica));
+        replicas.find_map(|replica| replica.pending.as_ref())
+    }
+
+    fn is_held(&self, group: GroupId) -> bool {
+        self.pending(group).is_some()
     }
 
     fn find_group_problems(&self, descriptor: &Descriptor, problems: &mut Vec<Problem>) {
@@ -376,6 +476,9 @@ impl Picture {
         if self.leader(group).is_none() {
             add("no_leader", format!("no node says that it leads group {group}"));
         }
+        if let Some(pending) = self.pending(group).filter(|pending| pending.age_ms > STUCK_MS) {
+            add("stuck", format!("group {group} has been held for {} s: {pending}", pending.age_ms / 1000));
+        }
         let furthest = self.replicas(group).map(|(_, replica)| replica.decided.0).max().unwrap_or(0);
         for (node, replica) in self.replicas(group) {
             let behind = furthest.saturating_sub(replica.applied.0);
@@ -383,6 +486,43 @@ impl Picture {
                 add("lagging", format!("node {node} is {behind} entries behind in group {group}"));
             }
         }
+    }
+}
+
+/// Groups whose claims stand, and others that somebody leads: either their news has not reached everybody, or two groups
+/// claim the same. A group that was merged away and is still in somebody's memory is neither.
+fn shown_groups(view: &RingView, survey: &Survey) -> BTreeMap<GroupId, Arc<Descriptor>> {
+    let replicas = survey.descriptions.values().flat_map(|description| &description.node.replicas);
+    let led: BTreeSet<GroupId> =
+        replicas.filter(|replica| replica.role == ReplicaRole::Leader).map(|replica| replica.group).collect();
+    let others = view.groups().filter(|descriptor| led.contains(&descriptor.group));
+    view.routes().iter().chain(others).map(|descriptor| (descriptor.group, Arc::clone(descriptor))).collect()
+}
+
+/// Whom a node's word leads to on the way to a position: the leader or a member of the group that owns it or starts closest
+/// before it.
+fn pointed_to(told: &Description, position: &Position, asked: &BTreeSet<NodeId>) -> Option<NodeId> {
+    let rank = |descriptor: &&Descriptor| {
+        let claim = descriptor.range.contains(position).then_some(descriptor.range_version);
+        (claim, descriptor.range.start <= *position, descriptor.range.start.clone())
+    };
+    let mut descriptors: Vec<&Descriptor> = told.descriptors.iter().collect();
+    descriptors.sort_by_cached_key(|descriptor| std::cmp::Reverse(rank(descriptor)));
+    let members = descriptors.into_iter().flat_map(|descriptor| {
+        let members = descriptor.configuration.members.iter().map(|member| member.node);
+        descriptor.leader.into_iter().chain(members)
+    });
+    members.into_iter().find(|node| !asked.contains(node))
+}
+
+fn shown_operation(pending: &PendingInfo) -> Operation {
+    Operation {
+        id: pending.operation.to_string(),
+        kind: pending.kind(),
+        gains: pending.gains,
+        other: pending.other.to_string(),
+        moving: shown_range(&pending.moving),
+        age_ms: pending.age_ms,
     }
 }
 
@@ -406,7 +546,10 @@ fn shown(node: NodeId, replica: &ReplicaInfo) -> Replica {
             ReplicaRole::Leader => "leader",
             ReplicaRole::Follower => "follower",
             ReplicaRole::Learner => "learner",
+            ReplicaRole::Joining => "joining",
+            ReplicaRole::Merged => "merged",
         },
+        range_version: replica.range_version.0,
         ballot: replica.ballot.to_string(),
         decided: replica.decided.0,
         applied: replica.applied.0,

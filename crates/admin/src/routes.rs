@@ -1,21 +1,21 @@
-//! The JSON routes: questions about the ring, and orders to a group.
+//! The JSON routes: questions about the ring. [`crate::orders`] takes the orders.
 
+use crate::history::History;
+use crate::node_orders;
+use crate::orders;
 use crate::picture::Picture;
 use crate::settings::AdminProgramSettings;
 use axum::Router;
-use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::{HeaderMap, header};
-use scatter_client::{AdminError, Client, Key, NewMember, Reason};
+use http::header;
+use scatter_client::{Client, Key};
 use scatter_core::types::{GroupId, NodeId};
+use scatter_service::Problem;
 use scatter_service::problem::Kind;
-use scatter_service::{Problem, WriteOutcome};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
-use std::sync::Arc;
+use serde_json::json;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -23,10 +23,11 @@ use tokio::time::Instant;
 /// What the routes work on.
 pub struct Admin {
     cluster: String,
-    client: Client,
+    pub(crate) client: Client,
     survey: Duration,
     keep: Duration,
-    order: Duration,
+    pub(crate) order: Duration,
+    history: std::sync::Mutex<History>,
     /// The last picture. Who finds it too old makes the next one while the others wait for it.
     last: Mutex<Option<(Instant, Arc<Picture>)>>,
 }
@@ -41,11 +42,17 @@ impl Admin {
             survey: Duration::from_millis(settings.admin.survey_ms),
             keep: Duration::from_millis(settings.admin.keep_ms),
             order: Duration::from_millis(settings.admin.order_ms),
+            history: std::sync::Mutex::default(),
             last: Mutex::default(),
         }
     }
 
-    async fn picture(&self) -> Arc<Picture> {
+    /// What happened. A panic of somebody who held it leaves nothing half done.
+    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn picture(&self) -> Arc<Picture> {
         let mut last = self.last.lock().await;
         if let Some((made, picture)) = &*last
             && made.elapsed() <= self.keep
@@ -53,12 +60,13 @@ impl Admin {
             return Arc::clone(picture);
         }
         let picture = Arc::new(Picture::new(&self.cluster, self.client.survey(self.survey).await));
+        self.history().observe(&picture);
         *last = Some((Instant::now(), Arc::clone(&picture)));
         picture
     }
 
     /// Has the next question asked anew: an order may have changed the answer.
-    async fn forget(&self) {
+    pub(crate) async fn forget(&self) {
         *self.last.lock().await = None;
     }
 }
@@ -70,13 +78,20 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/nodes", get(nodes))
         .route("/v1/lookup", get(lookup))
         .route("/v1/groups/{id}", get(group))
-        .route("/v1/groups/{id}/members", post(members))
-        .route("/v1/groups/{id}/transfer-leader", post(transfer_leader))
+        .route("/v1/operations", get(operations))
+        .route("/v1/groups/{id}/split", post(orders::split))
+        .route("/v1/groups/{id}/merge", post(orders::merge))
+        .route("/v1/groups/{id}/repartition", post(orders::repartition))
+        .route("/v1/groups/{id}/members", post(orders::members))
+        .route("/v1/groups/{id}/transfer-leader", post(orders::transfer_leader))
+        .route("/v1/nodes/{id}/drain", post(node_orders::drain))
+        .route("/v1/nodes/{id}/undrain", post(node_orders::undrain))
+        .route("/v1/nodes/{id}/remove", post(node_orders::remove))
         .with_state(admin)
 }
 
 /// A JSON document that is true for a moment only.
-fn document(value: &impl serde::Serialize) -> Response {
+pub(crate) fn document(value: &impl serde::Serialize) -> Response {
     let Ok(bytes) = serde_json::to_vec(value) else {
         return Problem::new(Kind::Internal, "the answer has no JSON form").into_response();
     };
@@ -92,6 +107,13 @@ async fn ring(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Res
 async fn nodes(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     parameters(query.as_deref(), &[])?;
     Ok(document(&admin.picture().await.nodes()))
+}
+
+async fn operations(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
+    parameters(query.as_deref(), &[])?;
+    // What holds a group at this moment is part of the answer.
+    admin.picture().await;
+    Ok(document(&json!({ "operations": admin.history().entries() })))
 }
 
 async fn lookup(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
@@ -112,158 +134,8 @@ async fn group(
     Ok(document(&detail))
 }
 
-/// The body of `POST /v1/groups/{id}/members`.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct MembersBody {
-    add: Vec<String>,
-    remove: Vec<String>,
-}
-
-async fn members(
-    State(admin): State<Arc<Admin>>,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    let dry_run = order_parameters(&headers, query.as_deref())?;
-    let (group, body) = (group_id(&id)?, read_body::<MembersBody>(&body)?);
-    let add = body.add.iter().map(|id| node_id(id)).collect::<Result<Vec<_>, _>>()?;
-    let remove = body.remove.iter().map(|id| node_id(id)).collect::<Result<Vec<_>, _>>()?;
-    admin.forget().await;
-    let picture = admin.picture().await;
-    let after = members_after(&picture, group, &add, &remove)?;
-    let newcomers = add.iter().map(|node| {
-        let address = picture.peer_address(*node);
-        let address = address.ok_or_else(|| Problem::new(Kind::NotFound, format!("no node {node} is known")))?;
-        Ok(NewMember { node: *node, address })
-    });
-    let newcomers = newcomers.collect::<Result<Vec<_>, Problem>>()?;
-    let plan = json!({
-        "group": group.to_string(), "dry_run": dry_run, "add": texts(&add), "remove": texts(&remove),
-        "members": texts(&after),
-    });
-    if dry_run {
-        return Ok(document(&plan));
-    }
-    tracing::info!(%group, ?add, ?remove, "change of members ordered");
-    let said = admin.client.change_members(group, newcomers, remove, false, Some(admin.order)).await;
-    admin.forget().await;
-    Ok(document(&with_result(plan, said.map_err(order_failed)?)))
-}
-
-/// Who the members would be, or why the change makes no sense.
-fn members_after(picture: &Picture, group: GroupId, add: &[NodeId], remove: &[NodeId]) -> Result<Vec<NodeId>, Problem> {
-    let descriptor = picture.descriptor(group).ok_or_else(|| unknown_group(group))?;
-    if add.is_empty() && remove.is_empty() {
-        return Err(malformed("the body names nobody under `add` or `remove`"));
-    }
-    if let Some(both) = add.iter().find(|node| remove.contains(node)) {
-        return Err(malformed(format!("node {both} is both to be added and to be removed")));
-    }
-    let members = &descriptor.configuration;
-    if let Some(known) = add.iter().find(|node| members.member(**node).is_some()) {
-        return Err(Problem::new(Kind::Conflict, format!("node {known} is a member of group {group} already")));
-    }
-    if let Some(stranger) = remove.iter().find(|node| members.member(**node).is_none()) {
-        return Err(Problem::new(Kind::Conflict, format!("node {stranger} is no member of group {group}")));
-    }
-    let kept = members.members.iter().map(|member| member.node).filter(|node| !remove.contains(node));
-    let mut after: Vec<_> = kept.chain(add.iter().copied()).collect();
-    after.sort_unstable();
-    after.dedup();
-    if after.is_empty() {
-        return Err(Problem::new(Kind::Conflict, format!("group {group} would have no member left")));
-    }
-    Ok(after)
-}
-
-/// The body of `POST /v1/groups/{id}/transfer-leader`.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct TransferBody {
-    to: Option<String>,
-}
-
-async fn transfer_leader(
-    State(admin): State<Arc<Admin>>,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    let dry_run = order_parameters(&headers, query.as_deref())?;
-    let (group, body) = (group_id(&id)?, read_body::<TransferBody>(&body)?);
-    let to = body.to.as_deref().map(node_id).transpose()?;
-    admin.forget().await;
-    let picture = admin.picture().await;
-    let descriptor = picture.descriptor(group).ok_or_else(|| unknown_group(group))?;
-    if let Some(node) = to
-        && !descriptor.configuration.voters().any(|voter| voter.node == node)
-    {
-        return Err(Problem::new(Kind::Conflict, format!("node {node} is no voting member of group {group}")));
-    }
-    let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "to": to.map(|node| node.to_string()) });
-    if dry_run {
-        return Ok(document(&plan));
-    }
-    tracing::info!(%group, ?to, "transfer of leadership ordered");
-    let said = admin.client.transfer_leader(group, to, false, Some(admin.order)).await;
-    admin.forget().await;
-    Ok(document(&with_result(plan, said.map_err(order_failed)?)))
-}
-
-/// The plan with what the leader said of it.
-fn with_result(mut plan: Value, said: String) -> Value {
-    plan["result"] = serde_json::from_str(&said).unwrap_or(Value::String(said));
-    plan
-}
-
-fn order_failed(error: AdminError) -> Problem {
-    let text = error.to_string();
-    match error {
-        AdminError::Unknown { .. } => Problem::new(Kind::OutcomeUnknown, text).with_outcome(WriteOutcome::Unknown),
-        AdminError::Refused { reason } => {
-            let kind = match reason {
-                Reason::Conflict(_) => Kind::Conflict,
-                Reason::Malformed(_) => Kind::Malformed,
-                Reason::TooLarge { .. } => Kind::TooLarge,
-                Reason::Deadline => Kind::DeadlineExceeded,
-                Reason::Overloaded { .. } => Kind::Overloaded,
-                Reason::DiskFull => Kind::StorageFull,
-                Reason::NoOwner
-                | Reason::NoLeader
-                | Reason::Unreachable(_)
-                | Reason::Sealed { .. }
-                | Reason::Unavailable(_)
-                | Reason::Forgotten => Kind::Unavailable,
-            };
-            let retry_after =
-                (kind.status() == http::StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
-            Problem::new(kind, text).with_outcome(WriteOutcome::NotApplied).with_retry_after(retry_after)
-        }
-    }
-}
-
-/// Checks that an order does not come from another site's page, and reads `?dry_run=`.
-fn order_parameters(headers: &HeaderMap, query: Option<&str>) -> Result<bool, Problem> {
-    let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
-    if site.is_some_and(|site| site != "same-origin" && site != "none") {
-        return Err(Problem::new(Kind::Forbidden, "orders are not taken from another site's page"));
-    }
-    match parameters(query, &["dry_run"])?.pop() {
-        None => Ok(false),
-        Some((_, value)) => match value.as_slice() {
-            b"true" => Ok(true),
-            b"false" => Ok(false),
-            _ => Err(malformed("`dry_run` is `true` or `false`")),
-        },
-    }
-}
-
 /// The query's parameters, decoded; each at most once, and none that is not allowed.
-fn parameters<'q>(query: Option<&'q str>, allowed: &[&str]) -> Result<Vec<(&'q str, Vec<u8>)>, Problem> {
+pub(crate) fn parameters<'q>(query: Option<&'q str>, allowed: &[&str]) -> Result<Vec<(&'q str, Vec<u8>)>, Problem> {
     let mut found: Vec<(&str, Vec<u8>)> = Vec::new();
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -298,19 +170,11 @@ fn decoded(value: &str) -> Result<Vec<u8>, Problem> {
     Ok(bytes)
 }
 
-/// Reads a JSON body; an empty one takes the defaults.
-fn read_body<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(T::default());
-    }
-    serde_json::from_slice(body).map_err(|error| malformed(format!("the body is not what this path takes: {error}")))
-}
-
-fn group_id(text: &str) -> Result<GroupId, Problem> {
+pub(crate) fn group_id(text: &str) -> Result<GroupId, Problem> {
     hexadecimal(text).map(GroupId).ok_or_else(|| malformed("a group's id is up to 16 hexadecimal digits"))
 }
 
-fn node_id(text: &str) -> Result<NodeId, Problem> {
+pub(crate) fn node_id(text: &str) -> Result<NodeId, Problem> {
     hexadecimal(text).map(NodeId).ok_or_else(|| malformed("a node's id is up to 16 hexadecimal digits"))
 }
 
@@ -320,14 +184,10 @@ fn hexadecimal(text: &str) -> Option<u64> {
     if digits { u64::from_str_radix(text, 16).ok() } else { None }
 }
 
-fn texts(nodes: &[NodeId]) -> Vec<String> {
-    nodes.iter().map(ToString::to_string).collect()
-}
-
-fn malformed(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
+pub(crate) fn malformed(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
     Problem::new(Kind::Malformed, detail)
 }
 
-fn unknown_group(group: GroupId) -> Problem {
+pub(crate) fn unknown_group(group: GroupId) -> Problem {
     Problem::new(Kind::NotFound, format!("no group {group} is known"))
 }

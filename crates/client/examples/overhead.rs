@@ -38,7 +38,9 @@ impl LocalNode for Instantly {
                 staleness_ms: Some(0),
                 stamp,
             },
-            ClientBody::Describe | ClientBody::Administer { .. } => ReplyBody::Description { description: describe() },
+            ClientBody::Describe | ClientBody::Administer { .. } | ClientBody::Locate { .. } => {
+                ReplyBody::Description { description: describe() }
+            }
         };
         drop(reply.send(Ok(body)));
     }

@@ -9,13 +9,17 @@ use crate::requests::{
     BatchWritten, Deleted, OrderWork, ReadOptions, ReadReply, ReadWork, WriteOptions, WriteReply, WriteWork, Written,
     first_key, put,
 };
+use crate::reshape::{ReshapeOptions, shift};
 use crate::search::keep_fresh;
 use crate::shared::{NO_FORWARDING, Shared};
 use bytes::Bytes;
 use scatter_core::command::{Condition, Idempotency, Operation, Write};
-use scatter_core::ring::Key;
+use scatter_core::ring::{Key, Position};
 use scatter_core::types::{GroupId, NodeId};
-use scatter_wire::{AdminRequest, ClientBody, ConnectionMetrics, Consistency, Description, NewMember, ReplyBody};
+use scatter_wire::{
+    AdminRequest, Boundary, ClientBody, ConnectionMetrics, Consistency, Description, MAX_BOUNDARY_BYTES, NewMember,
+    ReplyBody, Side,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -177,6 +181,70 @@ impl Client {
         self.order(group, AdminRequest::TransferLeader { group, to, dry_run }, timeout).await
     }
 
+    /// Splits a group: the part of its range from `at` on, or from the middle of what it holds, goes to a new group. Returns
+    /// what the leader says, a JSON document that names the new group as `child`.
+    pub async fn split(
+        &self,
+        group: GroupId,
+        at: Option<Position>,
+        options: ReshapeOptions,
+    ) -> Result<String, AdminError> {
+        let at = at.map(bounded).transpose()?;
+        let ReshapeOptions { range_version, dry_run, timeout } = options;
+        self.order(group, AdminRequest::Split { group, at, range_version, dry_run }, timeout).await
+    }
+
+    /// Merges a group with its neighbour on one side: the group takes over all that the neighbour has, and the neighbour ends.
+    /// Returns what the leader says, a JSON document.
+    pub async fn merge(&self, group: GroupId, side: Side, options: ReshapeOptions) -> Result<String, AdminError> {
+        let ReshapeOptions { range_version, dry_run, timeout } = options;
+        let request = AdminRequest::TakeOver { group, from: side, boundary: None, range_version, dry_run };
+        self.order(group, request, timeout).await
+    }
+
+    /// Moves the boundary between a group and its neighbour on one side to `boundary`. Beyond the group's range the group
+    /// gains, inside it the neighbour does. Returns what the leader of the group that gains says, a JSON document.
+    pub async fn repartition(
+        &self,
+        group: GroupId,
+        boundary: Position,
+        side: Side,
+        options: ReshapeOptions,
+    ) -> Result<String, AdminError> {
+        self.refresh(group, options.timeout).await;
+        let view = self.ring();
+        let refused = |reason| AdminError::Refused { reason };
+        let shift = shift(&view, group, &boundary, side).map_err(refused)?;
+        let own = view.group(group).map(|own| own.range_version);
+        if options.range_version.is_some_and(|wanted| Some(wanted) != own) {
+            return Err(refused(Reason::Conflict("the group's range has changed".to_owned())));
+        }
+        let request = AdminRequest::TakeOver {
+            group: shift.gainer,
+            from: shift.from,
+            boundary: Some(bounded(boundary)?),
+            range_version: options.range_version.map(|_| shift.range_version),
+            dry_run: options.dry_run,
+        };
+        self.order(shift.gainer, request, options.timeout).await
+    }
+
+    /// Asks anew about a group and its neighbours.
+    async fn refresh(&self, group: GroupId, timeout: Option<Duration>) {
+        let view = self.ring();
+        let members = view.group(group).map(|known| {
+            let members = known.configuration.members.iter().map(|member| member.node);
+            known.leader.into_iter().chain(members).collect::<Vec<_>>()
+        });
+        for node in members.iter().flatten() {
+            let told = self.shared.describe_node(*node).await;
+            if told.is_ok_and(|told| told.descriptors.iter().any(|descriptor| descriptor.group == group)) {
+                return;
+            }
+        }
+        self.survey(timeout.unwrap_or(self.shared.config.timeout) / 2).await;
+    }
+
     async fn order(
         &self,
         group: GroupId,
@@ -190,10 +258,25 @@ impl Client {
 
     /// A node's own status, a JSON document.
     pub async fn node_status(&self, node: NodeId, timeout: Option<Duration>) -> Result<String, AdminError> {
+        self.ask_node(node, AdminRequest::Status, timeout).await
+    }
+
+    /// Has a node emptied, or not any more. Returns what it says, a JSON document; it goes on afterwards.
+    pub async fn drain(&self, node: NodeId, on: bool, timeout: Option<Duration>) -> Result<String, AdminError> {
+        self.ask_node(node, AdminRequest::Drain { on }, timeout).await
+    }
+
+    /// Asks one node. All that is asked so may be asked again.
+    async fn ask_node(
+        &self,
+        node: NodeId,
+        request: AdminRequest,
+        timeout: Option<Duration>,
+    ) -> Result<String, AdminError> {
         let refused = |text: String| AdminError::Refused { reason: Reason::Unreachable(text) };
         let ask = async {
             let link = self.shared.nodes.connect(node).await.map_err(|error| refused(error.to_string()))?;
-            let body = ClientBody::Administer { request: AdminRequest::Status };
+            let body = ClientBody::Administer { request };
             let reply =
                 link.request(body, u32::MAX, NO_FORWARDING).await.map_err(|error| refused(error.to_string()))?;
             match reply {
@@ -260,4 +343,10 @@ impl Client {
     fn deadline(&self, timeout: Option<Duration>) -> Instant {
         Instant::now() + timeout.unwrap_or(self.shared.config.timeout)
     }
+}
+
+/// A position that may be spoken of.
+fn bounded(position: Position) -> Result<Boundary, AdminError> {
+    let text = || format!("a position has at most {MAX_BOUNDARY_BYTES} bytes");
+    Boundary::new(position).ok_or_else(|| AdminError::Refused { reason: Reason::Malformed(text()) })
 }

@@ -39,6 +39,9 @@ const MOST_REDIRECTS: u32 = 8;
 /// How many times a request that the node had no room for is tried again.
 const MOST_OVERLOADED: u32 = 3;
 
+/// After so many pauses the cache's owner is doubted too, not only its leader.
+const PATIENT_PAUSES: u32 = 4;
+
 /// How often a write may take a new stamp.
 const MOST_RENEWALS: u32 = 8;
 
@@ -74,6 +77,10 @@ pub(crate) trait Work {
     type Output;
     fn body(&self) -> ClientBody;
     fn sent(&mut self);
+    /// Whether another attempt may be sent while one may have arrived.
+    fn may_repeat(&self) -> bool {
+        true
+    }
     fn ended(&mut self, ended: Ended) -> Verdict<Self::Output>;
     fn give_up(&self) -> Certainty;
 }
@@ -130,8 +137,8 @@ pub(crate) struct Drive<'a, W> {
     work: W,
     open: Vec<OpenCall>,
     connecting: Option<(Target, BoxFuture<'static, Result<Connection, Unreached>>)>,
-    /// The leader asked last.
-    asked: Option<(NodeId, Ballot)>,
+    /// The leader asked last. Under one ballot a node may lead several groups that came from one.
+    asked: Option<(GroupId, NodeId, Ballot)>,
     news: Option<watch::Receiver<u64>>,
     resend_at: Option<Instant>,
     impatient_at: Option<Instant>,
@@ -232,7 +239,7 @@ impl<'a, W: Work> Drive<'a, W> {
     /// Sends an attempt to the best target there is, or arranges for one.
     fn send(&mut self) {
         self.resend_at = None;
-        if self.closed.is_some() {
+        if self.closed.is_some() || !self.work.may_repeat() {
             return;
         }
         if self.shared.searches.any_leader_in_doubt() {
@@ -266,7 +273,7 @@ impl<'a, W: Work> Drive<'a, W> {
         let now = Instant::now();
         let left = self.deadline.saturating_duration_since(now);
         let budget_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
-        self.asked = Some((target.node, target.ballot));
+        self.asked = Some((target.group, target.node, target.ballot));
         match link.call(self.work.body(), budget_ms, NO_FORWARDING) {
             Ok(call) => {
                 if self.attempts > 0 {
@@ -310,7 +317,7 @@ impl<'a, W: Work> Drive<'a, W> {
                     self.shared.metrics.wrong_node.add();
                 }
                 self.last = Some(Reason::Unreachable(error.to_string()));
-                self.asked = Some((target.node, target.ballot));
+                self.asked = Some((target.group, target.node, target.ballot));
                 self.unreachable(target);
                 self.pause(Duration::ZERO);
             }
@@ -408,7 +415,10 @@ impl<'a, W: Work> Drive<'a, W> {
                     return self.pace_refused(target, &Refusal::NotOwner, Duration::ZERO);
                 }
             }
-            ReplyBody::Refused { .. } | ReplyBody::Description { .. } | ReplyBody::Administered { .. } => {}
+            ReplyBody::Refused { .. }
+            | ReplyBody::Description { .. }
+            | ReplyBody::Administered { .. }
+            | ReplyBody::Located { .. } => {}
         }
         Pace::After(Duration::ZERO)
     }
@@ -425,8 +435,11 @@ impl<'a, W: Work> Drive<'a, W> {
             }
             Refusal::NotOwner => {
                 self.last = Some(Reason::NoOwner);
-                self.shared.search_ring();
-                self.pace_redirected(target, retry_after)
+                self.search_owner();
+                let pace = self.pace_redirected(target, retry_after);
+                // Who asks for a group by its name is not looked for along the ring: it may be gone.
+                let gone = matches!(self.place, Place::Group(_)) && self.redirects > MOST_REDIRECTS;
+                if gone { Pace::GiveUp(Reason::NoOwner) } else { pace }
             }
             Refusal::Draining | Refusal::Unavailable { .. } => {
                 self.last = Some(match refusal {
@@ -437,6 +450,7 @@ impl<'a, W: Work> Drive<'a, W> {
             }
             Refusal::Overloaded => self.pace_overloaded(retry_after),
             Refusal::Sealed => {
+                self.shared.metrics.sealed.add();
                 self.last = Some(Reason::Sealed { retry_after });
                 Pace::After(retry_after)
             }
@@ -508,11 +522,26 @@ impl<'a, W: Work> Drive<'a, W> {
                 }
                 drop(view);
                 self.shared.search_leader(group, suspect);
+                if self.pauses > PATIENT_PAUSES {
+                    self.search_owner();
+                }
             }
             None => {
                 drop(view);
                 self.last.get_or_insert(Reason::NoOwner);
                 self.shared.search_ring();
+                self.search_owner();
+            }
+        }
+    }
+
+    /// Has others asked along the ring who owns the key.
+    fn search_owner(&mut self) {
+        match self.place {
+            Place::Group(_) => self.shared.search_ring(),
+            Place::Key(key) => {
+                let position = self.position.get_or_insert_with(|| key.position());
+                self.shared.search_owner(position);
             }
         }
     }
@@ -524,7 +553,7 @@ impl<'a, W: Work> Drive<'a, W> {
         }
         let target = self.target();
         target.is_some_and(|target| {
-            self.asked != Some((target.node, target.ballot))
+            self.asked != Some((target.group, target.node, target.ballot))
                 && !self.open.iter().any(|open| open.target.node == target.node)
         })
     }
@@ -544,7 +573,7 @@ impl<'a, W: Work> Drive<'a, W> {
         match self.aim {
             Aim::Leader => Some(target(route.leader?)),
             Aim::AnyMember | Aim::AnyMemberFirst => {
-                let avoided = self.asked.map(|(node, _)| node);
+                let avoided = self.asked.map(|(_, node, _)| node);
                 let others = candidates(route).filter(|member| Some(member.node) != avoided);
                 let member = others.choose(&mut rand::rng()).or_else(|| candidates(route).next())?;
                 Some(target(member.node))

@@ -19,7 +19,8 @@
 //! [`WriteError::Unknown`] that one may have been applied, or may still be.
 //!
 //! How it works: [`cache`] holds what is believed about the ring; a request (`drive`) goes to the group's leader, and when
-//! no answer comes in time others are asked who leads (`search`) while the attempt stays open; [`attempts`] decides what
+//! no answer comes in time others are asked who leads (`search`) while the attempt stays open; where the cache knows no owner, a
+//! `walk` along the ring finds it; [`attempts`] decides what
 //! may be said of a write; `lanes` makes its repeats harmless.
 
 pub mod attempts;
@@ -33,17 +34,22 @@ mod limits;
 mod metrics;
 mod nodes;
 mod requests;
+pub mod reshape;
 mod search;
 mod shared;
 mod survey;
+mod walk;
 
 pub use client::Client;
 pub use config::ClientConfig;
 pub use error::{AdminError, ReadError, Reason, StartError, WriteError};
 pub use metrics::{ClientMetrics, MOST_HOPS};
 pub use requests::{BatchWritten, Deleted, ReadOptions, ReadReply, Served, WriteOptions, WriteReply, Written};
+pub use reshape::ReshapeOptions;
 pub use scatter_core::command::{Condition, Found, Idempotency, Operation, Outcome, Write};
 pub use scatter_core::ring::{Key, Position};
-pub use scatter_core::types::{GroupId, NodeId, Version};
-pub use scatter_wire::{ConnectionMetrics, Consistency, Description, Epoch, NewMember, NodeInfo, ReadPath};
+pub use scatter_core::types::{GroupId, NodeId, RangeVersion, Version};
+pub use scatter_wire::{
+    Boundary, ConnectionMetrics, Consistency, Description, Epoch, NewMember, NodeInfo, ReadPath, Side,
+};
 pub use survey::Survey;

@@ -50,6 +50,12 @@ counters! {
     unknown_outcomes,
     /// Searches for a leader or an owner.
     searches,
+    /// Walks along the ring to the owner of a position that the cache does not know.
+    walks,
+    /// Nodes asked on walks along the ring.
+    walk_steps,
+    /// Attempts refused because a group operation held the key's range for a moment.
+    sealed,
     /// Connections that reached another node than the one wanted.
     wrong_node,
 }

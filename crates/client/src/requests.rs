@@ -225,6 +225,10 @@ impl Work for OrderWork {
         self.maybe_arrived = true;
     }
 
+    fn may_repeat(&self) -> bool {
+        !self.maybe_arrived
+    }
+
     fn ended(&mut self, ended: Ended) -> Verdict<String> {
         match ended {
             Ended::Reply(ReplyBody::Administered { json }) => Verdict::Done(json),

@@ -2,13 +2,15 @@
 //! want the same.
 
 use crate::shared::Shared;
+use crate::walk::walk;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use rand::seq::IndexedRandom as _;
+use scatter_core::ring::Position;
 use scatter_core::types::{Ballot, GroupId, NodeId};
-use scatter_wire::{Description, ReplicaRole};
+use scatter_wire::{Boundary, Description, ReplicaRole};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -25,7 +27,7 @@ const LONGEST_ROUND: Duration = Duration::from_millis(25);
 const SAMPLE: usize = 8;
 
 /// What is searched for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Topic {
     /// Who leads this group.
     Group(GroupId),
@@ -33,6 +35,8 @@ pub(crate) enum Topic {
     Ring,
     /// What one node knows.
     Node(NodeId),
+    /// Who owns a position.
+    Position(Position),
 }
 
 /// The searches under way.
@@ -70,7 +74,7 @@ impl Searches {
     }
 
     fn begin(&self, topic: Topic) -> Option<Searching> {
-        if !self.topics.lock().insert(topic) {
+        if !self.topics.lock().insert(topic.clone()) {
             return None;
         }
         if matches!(topic, Topic::Group(_)) {
@@ -98,6 +102,20 @@ impl Shared {
         self.begin_search(Topic::Ring, None);
     }
 
+    /// Begins a walk along the ring to a position's owner unless one is under way. Of a ring never heard of there is nothing to
+    /// walk along yet.
+    pub(crate) fn search_owner(self: &Arc<Self>, position: &Position) {
+        let known = !self.cache.view().routes().is_empty();
+        let Some(goal) = Boundary::new(position.clone()).filter(|_| known) else { return self.search_ring() };
+        let Some(searching) = self.searches.begin(Topic::Position(position.clone())) else { return };
+        self.metrics.walks.add();
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            let _searching = searching;
+            walk(&shared, &goal).await;
+        });
+    }
+
     /// A node did not answer: who it leads needs another leader, or will be told again that it leads.
     fn doubt(self: &Arc<Self>, node: NodeId) {
         let view = Arc::clone(&self.cache.view());
@@ -108,7 +126,7 @@ impl Shared {
     }
 
     fn begin_search(self: &Arc<Self>, topic: Topic, suspect: Option<Suspect>) {
-        let Some(searching) = self.searches.begin(topic) else { return };
+        let Some(searching) = self.searches.begin(topic.clone()) else { return };
         self.metrics.searches.add();
         let search = Search { shared: Arc::clone(self), topic, suspect, settled: false };
         tokio::spawn(async move {
@@ -194,7 +212,7 @@ impl Search {
                     && replica.is_some_and(|replica| leads(replica.role));
             }
             Topic::Ring => self.settled |= !description.descriptors.is_empty(),
-            Topic::Node(_) => self.settled = true,
+            Topic::Node(_) | Topic::Position(_) => self.settled = true,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::search::Searches;
 use scatter_core::group::Descriptor;
 use scatter_core::types::{GroupId, NodeId, SessionId, Version};
 use scatter_wire::{
-    ClientBody, Connection, ConnectionMetrics, ConnectionOptions, Description, Epoch, ReplicaRole, ReplyBody,
+    Boundary, ClientBody, Connection, ConnectionMetrics, ConnectionOptions, Description, Epoch, ReplicaRole, ReplyBody,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,6 +118,28 @@ impl Shared {
         self.describe(&link).await
     }
 
+    /// Asks a node who owns a position, and takes that in.
+    pub(crate) async fn locate(&self, node: NodeId, position: &Boundary) -> Result<Vec<Descriptor>, Unreached> {
+        let ask = async {
+            let link = self.nodes.connect(node).await?;
+            let budget_ms = u32::try_from(DESCRIBE_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+            let body = ClientBody::Locate { position: position.clone() };
+            let reply = link.request(body, budget_ms, NO_FORWARDING).await;
+            match reply.map_err(|error| Unreached::Failed(error.to_string()))? {
+                ReplyBody::Located { descriptors } | ReplyBody::Refused { descriptors, .. } => Ok(descriptors),
+                ReplyBody::Value { .. }
+                | ReplyBody::Outcome { .. }
+                | ReplyBody::Administered { .. }
+                | ReplyBody::Description { .. } => {
+                    Err(Unreached::Failed(format!("node {node} answered another question")))
+                }
+            }
+        };
+        let descriptors = within(DESCRIBE_TIMEOUT, ask).await?;
+        self.learn(&descriptors);
+        Ok(descriptors)
+    }
+
     async fn describe(&self, link: &Connection) -> Result<Description, Unreached> {
         let failed = |text: String| Unreached::Failed(text);
         let budget_ms = u32::try_from(DESCRIBE_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
@@ -136,7 +158,10 @@ impl Shared {
                 self.learn(&descriptors);
                 Err(failed(format!("node {} refused to describe itself: {refusal:?}", link.identity().node)))
             }
-            ReplyBody::Value { .. } | ReplyBody::Outcome { .. } | ReplyBody::Administered { .. } => {
+            ReplyBody::Value { .. }
+            | ReplyBody::Outcome { .. }
+            | ReplyBody::Administered { .. }
+            | ReplyBody::Located { .. } => {
                 Err(failed(format!("node {} answered another question", link.identity().node)))
             }
         }

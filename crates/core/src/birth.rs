@@ -88,14 +88,18 @@ impl Node {
     /// Whether this boot has not announced itself, a group here has no leader, one led here a member that is silent, or a
     /// newcomer here, who hears its leader and nobody else's address, waits for its first snapshot.
     fn misses_somebody(&self) -> bool {
+        !self.birth.announced || !self.index.lonely.is_empty()
+    }
+
+    /// Whether a replica misses somebody, as of its last step.
+    pub(crate) fn is_lonely(&self, replica: &Replica) -> bool {
         let silent = |since: Instant| self.now.instant.since(since) > SEARCH;
-        let missed = |replica: &Replica| match &replica.role {
+        match &replica.role {
             Role::Leader(leader) => leader.peers.values().any(|peer| silent(peer.answered_at)),
             Role::Follower(follower) => follower.leader.is_none() || replica.report.is_none(),
             Role::Candidate(_) => true,
-            Role::Retired(_) => false,
-        };
-        !self.birth.announced || self.replicas.values().any(missed)
+            Role::Retired(_) | Role::Merged(_) => false,
+        }
     }
 
     pub(crate) fn tick_birth(&mut self, now: Now, effects: &mut Effects) {
@@ -259,7 +263,7 @@ impl Node {
         self.write_record(effects);
         self.birth.problem = None;
         let replica = ReplicaName { group: binding.group, node: self.record.node, incarnation: Incarnation(1) };
-        effects.writes.push(Write::Create { replica, after: Slot(1) });
+        effects.writes.push(Write::Create { replica, after: Slot(1), inviter: None });
         self.create_genesis(replica, effects);
     }
 
@@ -281,7 +285,8 @@ impl Node {
         effects.orders.push(MachineOrder::Create { replica: name, state: Box::new(state) });
         let now = self.now;
         let mut cx = self.context(now, effects);
-        let replica = Replica::blank(name, Slot(1), &mut cx);
+        let mut replica = Replica::blank(name, Slot(1), &mut cx);
+        replica.on_disk = true;
         self.replicas.entry(name.group).or_insert(replica);
     }
 }

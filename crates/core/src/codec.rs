@@ -98,6 +98,7 @@ integer! {
     u32, get_u32_le, put_u32_le;
     u64, get_u64_le, put_u64_le;
     u128, get_u128_le, put_u128_le;
+    i64, get_i64_le, put_i64_le;
 }
 
 macro_rules! wrapped {

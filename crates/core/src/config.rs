@@ -61,6 +61,12 @@ pub struct Config {
     pub membership_patience: Duration,
     /// How long a membership change may take before it is given up.
     pub change_patience: Duration,
+    /// How often an unanswered message to another group is repeated.
+    pub group_resend: Duration,
+    /// How long a takeover may wait for the loser's vote before it is aborted: the longest that positions stay sealed.
+    pub seal_patience: Duration,
+    /// How long an order of a group operation is tried before it is given up.
+    pub order_patience: Duration,
     /// The newest feature level this program understands.
     pub feature_level: FeatureLevel,
     /// The most replicas this node hosts.
@@ -93,6 +99,9 @@ impl Default for Config {
             snapshot_patience: Duration::from_secs(10),
             membership_patience: Duration::from_secs(3),
             change_patience: Duration::from_secs(30),
+            group_resend: Duration::from_millis(100),
+            seal_patience: Duration::from_secs(5),
+            order_patience: Duration::from_secs(60),
             feature_level: FeatureLevel(1),
             max_replicas: 10_000,
         }

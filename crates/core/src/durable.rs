@@ -5,6 +5,7 @@
 //! the disk holds.
 
 use crate::entry::Entry;
+use crate::group::Configuration;
 use crate::time::LogTime;
 use crate::types::{Ballot, ClusterId, GroupId, Incarnation, NodeId, ReplicaName, Slot};
 use crate::{codec_enum, codec_struct};
@@ -93,6 +94,8 @@ pub enum Write {
         replica: ReplicaName,
         /// The last slot it does not keep.
         after: Slot,
+        /// Who spoke to it first, if it came to be by that.
+        inviter: Option<ReplicaName>,
     },
     /// Replaces a replica's promises.
     Hard {
@@ -127,24 +130,56 @@ pub enum Write {
         replica: ReplicaName,
         /// The configuration that does without it.
         removed_by: Incarnation,
+        /// Where its group went, if it was merged.
+        merged: Option<Merger>,
+        /// The newest configuration it knew: whom another removed replica may ask.
+        configuration: Option<Configuration>,
     },
 }
 
 codec_enum!(Write {
     1 => Node { record },
     2 => Peer { record },
-    3 => Create { replica, after },
+    3 => Create { replica, after, inviter },
     4 => Hard { group, state },
     5 => Accept { group, ballot, first, entries },
     6 => Truncate { group, through },
-    7 => Tombstone { replica, removed_by },
+    7 => Tombstone { replica, removed_by, merged, configuration },
 });
+
+/// Where a merged group went.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Merger {
+    /// The group that took over.
+    pub into: GroupId,
+    /// The slot at which it did.
+    pub at: Slot,
+}
+
+codec_struct!(Merger { into, at });
+
+/// The durable note that a replica is gone for good.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tombstone {
+    /// Its name.
+    pub replica: ReplicaName,
+    /// The incarnation that did without it.
+    pub removed_by: Incarnation,
+    /// Where its group went, if it was merged.
+    pub merged: Option<Merger>,
+    /// The newest configuration it knew.
+    pub configuration: Option<Configuration>,
+}
+
+codec_struct!(Tombstone { replica, removed_by, merged, configuration });
 
 /// A live replica as the log remembers it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RecoveredReplica {
     /// Its name.
     pub replica: ReplicaName,
+    /// Who spoke to it first, if it came to be by that.
+    pub inviter: Option<ReplicaName>,
     /// Its promises.
     pub hard: HardState,
     /// The last slot forgotten.
@@ -163,6 +198,6 @@ pub struct Recovered {
     pub peers: Vec<PeerRecord>,
     /// Live replicas, by group.
     pub replicas: Vec<RecoveredReplica>,
-    /// Replicas that are gone for good, each with the incarnation that did without it.
-    pub tombstones: Vec<(ReplicaName, Incarnation)>,
+    /// Replicas that are gone for good.
+    pub tombstones: Vec<Tombstone>,
 }

@@ -54,6 +54,11 @@ pub enum Reply {
     Lost,
     /// An operator's order is done.
     Done,
+    /// A split is done.
+    Split {
+        /// The group that has the upper part.
+        child: GroupId,
+    },
     /// The read may go on: everything decided before it arrived is applied.
     ReadNow {
         /// The group to read from.
@@ -88,6 +93,13 @@ pub enum MachineOrder {
         group: GroupId,
         /// The leader's estimate of log time.
         due: LogTime,
+    },
+    /// Count a slice of what the group holds; answer `Counted`.
+    Count {
+        /// The group.
+        group: GroupId,
+        /// What is being counted; zero to pin the state as it is and begin.
+        count: u64,
     },
     /// Read a piece of a snapshot; answer `SnapshotRead`.
     ReadSnapshot {
@@ -129,7 +141,7 @@ impl MachineOrder {
             Self::Create { replica, .. } | Self::StoreSnapshot { replica, .. } | Self::Destroy { replica } => {
                 replica.group
             }
-            Self::Expired { group, .. } | Self::ReadSnapshot { group, .. } => *group,
+            Self::Expired { group, .. } | Self::Count { group, .. } | Self::ReadSnapshot { group, .. } => *group,
         }
     }
 }

@@ -21,23 +21,75 @@ pub enum EntryKind {
     Expire,
     /// A [`crate::types::FeatureLevel`] that every member understands.
     FeatureLevel,
-    /// A change of links to ring neighbours ([`crate::group::Links`]).
+    /// News of ring neighbours ([`crate::group::Link`] list).
     Links,
+    /// The upper part of the range goes to a new group ([`crate::ops::Split`]).
+    Split,
+    /// The coordinator begins a takeover ([`crate::ops::Begin`]).
+    Begin,
+    /// The participant votes ([`crate::ops::Prepare`]).
+    Prepare,
+    /// The coordinator decides ([`crate::ops::Decide`]).
+    Decide,
+    /// The participant learns the outcome ([`crate::ops::Resolve`]).
+    Resolve,
+    /// What the group owed for an operation is done ([`crate::ops::OperationId`]).
+    Settle,
+    /// Counters that were estimates come right ([`crate::group::Correction`]).
+    Correct,
 }
 
 codec_enum!(EntryKind {
-    0 => Noop, 1 => Commands, 2 => Configuration, 3 => Expire, 4 => FeatureLevel, 5 => Links,
+    0 => Noop,
+    1 => Commands,
+    2 => Configuration,
+    3 => Expire,
+    4 => FeatureLevel,
+    5 => Links,
+    6 => Split,
+    7 => Begin,
+    8 => Prepare,
+    9 => Decide,
+    10 => Resolve,
+    11 => Settle,
+    12 => Correct,
 });
 
 impl EntryKind {
-    /// Whether the entry changes who holds or owns data, and so is decided only by majorities of the old and of every
-    /// resulting set, withdraws the read word before it is proposed, and lets nothing be proposed past it.
+    /// Whether the entry changes the members, and so is decided only by majorities of the old and of the new set.
+    #[must_use]
+    pub const fn changes_members(self) -> bool {
+        matches!(self, Self::Configuration)
+    }
+
+    /// Whether the entry changes who holds or answers for positions. It withdraws the read word before it is proposed, and
+    /// nothing is proposed past it until it is decided.
     #[must_use]
     pub const fn is_structural(self) -> bool {
+        self.changes_members() || self.moves_positions()
+    }
+
+    /// Whether the entry changes which positions a machine of this node answers for, perhaps together with another one.
+    #[must_use]
+    pub const fn moves_positions(self) -> bool {
         match self {
-            Self::Configuration => true,
-            Self::Noop | Self::Commands | Self::Expire | Self::FeatureLevel | Self::Links => false,
+            Self::Split | Self::Prepare | Self::Decide | Self::Resolve => true,
+            Self::Noop
+            | Self::Commands
+            | Self::Configuration
+            | Self::Expire
+            | Self::FeatureLevel
+            | Self::Links
+            | Self::Begin
+            | Self::Settle
+            | Self::Correct => false,
         }
+    }
+
+    /// Whether the entry has space reserved on a full disk: without it nothing could be mended.
+    #[must_use]
+    pub const fn uses_reserve(self) -> bool {
+        !matches!(self, Self::Commands)
     }
 }
 

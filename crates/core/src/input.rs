@@ -1,10 +1,12 @@
 //! Everything that can happen to a node.
 
-use crate::group::Configuration;
+use crate::group::{Configuration, GroupState};
 use crate::message::PeerMessage;
+use crate::ops::order::Order;
 use crate::time::LogTime;
 use crate::types::{ClusterId, FeatureLevel, GroupId, NodeId, ReplicaName, RequestId, Slot, Version, WriteId};
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// What the state machine reports after it applied entries, or came to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,6 +23,11 @@ pub struct MachineReport {
     pub next_expiry: Option<LogTime>,
     /// What formats the group may use.
     pub feature_level: FeatureLevel,
+    /// The group state as of its last structural change: range, links, lock, obligations. Its numbers that move with every
+    /// entry are outdated.
+    pub state: Arc<GroupState>,
+    /// Whether its counters are exact.
+    pub counted: bool,
 }
 
 /// One thing that happened. None of them is trusted: stale, repeated and hostile ones are ignored or refused.
@@ -75,6 +82,31 @@ pub enum Input {
         /// Its state.
         report: MachineReport,
     },
+    /// The machine stands still before this slot: what it takes over from the replica beside it is not there yet.
+    Stalled {
+        /// The group.
+        group: GroupId,
+        /// The slot that it cannot apply.
+        slot: Slot,
+    },
+    /// A split gave birth to a machine here.
+    Born {
+        /// The child's replica.
+        child: ReplicaName,
+        /// Who leads the child in ballot 1.
+        leader: NodeId,
+        /// The child's state.
+        report: MachineReport,
+    },
+    /// A machine here ended: its group was merged into another.
+    Merged {
+        /// The replica that has no machine any more.
+        loser: ReplicaName,
+        /// The group that took over.
+        into: GroupId,
+        /// The slot at which it did.
+        at: Slot,
+    },
     /// The data store is durable up to this slot.
     Flushed {
         /// The group.
@@ -88,6 +120,17 @@ pub enum Input {
         group: GroupId,
         /// An encoded list of [`crate::group::Expiry`]; empty if nothing is due.
         body: Bytes,
+        /// When the next time-to-live ends, at the earliest.
+        next_expiry: Option<LogTime>,
+    },
+    /// The machine's answer to an order to count: a slice is done.
+    Counted {
+        /// The group.
+        group: GroupId,
+        /// Names what is being counted, for the next order; zero if it is no more, and counting begins anew.
+        count: u64,
+        /// After the last slice: an encoded [`crate::group::Correction`].
+        correction: Option<Bytes>,
     },
     /// The machine's answer to an order to read a piece of a snapshot.
     SnapshotRead {
@@ -141,6 +184,15 @@ pub enum Input {
         group: GroupId,
         /// The member that shall lead.
         to: NodeId,
+    },
+    /// An operator or a policy orders a group operation.
+    Reshape {
+        /// Names the answer.
+        request: RequestId,
+        /// The group that is to act: the one to split, or the one to gain.
+        group: GroupId,
+        /// What it is to do.
+        order: Order,
     },
     /// A node answered at an address of the founders or seeds.
     Answered {

@@ -6,8 +6,9 @@
 use crate::durable::{Binding, PeerRecord};
 use crate::entry::Entry;
 use crate::group::Configuration;
+use crate::ops::messages::GroupEnvelope;
 use crate::time::Instant;
-use crate::types::{Ballot, ClusterId, ConfigurationVersion, FeatureLevel, NodeId, ReplicaName, Slot};
+use crate::types::{Ballot, ClusterId, ConfigurationVersion, FeatureLevel, GroupId, NodeId, ReplicaName, Slot};
 use crate::{codec_enum, codec_struct};
 use bytes::Bytes;
 
@@ -178,6 +179,9 @@ pub enum Message {
         snapshot: u64,
         /// The slot it is of.
         slot: Slot,
+        /// Groups that were split off, each with the slot: what one who has not applied that slot holds of them he must not
+        /// give up for this snapshot before he has them otherwise.
+        children: Vec<(GroupId, Slot)>,
         /// The piece ([`crate::group`] defines it), checksummed.
         chunk: Bytes,
     },
@@ -196,6 +200,11 @@ pub enum Message {
         /// It.
         configuration: Configuration,
     },
+    /// The teller's group was merged into another here: it votes no more, but keeps its log up to the seal.
+    Merged {
+        /// What the teller knows decided.
+        decided: Slot,
+    },
 }
 
 codec_enum!(Message {
@@ -210,10 +219,11 @@ codec_enum!(Message {
     9 => Decided { first, entries, decided },
     10 => Truncated { through },
     11 => SnapshotPull { snapshot, cursor },
-    12 => SnapshotChunk { snapshot, slot, chunk },
+    12 => SnapshotChunk { snapshot, slot, children, chunk },
     13 => HandOver { ticket },
     14 => AskMembership { configuration },
     15 => Membership { configuration },
+    16 => Merged { decided },
 });
 
 /// A message with both full names.
@@ -247,9 +257,35 @@ pub enum PeerMessage {
         /// It.
         binding: Binding,
     },
+    /// Between groups.
+    Group {
+        /// The message.
+        envelope: GroupEnvelope,
+    },
+    /// To a replica that speaks to one that was merged away: its group is no more.
+    Gone {
+        /// To whom.
+        to: ReplicaName,
+        /// The group that took over.
+        into: GroupId,
+        /// The slot at which it did.
+        at: Slot,
+    },
+    /// Hints for the shell, of which the core knows nothing.
+    Gossip {
+        /// As the gossip's own format has it.
+        datagram: Bytes,
+    },
 }
 
-codec_enum!(PeerMessage { 1 => Replica { envelope }, 2 => Bind { binding }, 3 => Bound { binding } });
+codec_enum!(PeerMessage {
+    1 => Replica { envelope },
+    2 => Bind { binding },
+    3 => Bound { binding },
+    4 => Group { envelope },
+    5 => Gone { to, into, at },
+    6 => Gossip { datagram },
+});
 
 /// How a node introduces itself on a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]

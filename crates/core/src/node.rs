@@ -5,12 +5,18 @@
 
 use crate::birth::{Birth, Origin};
 use crate::config::Config;
-use crate::durable::{MAX_NONCES, NodeRecord, PeerRecord, Recovered, Write};
-use crate::effects::{Effects, MachineOrder, Refused, Reply};
+use crate::durable::{
+    HardState, MAX_NONCES, Merger, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write,
+};
+use crate::effects::{Effects, MachineOrder, Outgoing, Refused, Reply};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::{Input, MachineReport};
 use crate::message::{Envelope, Hello, HelloError, Message, PeerMessage};
+use crate::ops::messages::{GroupEnvelope, GroupMessage};
+use crate::ops::{Obligation, Pending};
+use crate::paxos::acceptor::Unsynced;
 use crate::planted::{self, Bug};
+use crate::policy::Busy;
 use crate::replica::{Context, Replica, Role};
 use crate::rng::Rng;
 use crate::time::{Instant, Now};
@@ -74,12 +80,28 @@ pub(crate) enum AfterSync {
     Destroy(ReplicaName),
 }
 
+/// What the data store holds when a node starts.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Machines {
+    /// The machines.
+    pub live: Vec<(ReplicaName, MachineReport)>,
+    /// Replicas whose machine was taken over by another group's.
+    pub merged: Vec<(ReplicaName, Merger)>,
+}
+
+/// How many mergers one after the other are followed to find who has what a group had.
+const MAX_MERGERS: usize = 64;
+
+/// How many rounds of messages between two groups led here one burst may take: more than any exchange has that waits for no
+/// log.
+const MAX_LOOPS: usize = 8;
+
 /// How a replica stands, for people and metrics.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReplicaStatus {
     /// Its name.
     pub replica: ReplicaName,
-    /// `leader`, `follower`, `candidate`, `learner`, `retired` or `joining`.
+    /// `leader`, `follower`, `candidate`, `learner`, `retired`, `merged` or `joining`.
     pub role: &'static str,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
@@ -99,6 +121,46 @@ pub struct ReplicaStatus {
     pub lease: std::time::Duration,
 }
 
+/// What is asked of all replicas at once, kept up to date with each step of one of them: a node may host thousands, most of
+/// them idle.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    deadlines: BTreeSet<(Instant, GroupId)>,
+    deadline_of: BTreeMap<GroupId, Instant>,
+    /// The first batch of writes that each waits for.
+    unsynced: BTreeSet<(WriteId, GroupId)>,
+    unsynced_of: BTreeMap<GroupId, WriteId>,
+    /// Those that miss somebody.
+    pub(crate) lonely: BTreeSet<GroupId>,
+    leaderships: BTreeMap<GroupId, (Option<NodeId>, Ballot)>,
+    /// Groups that came, went, or have another leader or ballot, since the shell asked.
+    changed: BTreeSet<GroupId>,
+}
+
+impl Index {
+    fn set_deadline(&mut self, group: GroupId, at: Option<Instant>) {
+        let old = match at {
+            Some(at) => self.deadline_of.insert(group, at),
+            None => self.deadline_of.remove(&group),
+        };
+        if old != at {
+            old.map(|old| self.deadlines.remove(&(old, group)));
+            at.map(|at| self.deadlines.insert((at, group)));
+        }
+    }
+
+    fn set_unsynced(&mut self, group: GroupId, first: Option<WriteId>) {
+        let old = match first {
+            Some(first) => self.unsynced_of.insert(group, first),
+            None => self.unsynced_of.remove(&group),
+        };
+        if old != first {
+            old.map(|old| self.unsynced.remove(&(old, group)));
+            first.map(|first| self.unsynced.insert((first, group)));
+        }
+    }
+}
+
 /// A node.
 #[derive(Debug)]
 pub struct Node {
@@ -107,7 +169,7 @@ pub struct Node {
     pub(crate) nonce: u64,
     peers: BTreeMap<NodeId, PeerRecord>,
     pub(crate) replicas: BTreeMap<GroupId, Replica>,
-    tombstones: BTreeMap<GroupId, Vec<(ReplicaName, Incarnation)>>,
+    tombstones: BTreeMap<GroupId, Vec<Tombstone>>,
     pub(crate) rng: Rng,
     pub(crate) birth: Birth,
     pub(crate) after_sync: VecDeque<(WriteId, AfterSync)>,
@@ -118,20 +180,25 @@ pub struct Node {
     /// The record of this boot is on disk: the node may speak.
     booted: bool,
     touched: BTreeSet<GroupId>,
+    /// Replicas that are to come to be here, each with whom to ask.
+    wanted: Vec<(ReplicaName, ReplicaName)>,
+    pub(crate) index: Index,
     /// Groups that wait for news of their machine.
     eager: BTreeSet<GroupId>,
+    /// Groups that were merged away here and whose logs are kept for others.
+    merged: BTreeSet<GroupId>,
     /// The clocks of the step under way.
     pub(crate) now: Now,
 }
 
 impl Node {
-    /// A node as its disk remembers it, or a new one. `machines` are the states of the replicas whose data the store holds.
+    /// A node as its disk remembers it, or a new one. `machines` is what the store holds.
     /// The effects hold the record of this boot; until it is synced the node neither speaks nor listens.
     pub fn recover(
         config: Config,
         boot: Boot,
         recovered: Recovered,
-        machines: Vec<(ReplicaName, MachineReport)>,
+        machines: Machines,
         now: Now,
     ) -> Result<(Self, Effects), RecoverError> {
         let mut record = recovered.node.unwrap_or(NodeRecord {
@@ -163,24 +230,23 @@ impl Node {
             disk_full: false,
             booted: false,
             touched: BTreeSet::new(),
+            wanted: Vec::new(),
+            index: Index::default(),
             eager: BTreeSet::new(),
+            merged: BTreeSet::new(),
             now,
             config,
         };
         node.birth.is_bound_on_disk = node.record.binding.is_some();
-        for (name, removed_by) in recovered.tombstones {
-            node.tombstones.entry(name.group).or_default().push((name, removed_by));
+        for tombstone in recovered.tombstones {
+            node.tombstones.entry(tombstone.replica.group).or_default().push(tombstone);
         }
         let mut effects = Effects::default();
-        // Data whose replica is gone: the process died between the tombstone and the end of the data.
-        let lives = |name: &ReplicaName| recovered.replicas.iter().any(|replica| replica.replica == *name);
-        let orphans = machines.iter().map(|(name, _)| *name).filter(|name| !lives(name));
-        effects.orders.extend(orphans.map(|replica| MachineOrder::Destroy { replica }));
+        node.recover_orphans(&recovered.replicas, &machines, &mut effects)?;
         for replica in recovered.replicas {
-            let name = replica.replica;
-            let report = machines.iter().find(|(machine, _)| *machine == name).map(|(_, report)| report.clone());
-            node.recover_replica(replica, report, &mut effects)?;
+            node.recover_replica(replica, &machines, &mut effects)?;
         }
+        node.settle_merged(now, None, &mut effects);
         // A lease of today's length may be granted from now on, to others and to itself.
         let lease = crate::time::nanos(node.config.lease);
         node.record.longest_lease_nanos = node.record.longest_lease_nanos.max(lease);
@@ -189,13 +255,40 @@ impl Node {
         Ok((node, effects))
     }
 
+    /// Machines without a replica in the log: born by a split whose replica the log had not heard of yet, or left over by a
+    /// process that died between the tombstone and the end of the data.
+    fn recover_orphans(
+        &mut self,
+        replicas: &[RecoveredReplica],
+        machines: &Machines,
+        effects: &mut Effects,
+    ) -> Result<(), RecoverError> {
+        let lives = |name: &ReplicaName| replicas.iter().any(|replica| replica.replica.group == name.group);
+        for (name, report) in machines.live.iter().filter(|(name, _)| !lives(name)) {
+            if name.incarnation == Incarnation(1) && self.may_host(*name) {
+                let inviter = another_member(*name, None, &report.configuration);
+                effects.writes.push(Write::Create { replica: *name, after: Slot(1), inviter });
+                let hard = HardState::default();
+                let born = RecoveredReplica { replica: *name, inviter, hard, truncated: Slot(1), entries: Vec::new() };
+                self.recover_replica(born, machines, effects)?;
+            } else {
+                effects.orders.push(MachineOrder::Destroy { replica: *name });
+            }
+        }
+        let left = machines.merged.iter().map(|(name, _)| *name).filter(|name| !lives(name));
+        effects.orders.extend(left.map(|replica| MachineOrder::Destroy { replica }));
+        Ok(())
+    }
+
     fn recover_replica(
         &mut self,
-        recovered: crate::durable::RecoveredReplica,
-        report: Option<MachineReport>,
+        recovered: RecoveredReplica,
+        machines: &Machines,
         effects: &mut Effects,
     ) -> Result<(), RecoverError> {
         let name = recovered.replica;
+        let report = machines.live.iter().find(|(machine, _)| *machine == name).map(|(_, report)| report.clone());
+        let merger = machines.merged.iter().find(|(machine, _)| *machine == name).map(|(_, merger)| *merger);
         let (level, known) = (report.as_ref().map(|report| report.feature_level), self.config.feature_level);
         if let Some(level) = level.filter(|level| *level > known) {
             return Err(RecoverError::TooNew { group: name.group, level, known });
@@ -203,13 +296,19 @@ impl Node {
         let applied = report.as_ref().map_or(Slot(0), |report| report.applied);
         let genesis = self.record.binding.as_ref().is_some_and(|binding| binding.group == name.group)
             && name.incarnation == Incarnation(1);
-        let missing = report.is_none() && genesis && recovered.truncated <= Slot(1);
-        if recovered.truncated > applied && !missing {
+        let begins = report.is_none() && name.incarnation == Incarnation(1) && recovered.truncated <= Slot(1);
+        let missing = begins && genesis && merger.is_none();
+        if recovered.truncated > applied && !begins && merger.is_none() {
             return Err(RecoverError::Damaged { group: name.group, applied, truncated: recovered.truncated });
         }
         let now = self.now;
         let mut cx = self.context(now, effects);
-        let replica = Replica::recover(recovered, report, &mut cx);
+        let mut replica = Replica::recover(recovered, report, &mut cx);
+        if let Some(merger) = merger {
+            replica.decided = replica.hard.decided;
+            replica.on_merged(merger, &mut cx);
+            self.merged.insert(name.group);
+        }
         self.replicas.insert(name.group, replica);
         self.touched.insert(name.group);
         if missing {
@@ -261,9 +360,15 @@ impl Node {
         let leader = match &replica.role {
             Role::Leader(_) => Some(replica.name.node),
             Role::Follower(follower) => follower.leader.map(|name| name.node),
-            Role::Candidate(_) | Role::Retired(_) => None,
+            Role::Candidate(_) | Role::Retired(_) | Role::Merged(_) => None,
         };
         Some((leader, replica.promised))
+    }
+
+    /// What keeps a group that is led here from anything new, if something does.
+    #[must_use]
+    pub fn busy(&self, group: GroupId) -> Option<Busy> {
+        self.replicas.get(&group).and_then(Replica::busy)
     }
 
     /// The groups with a replica here.
@@ -290,6 +395,7 @@ impl Node {
     fn replica_status(&self, replica: &Replica, now: Now) -> ReplicaStatus {
         let learner = replica.configuration.as_ref().is_some_and(|known| known.has(replica.name) && !replica.votes());
         let role = match &replica.role {
+            Role::Merged(_) => "merged",
             _ if replica.report.is_none() => "joining",
             Role::Leader(_) => "leader",
             Role::Candidate(_) => "candidate",
@@ -319,7 +425,7 @@ impl Node {
         if !self.booted {
             return None;
         }
-        let replicas = self.replicas.values().filter_map(|replica| replica.deadline()).min();
+        let replicas = self.index.deadlines.first().map(|(at, _)| *at);
         replicas.into_iter().chain(self.birth_deadline()).min()
     }
 
@@ -404,17 +510,32 @@ impl Node {
             }
             Input::Applied { group, report } => {
                 self.check_level(group, report.feature_level, effects);
+                self.nudge_gainer(&report);
                 self.with(now, group, effects, |replica, cx| replica.on_applied(report, cx));
+                self.settle_merged(now, Some(group), effects);
             }
             Input::Installed { group, report } => {
                 self.check_level(group, report.feature_level, effects);
                 self.with(now, group, effects, |replica, cx| replica.on_installed(report, cx));
+                self.settle_merged(now, Some(group), effects);
             }
             Input::Flushed { group, slot } => {
                 self.with(now, group, effects, |replica, cx| replica.on_flushed(slot, cx));
+                self.settle_merged(now, Some(group), effects);
             }
-            Input::Expired { group, body } => {
-                self.with(now, group, effects, |replica, _| replica.on_expired(body));
+            Input::Stalled { group, slot } => {
+                self.with(now, group, effects, |replica, cx| replica.on_stalled(slot, cx));
+            }
+            Input::Born { child, leader, report } => self.on_born(now, child, leader, report, effects),
+            Input::Merged { loser, into, at } => self.on_merged(now, loser, Merger { into, at }, effects),
+            Input::Reshape { request, group, order } => {
+                self.request(now, group, request, effects, |replica, cx| replica.on_order(request, order, cx));
+            }
+            Input::Expired { group, body, next_expiry } => {
+                self.with(now, group, effects, |replica, _| replica.on_expired(body, next_expiry));
+            }
+            Input::Counted { group, count, correction } => {
+                self.with(now, group, effects, |replica, cx| replica.on_counted(count, correction, cx));
             }
             Input::SnapshotRead { group, to, snapshot, slot, chunk } => {
                 self.with(now, group, effects, |replica, cx| replica.on_snapshot_read(to, snapshot, slot, chunk, cx));
@@ -448,18 +569,16 @@ impl Node {
     /// out.
     pub fn flush(&mut self, now: Now, effects: &mut Effects) {
         self.now = now;
-        for group in std::mem::take(&mut self.touched) {
-            self.with(now, group, effects, |replica, cx| replica.flush(cx));
-            if self.replicas.get(&group).is_some_and(Replica::waits_for_machine) {
-                self.eager.insert(group);
-            } else {
-                self.eager.remove(&group);
-            }
-            if self.replicas.get(&group).is_some_and(|replica| replica.gone) {
-                self.bury(group, effects);
+        for _ in 0..MAX_LOOPS {
+            self.flush_touched(now, effects);
+            if !self.loop_back(now, effects) {
+                break;
             }
         }
-        self.touched.clear();
+        self.flush_touched(now, effects);
+        // More of them than any exchange takes: whoever waits for an answer asks again.
+        let own = self.record.node;
+        effects.messages.retain(|outgoing| outgoing.to != own);
         if !effects.writes.is_empty() && effects.write.is_none() {
             effects.write = Some(self.next_write);
             self.outstanding.push_back((self.next_write, now.instant));
@@ -467,15 +586,170 @@ impl Node {
         }
     }
 
+    fn flush_touched(&mut self, now: Now, effects: &mut Effects) {
+        for group in std::mem::take(&mut self.touched) {
+            self.with(now, group, effects, |replica, cx| replica.flush(cx));
+            self.touched.remove(&group);
+            if self.replicas.get(&group).is_some_and(Replica::waits_for_machine) {
+                self.eager.insert(group);
+            } else {
+                self.eager.remove(&group);
+            }
+            if self.replicas.get(&group).is_some_and(|replica| replica.gone) {
+                self.bury(group, effects);
+                self.settle_merged(now, None, effects);
+            }
+            self.reindex(group);
+        }
+    }
+
+    /// Brings up to date what is asked of all replicas at once.
+    fn reindex(&mut self, group: GroupId) {
+        let replica = self.replicas.get(&group);
+        let deadline = replica.and_then(Replica::deadline);
+        let unsynced = replica.and_then(|replica| replica.unsynced.front()).map(|(first, _)| *first);
+        let lonely = replica.is_some_and(|replica| self.is_lonely(replica));
+        let leadership = self.leadership(group);
+        self.index.set_deadline(group, deadline);
+        self.index.set_unsynced(group, unsynced);
+        if lonely {
+            self.index.lonely.insert(group);
+        } else {
+            self.index.lonely.remove(&group);
+        }
+        let old = match leadership {
+            Some(leadership) => self.index.leaderships.insert(group, leadership),
+            None => self.index.leaderships.remove(&group),
+        };
+        if old != leadership {
+            self.index.changed.insert(group);
+        }
+    }
+
+    /// Groups that came or went here, or have another leader or ballot, since this was called last.
+    pub fn take_changed(&mut self) -> BTreeSet<GroupId> {
+        std::mem::take(&mut self.index.changed)
+    }
+
+    /// Messages between two groups that this node leads need no network. They tell only of what is applied, so they need not
+    /// wait for the disk either. True if there were any.
+    fn loop_back(&mut self, now: Now, effects: &mut Effects) -> bool {
+        let own = self.record.node;
+        let (back, out): (Vec<_>, Vec<_>) = std::mem::take(&mut effects.messages)
+            .into_iter()
+            .partition(|outgoing| outgoing.to == own && matches!(outgoing.message, PeerMessage::Group { .. }));
+        effects.messages = out;
+        let any = !back.is_empty();
+        for outgoing in back {
+            self.on_message(now, own, outgoing.message, effects);
+        }
+        any
+    }
+
+    /// The leader that waits for this group's seal to be applied here goes on at once.
+    fn nudge_gainer(&mut self, report: &MachineReport) {
+        if let Some(Pending::Loses { gainer, .. }) = &report.state.pending
+            && let Some(replica) = self.replicas.get_mut(&gainer.group)
+            && let Role::Leader(leader) = &mut replica.role
+        {
+            leader.operations.nudged = true;
+            self.touched.insert(gainer.group);
+        }
+    }
+
+    /// A split gave birth to a machine here. A replica that was there before it, waiting, has its machine now.
+    fn on_born(&mut self, now: Now, child: ReplicaName, leader: NodeId, report: MachineReport, effects: &mut Effects) {
+        match self.replicas.get(&child.group) {
+            Some(replica) if replica.name == child => {
+                let again = planted::on(Bug::FirstBallotLedAgain) && leader == child.node;
+                self.with(now, child.group, effects, |replica, cx| {
+                    replica.on_born(report, cx);
+                    if again {
+                        replica.promised = Ballot::ZERO;
+                        replica.lead_first_ballot(cx);
+                    }
+                });
+            }
+            None if self.may_host(child) => {
+                // Should the machine be lost with the store, and its parent have gone on, another member has it.
+                let inviter = another_member(child, Some(leader), &report.configuration);
+                effects.writes.push(Write::Create { replica: child, after: Slot(1), inviter });
+                let mut replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
+                replica.inviter = inviter;
+                replica.unsynced.push_back((self.next_write, Unsynced::Created));
+                self.replicas.insert(child.group, replica);
+                self.with(now, child.group, effects, |replica, cx| {
+                    replica.on_born(report, cx);
+                    if leader == child.node {
+                        replica.lead_first_ballot(cx);
+                    }
+                });
+            }
+            // It came and went before its parent was this far.
+            Some(_) | None => effects.orders.push(MachineOrder::Destroy { replica: child }),
+        }
+    }
+
+    /// A machine here was taken over by its gainer's.
+    fn on_merged(&mut self, now: Now, loser: ReplicaName, merger: Merger, effects: &mut Effects) {
+        if self.replicas.get(&loser.group).is_some_and(|replica| replica.name == loser) {
+            self.with(now, loser.group, effects, |replica, cx| replica.on_merged(merger, cx));
+            self.merged.insert(loser.group);
+            if planted::on(Bug::BuriedAtOnce) {
+                self.with(now, loser.group, effects, |replica, cx| replica.on_settled(merger, cx));
+            }
+        } else {
+            effects.orders.push(MachineOrder::Destroy { replica: loser });
+        }
+    }
+
+    /// Buries the replicas of groups that were merged into `gainer`, once everybody has assembled and this node's store
+    /// holds what it has assembled for good.
+    fn settle_merged(&mut self, now: Now, gainer: Option<GroupId>, effects: &mut Effects) {
+        let mut settled = Vec::new();
+        for group in &self.merged {
+            let Some(Role::Merged(merger)) = self.replicas.get(group).map(|replica| &replica.role) else { continue };
+            let gained = self.replicas.get(&merger.into);
+            let owed = gained.and_then(|gained| gained.report.as_ref()).is_some_and(|report| {
+                report.state.outbox.iter().any(
+                    |obligation| matches!(obligation, Obligation::Bury { loser, at, .. } if loser == group && *at == merger.at),
+                )
+            });
+            let durable = gained.is_none_or(|gained| gained.flushed >= merger.at);
+            if (gainer == Some(merger.into) || gained.is_none()) && durable && !owed {
+                settled.push((*group, *merger));
+            }
+        }
+        for (group, merger) in settled {
+            self.merged.remove(&group);
+            self.with(now, group, effects, |replica, cx| replica.on_settled(merger, cx));
+        }
+    }
+
+    /// Somebody has buried the group of a replica here: it was merged into another, and every member had assembled. What this
+    /// one holds nobody needs, unless the gainer beside it is still to assemble.
+    fn on_gone(&mut self, now: Now, to: ReplicaName, merger: Merger, effects: &mut Effects) {
+        let waits = self.replicas.get(&merger.into).is_some_and(|gainer| gainer.flushed < merger.at);
+        let named = self.replicas.get(&to.group).is_some_and(|replica| replica.name == to);
+        if named && !waits {
+            self.merged.remove(&to.group);
+            self.with(now, to.group, effects, |replica, cx| replica.on_settled(merger, cx));
+        }
+    }
+
     fn bury(&mut self, group: GroupId, effects: &mut Effects) {
         let Some(replica) = self.replicas.remove(&group) else { return };
         self.eager.remove(&group);
+        self.merged.remove(&group);
         if planted::on(Bug::TombstoneForgotten) {
             effects.orders.push(MachineOrder::Destroy { replica: replica.name });
             return;
         }
         self.after_sync.push_back((self.next_write, AfterSync::Destroy(replica.name)));
-        self.tombstones.entry(group).or_default().push((replica.name, replica.ruled_out()));
+        let merged = replica.merger;
+        let configuration = replica.configuration.clone();
+        let tombstone = Tombstone { replica: replica.name, removed_by: replica.ruled_out(), merged, configuration };
+        self.tombstones.entry(group).or_default().push(tombstone);
     }
 
     pub(crate) fn context<'a>(&'a mut self, now: Now, effects: &'a mut Effects) -> Context<'a> {
@@ -490,6 +764,9 @@ impl Node {
             disk_stalled: stalled,
             disk_full: self.disk_full,
             record: &mut self.record,
+            beside: &self.replicas,
+            tombstones: &self.tombstones,
+            wanted: &mut self.wanted,
         }
     }
 
@@ -502,8 +779,16 @@ impl Node {
     ) -> bool {
         let Some(mut replica) = self.replicas.remove(&group) else { return false };
         self.touched.insert(group);
+        if replica.gone {
+            // Its tombstone is among the writes: nothing may follow it there.
+            self.replicas.insert(group, replica);
+            return false;
+        }
         act(&mut replica, &mut self.context(now, effects));
         self.replicas.insert(group, replica);
+        for (name, inviter) in std::mem::take(&mut self.wanted) {
+            self.invite(now, name, inviter, effects);
+        }
         true
     }
 
@@ -522,12 +807,8 @@ impl Node {
 
     fn on_tick(&mut self, now: Now, effects: &mut Effects) {
         self.tick_birth(now, effects);
-        let due: Vec<GroupId> = self
-            .replicas
-            .iter()
-            .filter(|(_, replica)| replica.deadline().is_some_and(|at| at <= now.instant))
-            .map(|(group, _)| *group)
-            .collect();
+        let due: BTreeSet<GroupId> =
+            self.index.deadlines.iter().take_while(|(at, _)| *at <= now.instant).map(|(_, group)| *group).collect();
         for group in due {
             self.with(now, group, effects, |replica, cx| replica.on_tick(cx));
         }
@@ -555,12 +836,8 @@ impl Node {
                 AfterSync::Destroy(replica) => effects.orders.push(MachineOrder::Destroy { replica }),
             }
         }
-        let waiting: Vec<GroupId> = self
-            .replicas
-            .iter()
-            .filter(|(_, replica)| replica.unsynced.front().is_some_and(|(first, _)| *first <= write))
-            .map(|(group, _)| *group)
-            .collect();
+        let waiting: BTreeSet<GroupId> =
+            self.index.unsynced.iter().take_while(|(first, _)| *first <= write).map(|(_, group)| *group).collect();
         for group in waiting {
             self.with(now, group, effects, |replica, cx| replica.on_synced(write, cx));
         }
@@ -570,12 +847,50 @@ impl Node {
         match message {
             PeerMessage::Bind { binding } => self.on_bind(from, binding, effects),
             PeerMessage::Bound { binding } => self.on_bound(from, &binding, effects),
+            PeerMessage::Group { envelope } => self.on_group_envelope(now, from, envelope, effects),
+            PeerMessage::Gone { to, into, at } if to.node == self.record.node => {
+                self.on_gone(now, to, Merger { into, at }, effects);
+            }
+            PeerMessage::Gone { .. } | PeerMessage::Gossip { .. } => {}
             PeerMessage::Replica { envelope } => {
                 if envelope.from.node == from && envelope.from.group == envelope.to.group {
                     self.on_envelope(now, envelope, effects);
                 }
             }
         }
+    }
+
+    /// A message between groups. What is meant for a group that was merged away is for the one that took over; what is meant
+    /// for one that has left this node is told where it went.
+    fn on_group_envelope(&mut self, now: Now, from: NodeId, envelope: GroupEnvelope, effects: &mut Effects) {
+        let GroupEnvelope { from: group, to, message } = envelope;
+        let target = self.heir_of(to);
+        let asks = message.asks();
+        if self.with(now, target, effects, |replica, cx| replica.on_group_message(from, group, message, cx)) {
+            return;
+        }
+        let gone = self.tombstones.get(&target).and_then(|gone| gone.last());
+        if let Some(configuration) = gone.and_then(|gone| gone.configuration.clone()).filter(|_| asks) {
+            let message = GroupMessage::Moved { configuration };
+            let message = PeerMessage::Group { envelope: GroupEnvelope { from: target, to: group, message } };
+            effects.messages.push(Outgoing { to: from, address: None, bulk: false, message });
+        }
+    }
+
+    /// The group that has what `group` had, as far as this node has seen groups being merged.
+    #[must_use]
+    pub fn heir_of(&self, group: GroupId) -> GroupId {
+        let mut heir = group;
+        for _ in 0..MAX_MERGERS {
+            let merger = match self.replicas.get(&heir).map(|replica| &replica.role) {
+                Some(Role::Merged(merger)) => Some(*merger),
+                Some(Role::Follower(_) | Role::Candidate(_) | Role::Leader(_) | Role::Retired(_)) => None,
+                None => self.tombstones.get(&heir).and_then(|gone| gone.last()).and_then(|gone| gone.merged),
+            };
+            let Some(merger) = merger else { break };
+            heir = merger.into;
+        }
+        heir
     }
 
     fn on_envelope(&mut self, now: Now, envelope: Envelope, effects: &mut Effects) {
@@ -600,23 +915,73 @@ impl Node {
                 return;
             }
             None => {
-                if !matches!(message, Message::Accept { .. }) || !self.may_host(to) {
+                self.tell_gone(from, effects);
+                if matches!(message, Message::AskMembership { .. }) {
+                    self.tell_of_removal(from, to, effects);
+                }
+                let invites = matches!(message, Message::Accept { .. } | Message::PreVote { .. });
+                if !invites || !self.may_host(to) {
                     return;
                 }
-                effects.writes.push(Write::Create { replica: to, after: Slot(0) });
-                let replica = Replica::blank(to, Slot(0), &mut self.context(now, effects));
-                self.replicas.insert(to.group, replica);
+                self.invite(now, to, from, effects);
             }
         }
         self.with(now, to.group, effects, |replica, cx| replica.on_message(from, message, cx));
     }
 
+    /// A replica comes to be here without any state, for which it may ask `inviter`.
+    fn invite(&mut self, now: Now, name: ReplicaName, inviter: ReplicaName, effects: &mut Effects) {
+        if let Some(waiting) = self.replicas.get_mut(&name.group) {
+            // Whom it knows may know nothing: it asks another as well.
+            if waiting.report.is_none() && waiting.inviter != Some(inviter) {
+                waiting.inviter = Some(inviter);
+                waiting.ask_at = now.instant;
+                self.touched.insert(name.group);
+            }
+            return;
+        }
+        if !self.may_host(name) {
+            return;
+        }
+        // What begins a group is slot 1, which no log holds.
+        let after = Slot(u64::from(name.incarnation == Incarnation(1)));
+        effects.writes.push(Write::Create { replica: name, after, inviter: Some(inviter) });
+        let mut replica = Replica::blank(name, after, &mut self.context(now, effects));
+        replica.inviter = Some(inviter);
+        replica.ask_at = now.instant;
+        replica.unsynced.push_back((self.next_write, Unsynced::Created));
+        self.replicas.insert(name.group, replica);
+        self.touched.insert(name.group);
+    }
+
     /// Whether a new replica of this name may come to be here.
     fn may_host(&self, name: ReplicaName) -> bool {
         let dead = self.tombstones.get(&name.group).is_some_and(|tombstones| {
-            tombstones.iter().any(|(gone, removed_by)| name.incarnation <= gone.incarnation.max(*removed_by))
+            tombstones
+                .iter()
+                .any(|gone| name.incarnation <= gone.replica.incarnation.max(gone.removed_by) || gone.merged.is_some())
         });
         self.record.cluster.is_some() && !dead && self.replicas.len() < self.config.max_replicas
+    }
+
+    /// Tells a replica of a group that was merged away that its group is no more.
+    fn tell_gone(&self, to: ReplicaName, effects: &mut Effects) {
+        let merger = self.tombstones.get(&to.group).and_then(|gone| gone.iter().find_map(|gone| gone.merged));
+        if let Some(Merger { into, at }) = merger {
+            let message = PeerMessage::Gone { to, into, at };
+            effects.messages.push(Outgoing { to: to.node, address: None, bulk: false, message });
+        }
+    }
+
+    /// Tells a replica that asks whether it is still a member what one that lived here knew last: it may have nobody else to
+    /// ask.
+    fn tell_of_removal(&self, to: ReplicaName, gone: ReplicaName, effects: &mut Effects) {
+        let last = self.tombstones.get(&gone.group).and_then(|tombstones| tombstones.last());
+        if let Some(Tombstone { replica, configuration: Some(configuration), .. }) = last {
+            let message = Message::Membership { configuration: configuration.clone() };
+            let message = PeerMessage::Replica { envelope: Envelope { from: *replica, to, message } };
+            effects.messages.push(Outgoing { to: to.node, address: None, bulk: false, message });
+        }
     }
 
     fn give_up(&mut self, by: NodeId, effects: &mut Effects) {
@@ -642,6 +1007,13 @@ impl Node {
     }
 }
 
+/// Somebody else of a replica's group, if possible the one that leads.
+fn another_member(name: ReplicaName, leader: Option<NodeId>, configuration: &Configuration) -> Option<ReplicaName> {
+    let others = configuration.members.iter().filter(|member| member.node != name.node);
+    let other = others.max_by_key(|member| Some(member.node) == leader)?;
+    Some(ReplicaName { node: other.node, incarnation: other.incarnation, ..name })
+}
+
 /// Whether an input comes from another node, a client or the clock, rather than from this node's own disk and machines.
 fn from_outside(input: &Input) -> bool {
     match input {
@@ -651,14 +1023,19 @@ fn from_outside(input: &Input) -> bool {
         | Input::Propose { .. }
         | Input::Read { .. }
         | Input::ChangeMembers { .. }
-        | Input::HandOver { .. } => true,
+        | Input::HandOver { .. }
+        | Input::Reshape { .. } => true,
         Input::Synced { .. }
         | Input::DiskFull { .. }
         | Input::RolledBack { .. }
         | Input::Applied { .. }
         | Input::Installed { .. }
         | Input::Flushed { .. }
+        | Input::Stalled { .. }
+        | Input::Born { .. }
+        | Input::Merged { .. }
         | Input::Expired { .. }
+        | Input::Counted { .. }
         | Input::SnapshotRead { .. }
         | Input::SnapshotStored { .. }
         | Input::LogRead { .. } => false,
@@ -670,7 +1047,8 @@ fn refuse_request(input: &Input, effects: &mut Effects) {
     if let Input::Propose { request, .. }
     | Input::Read { request, .. }
     | Input::ChangeMembers { request, .. }
-    | Input::HandOver { request, .. } = input
+    | Input::HandOver { request, .. }
+    | Input::Reshape { request, .. } = input
     {
         effects.replies.push((*request, Reply::Refused(Refused::NoReplica)));
     }

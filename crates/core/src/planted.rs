@@ -21,6 +21,12 @@ macro_rules! bugs {
                     $(Self::$bug => $name,)*
                 }
             }
+
+            /// Whether it is a bug of operations of groups on the ring, which are listed last.
+            #[must_use]
+            pub const fn is_between_groups(self) -> bool {
+                self as usize >= Self::UnalignedTakeover as usize
+            }
         }
     };
 }
@@ -138,6 +144,60 @@ bugs! {
     VouchedWithoutLease => "vouched-without-lease",
     /// A follower counts its age from when the leader's word arrived instead of when it asked.
     FreshFromArrival => "fresh-from-arrival",
+    /// A group takes over from one with other members, led elsewhere.
+    UnalignedTakeover => "unaligned-takeover",
+    /// A Prepare is not checked against what has become of the range (hazard 4).
+    VersionNotChecked => "version-not-checked",
+    /// A Prepare that comes after its operation was aborted locks (hazard 23).
+    LatePrepareLocks => "late-prepare-locks",
+    /// A group begins, or votes yes on, an operation while another holds it.
+    TwoPendingOperations => "two-pending-operations",
+    /// Members change while an operation holds the group.
+    ConfigurationWhileLocked => "configuration-while-locked",
+    /// The loser hears of an abort that is not decided, while a commit may be.
+    AbortToldBeforeDecided => "abort-told-before-decided",
+    /// A commit is proposed before the leader's own replica of the loser has applied the seal.
+    CommitWithoutOwnSeal => "commit-without-own-seal",
+    /// A later leader does not take over what an earlier one owed.
+    OutboxNotInherited => "outbox-not-inherited",
+    /// A merged group is buried before every member has assembled it (hazard 6).
+    BuriedAtOnce => "buried-at-once",
+    /// A leader that lags takes the lack of a record for an abort (hazard 7).
+    NoRecordIsAbort => "no-record-is-abort",
+    /// A member that has not assembled a merge counts for a change of members.
+    UnassembledCounts => "unassembled-counts",
+    /// Readers are let through while a split or a seal is under way (hazards 3, 12).
+    WordShownWhileMoving => "word-shown-while-moving",
+    /// A replica of the parent goes before the store holds the child (hazard 2).
+    ParentForgottenUnflushed => "parent-forgotten-unflushed",
+    /// The leader of a child's first ballot leads it again after a restart.
+    FirstBallotLedAgain => "first-ballot-led-again",
+    /// A group goes on writing what it has sealed (hazard 4).
+    SealIgnored => "seal-ignored",
+    /// Sealed positions go on being read (hazard 4).
+    SealedRead => "sealed-read",
+    /// The child of a split begins without the lanes of its parent.
+    LanesNotSplit => "lanes-not-split",
+    /// A gainer takes over data without the lanes that wrote it.
+    LanesNotGained => "lanes-not-gained",
+    /// A gainer takes over what the loser beside it has, without waiting for the seal (hazard 6).
+    AssembledBeforeSeal => "assembled-before-seal",
+    /// A split overwrites the replica of its child that came here before it (hazard 5).
+    ChildOverwritten => "child-overwritten",
+    /// A snapshot is stored before the log on disk knows whose it is.
+    SnapshotBeforeCreated => "snapshot-before-created",
+    /// A member counts as assembled though a crash could take that back (hazards 2, 6).
+    AssembledInMemory => "assembled-in-memory",
+    /// What a replica sealed, took over or gave to a child is not marked on disk as decided (hazard 2).
+    MovesUnmarked => "moves-unmarked",
+    /// A snapshot from behind a split takes the place of what the child has nowhere else here (hazard 2).
+    SnapshotOverSplit => "snapshot-over-split",
+    /// The loser gives up what moved before every member of the gainer has it (hazards 2, 6).
+    ToldBeforeAssembled => "told-before-assembled",
+    /// A loser's snapshot holds what the gainer has made of what was sealed.
+    TakenInSnapshot => "taken-in-snapshot",
+    /// A link update is acknowledged without being applied (hazard 16).
+    LinkAcknowledgedUnread => "link-acknowledged-unread",
 }
 
 #[cfg(feature = "planted")]

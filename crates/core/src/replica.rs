@@ -5,12 +5,13 @@
 
 use crate::codec::Decode;
 use crate::config::Config;
-use crate::durable::{HardState, NodeRecord, RecoveredReplica, Write};
+use crate::durable::{HardState, Merger, NodeRecord, RecoveredReplica, Tombstone, Write};
 use crate::effects::{Apply, Effects, LogRead, Outgoing, Refused, Reply};
 use crate::entry::{Entry, EntryKind};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::MachineReport;
 use crate::message::{Envelope, Message, PeerMessage};
+use crate::ops::{Gain, MAX_GAINED, Pending};
 use crate::paxos::acceptor::{Acknowledgement, Cursor, Grant, Unsynced};
 use crate::paxos::catch_up::Fetch;
 use crate::paxos::election::{Candidate, Follower};
@@ -19,10 +20,11 @@ use crate::paxos::leader::Leader;
 use crate::paxos::log::Log;
 use crate::paxos::membership::Retired;
 use crate::planted::{self, Bug};
+use crate::policy::Busy;
 use crate::rng::Rng;
 use crate::time::{Instant, Now};
-use crate::types::{Ballot, NodeId, ReplicaName, RequestId, Slot, WriteId};
-use std::collections::VecDeque;
+use crate::types::{Ballot, GroupId, NodeId, ReplicaName, RequestId, Slot, WriteId};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// What every handler may use besides its replica.
@@ -38,6 +40,12 @@ pub(crate) struct Context<'a> {
     /// The node's log has no room for client data.
     pub(crate) disk_full: bool,
     pub(crate) record: &'a mut NodeRecord,
+    /// The other replicas of this node.
+    pub(crate) beside: &'a BTreeMap<GroupId, Replica>,
+    /// Those that are gone.
+    pub(crate) tombstones: &'a BTreeMap<GroupId, Vec<Tombstone>>,
+    /// Replicas that are to come to be here, each with whom to ask for their state.
+    pub(crate) wanted: &'a mut Vec<(ReplicaName, ReplicaName)>,
 }
 
 impl Context<'_> {
@@ -50,6 +58,13 @@ impl Context<'_> {
     /// Answers a request.
     pub(crate) fn reply(&mut self, request: RequestId, reply: Reply) {
         self.effects.replies.push((request, reply));
+    }
+
+    /// Answers a request, if there was one: another group's leader asks without.
+    pub(crate) fn reply_to(&mut self, request: Option<RequestId>, reply: Reply) {
+        if let Some(request) = request {
+            self.reply(request, reply);
+        }
     }
 }
 
@@ -64,6 +79,8 @@ pub(crate) enum Role {
     Leader(Box<Leader>),
     /// Was removed: serves catch-up until the others hold everything, then goes.
     Retired(Retired),
+    /// Its group was merged into another here: serves catch-up up to the seal until everybody has assembled, then goes.
+    Merged(Merger),
 }
 
 /// One replica.
@@ -106,6 +123,18 @@ pub struct Replica {
     pub(crate) report: Option<MachineReport>,
     pub(crate) word: Arc<ReadWord>,
     pub(crate) freshness: Freshness,
+    /// The log on disk knows of this replica, and that an earlier one of its group here is gone.
+    pub(crate) on_disk: bool,
+    /// Who spoke to it first, if it came to be by that.
+    pub(crate) inviter: Option<ReplicaName>,
+    /// When a replica without a machine may ask for one again.
+    pub(crate) state_asked_at: Instant,
+    /// When it asks whether it is still a member, unless it hears a leader before.
+    pub(crate) ask_at: Instant,
+    /// Since when the machine stands still, and before which slot: what it takes over is not there.
+    pub(crate) stalled: Option<(Slot, Instant)>,
+    /// Where the group went, once this replica is buried for that.
+    pub(crate) merger: Option<Merger>,
     /// Set when the replica is tombstoned: the node drops it.
     pub(crate) gone: bool,
 }
@@ -117,7 +146,8 @@ impl Replica {
             name,
             log: Log::new(after),
             promised: Ballot::ZERO,
-            seen_round: 0,
+            // Ballot 1 belongs to the leader that a split names; elections begin behind it.
+            seen_round: 1,
             hard: HardState::default(),
             decided_on_disk: Slot(0),
             decided: Slot(0),
@@ -137,6 +167,12 @@ impl Replica {
             report: None,
             word: Arc::new(ReadWord::default()),
             freshness: Freshness::default(),
+            ask_at: cx.now.instant.after(cx.config.membership_patience),
+            on_disk: false,
+            inviter: None,
+            state_asked_at: Instant(0),
+            stalled: None,
+            merger: None,
             gone: false,
         }
     }
@@ -144,6 +180,8 @@ impl Replica {
     /// A replica as the disk remembers it. `report` is what its machine holds, if it has one.
     pub(crate) fn recover(recovered: RecoveredReplica, report: Option<MachineReport>, cx: &mut Context<'_>) -> Self {
         let mut replica = Self::blank(recovered.replica, recovered.truncated, cx);
+        replica.inviter = recovered.inviter;
+        replica.on_disk = true;
         replica.promised = recovered.hard.promised;
         replica.hard = recovered.hard;
         replica.decided_on_disk = recovered.hard.decided;
@@ -235,7 +273,8 @@ impl Replica {
             | Message::SnapshotPull { .. }
             | Message::HandOver { .. }
             | Message::AskMembership { .. }
-            | Message::Membership { .. } => false,
+            | Message::Membership { .. }
+            | Message::Merged { .. } => false,
         };
         let envelope = Envelope { from: self.name, to, message };
         let message = PeerMessage::Replica { envelope };
@@ -244,6 +283,9 @@ impl Replica {
 
     /// Takes a message to its handler. The names have been checked.
     pub(crate) fn on_message(&mut self, from: ReplicaName, message: Message, cx: &mut Context<'_>) {
+        if let Role::Merged(_) = &self.role {
+            return self.answer_merged(from, message, cx);
+        }
         match message {
             Message::PreVote { ballot, configuration, decided, ticket } => {
                 self.on_pre_vote(from, ballot, configuration, decided, ticket, cx);
@@ -274,12 +316,15 @@ impl Replica {
             Message::Decided { first, entries, decided } => self.on_decided(from, first, entries, decided, cx),
             Message::Truncated { through } => self.on_truncated(from, through, cx),
             Message::SnapshotPull { snapshot, cursor } => self.on_snapshot_pull(from, snapshot, cursor, cx),
-            Message::SnapshotChunk { snapshot, slot, chunk } => {
-                self.on_snapshot_chunk(from, snapshot, slot, chunk, cx);
+            Message::SnapshotChunk { snapshot, slot, children, chunk } => {
+                if !self.awaits_children(from, slot, &children, cx) {
+                    self.on_snapshot_chunk(from, snapshot, slot, chunk, cx);
+                }
             }
             Message::HandOver { ticket } => self.on_hand_over(from, ticket, cx),
             Message::AskMembership { configuration } => self.on_ask_membership(from, configuration, cx),
             Message::Membership { configuration } => self.on_membership(from, configuration, cx),
+            Message::Merged { decided } => self.on_merged_away(from, decided, cx),
         }
     }
 
@@ -298,7 +343,7 @@ impl Replica {
         self.cursor.through = self.cursor.through.max(self.decided);
         self.hand_to_machine(cx);
         let removed = self.configuration.as_ref().is_some_and(|configuration| self.is_removed_by(configuration));
-        if removed && !matches!(self.role, Role::Retired(_) | Role::Leader(_)) {
+        if removed && !matches!(self.role, Role::Retired(_) | Role::Leader(_) | Role::Merged(_)) {
             self.retire(cx);
         }
     }
@@ -344,6 +389,7 @@ impl Replica {
         }
         self.applied = report.applied;
         self.report = Some(report);
+        self.stalled = self.stalled.filter(|(slot, _)| *slot > self.applied);
         let marked = if planted::on(Bug::LogReadPastMark) { self.decided } else { self.decided_on_disk };
         self.log.trim(self.applied.min(marked), cx.config.log_memory_bytes);
         if planted::on(Bug::TruncatedTooFar) {
@@ -379,31 +425,67 @@ impl Replica {
         match &self.role {
             Role::Follower(_) => self.report.is_none() || self.fetch.is_some(),
             Role::Leader(leader) => leader.waits_for_machine(self.applied),
-            Role::Candidate(_) | Role::Retired(_) => true,
+            Role::Candidate(_) | Role::Retired(_) | Role::Merged(_) => true,
         }
+    }
+
+    /// How far this replica has applied for good: what it took over from others, and its store does not hold durably, it could
+    /// assemble again from the loser's replica beside it, whose disk knows that the seal is decided.
+    pub(crate) fn assembled_through(&self, cx: &Context<'_>) -> Slot {
+        let Some(report) = &self.report else { return Slot(0) };
+        let gained = &report.state.gained;
+        if planted::on(Bug::AssembledInMemory) {
+            return self.applied;
+        }
+        let forgotten = gained.len() >= MAX_GAINED && gained[0].at > self.flushed;
+        let safe = |gain: &Gain| {
+            gain.at <= self.flushed
+                || cx.beside.get(&gain.loser).is_some_and(|loser| !loser.gone && loser.decided_on_disk >= gain.seal)
+        };
+        match gained.iter().find(|gain| !safe(gain)) {
+            _ if forgotten => self.applied.min(self.flushed),
+            Some(gain) => self.applied.min(Slot(gain.at.0 - 1)),
+            None => self.applied,
+        }
+    }
+
+    /// Whether a gainer beside this replica could not be assembled again without it.
+    pub(crate) fn is_needed_beside(&self, cx: &Context<'_>) -> bool {
+        cx.beside.values().any(|gainer| {
+            let gained = gainer.report.as_ref().map(|report| &report.state.gained);
+            gained.into_iter().flatten().any(|gain| gain.loser == self.name.group && gain.at > gainer.flushed)
+        })
     }
 
     /// When something must happen although nothing is heard.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let role = match &self.role {
-            Role::Follower(follower) => self.configuration.as_ref().map(|_| follower.deadline(self.votes())),
-            Role::Candidate(candidate) => Some(candidate.deadline),
+            Role::Follower(follower) => {
+                let stands = self.votes().then_some(follower.election_at);
+                Some(stands.map_or(self.ask_at, |at| at.min(self.ask_at)))
+            }
+            Role::Candidate(candidate) => Some(candidate.deadline.min(self.ask_at)),
             Role::Leader(leader) => Some(leader.deadline()),
             Role::Retired(retired) => Some(retired.ask_at),
+            Role::Merged(_) => None,
         };
         let fetch = self.fetch.as_ref().map(|fetch| fetch.deadline);
-        role.into_iter().chain(fetch).min()
+        let stalled = self.stalled.filter(|_| self.fetch.is_none()).map(|(_, until)| until);
+        role.into_iter().chain(fetch).chain(stalled).min()
     }
 
     /// Something that a deadline announced may be due.
     pub(crate) fn on_tick(&mut self, cx: &mut Context<'_>) {
         self.tick_fetch(cx);
+        self.tick_stalled(cx);
+        self.tick_membership(cx);
         match &self.role {
             Role::Follower(_) => self.tick_follower(cx),
             Role::Candidate(candidate) if cx.now.instant >= candidate.deadline => self.stand(cx),
             Role::Candidate(_) => {}
             Role::Leader(_) => self.tick_leader(cx),
             Role::Retired(_) => self.tick_retired(cx),
+            Role::Merged(_) => {}
         }
     }
 
@@ -433,9 +515,15 @@ impl Replica {
         let awaited = cx.effects.writes.is_empty() && self.waits_for(cx.write);
         // Others wait for news of a configuration that is decided here for good.
         let configured = self.hard.decided < self.configuration_slot && self.configuration_slot <= state.decided;
+        // What was sealed, taken over or given to a child must be known to be, for this node to make it again after a crash:
+        // others may not be able to help.
+        let seal = self.report.as_ref().and_then(|report| report.state.pending.as_ref()).and_then(Pending::seal);
+        let reshaped = self.report.as_ref().map(|report| report.state.reshaped);
+        let moved = |slot: Slot| self.hard.decided < slot && slot <= state.decided && !planted::on(Bug::MovesUnmarked);
+        let sealed = seal.into_iter().chain(reshaped).any(moved);
         // After a restart only what the mark covers is known to be the decided entries.
         let flushed = self.hard.decided < self.flushed;
-        if promised || rides || lags || awaited || configured || flushed {
+        if promised || rides || lags || awaited || configured || flushed || sealed {
             if state.decided > self.hard.decided {
                 self.unsynced.push_back((cx.write, Unsynced::Decided(state.decided)));
             }
@@ -462,11 +550,27 @@ impl Replica {
         }
     }
 
+    /// What keeps the group from anything new, if it is led here.
+    pub(crate) fn busy(&self) -> Option<Busy> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let locked = self.report.as_ref().is_none_or(|report| report.state.pending.is_some());
+        let changing = leader.change.is_some() || leader.structural.is_some() || self.applied < leader.barrier;
+        if locked {
+            Some(Busy::Locked)
+        } else if leader.operations.order.is_some() {
+            Some(Busy::Aligning)
+        } else if changing {
+            Some(Busy::ChangingMembers)
+        } else {
+            leader.hand_over.is_some().then_some(Busy::HandingOver)
+        }
+    }
+
     /// Where a client should ask instead.
     pub(crate) fn refused_not_leader(&self) -> Refused {
         let leader = match &self.role {
             Role::Follower(follower) => follower.leader,
-            Role::Candidate(_) | Role::Leader(_) | Role::Retired(_) => None,
+            Role::Candidate(_) | Role::Leader(_) | Role::Retired(_) | Role::Merged(_) => None,
         };
         let named = leader.and_then(|name| {
             let member = self.configuration.as_ref()?.member(name.node)?;

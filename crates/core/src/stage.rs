@@ -2,30 +2,73 @@
 //!
 //! The shell runs it on a thread of its own, in the order the effects came; the simulator runs the same code. It answers
 //! with inputs for the [`crate::Node`] and outcomes for clients.
+//!
+//! Entries that concern two machines of the node are applied to both in one batch. A gainer whose loser beside it is not yet
+//! where it must be stands still; what is decided behind waits here until the loser has moved on, or a snapshot takes
+//! the place of both.
 
 use crate::codec::{Decode, Encode};
 use crate::command::{Found, Outcome};
+use crate::durable::Merger;
 use crate::effects::{Apply, MachineOrder};
+use crate::entry::{Entry, EntryKind};
 use crate::group::read_word::ReadWord;
 use crate::group::{
-    Chunk, GroupState, Limits, Machine, SnapshotError, SnapshotSink, SnapshotSource, TabletMap, highest_tablet,
+    Beside, Chunk, Counting, GroupState, Limits, Machine, SnapshotError, SnapshotSink, SnapshotSource, TabletMap,
+    forget_merged, highest_tablet, merged_replicas,
 };
 use crate::input::{Input, MachineReport};
+use crate::node::Machines;
+use crate::ops::{Decide, Pending, Split};
 use crate::planted::{self, Bug};
 use crate::ring::Key;
 use crate::store::{Store, StoreError};
 use crate::time::Instant;
-use crate::types::{GroupId, ReplicaName, RequestId, Slot, TabletId};
+use crate::types::{GroupId, Incarnation, ReplicaName, RequestId, Slot, TabletId};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Snapshots pinned at once for others; a further one takes the place of the one longest unused.
 const MAX_SOURCES: usize = 4;
 
+/// Views pinned at once to count what a group holds; further groups wait.
+const MAX_COUNTS: usize = 4;
+
+/// What one slice of counting may look at, so that applying does not wait for long.
+const COUNT_RECORDS: usize = 1_000;
+/// See [`COUNT_RECORDS`].
+const COUNT_BYTES: usize = 1 << 20;
+
 /// Due keys listed at once.
 const MAX_EXPIRED: usize = 1_000;
+
+/// What somebody waited for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answered {
+    /// Who asked.
+    pub request: RequestId,
+    /// The group that applied it.
+    pub group: GroupId,
+    /// Where.
+    pub slot: Slot,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// An entry that was applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AppliedEntry {
+    /// By which group.
+    pub group: GroupId,
+    /// Where.
+    pub slot: Slot,
+    /// What.
+    pub entry: Entry,
+    /// What became of its commands.
+    pub outcomes: Vec<Outcome>,
+}
 
 /// What came of one piece of work.
 #[derive(Default, Debug)]
@@ -33,11 +76,14 @@ pub struct Done {
     /// For the node.
     pub inputs: Vec<Input>,
     /// For those who wait.
-    pub outcomes: Vec<(RequestId, Outcome)>,
-    /// For each entry applied its slot and the outcomes of its commands: for those who watch.
-    pub results: Vec<(Slot, Vec<Outcome>)>,
-    /// Tablets of the group changed: whoever reads beside the loop needs the new map, and then [`Stage::published`] is called.
-    pub moved: Option<GroupId>,
+    pub outcomes: Vec<Answered>,
+    /// Every entry applied, with the outcomes of its commands: for those who watch.
+    pub results: Vec<AppliedEntry>,
+    /// Tablets of these groups changed: whoever reads beside the loop needs the new maps, and then [`Stage::published`] is called
+    /// for each.
+    pub moved: Vec<GroupId>,
+    /// All that the inputs tell is how far machines are.
+    pub quiet: bool,
 }
 
 struct Source<S: Store> {
@@ -46,14 +92,35 @@ struct Source<S: Store> {
     source: SnapshotSource<S::View>,
 }
 
+/// Decided entries that a machine was handed and has not applied.
+#[derive(Default, Debug)]
+struct Queue {
+    entries: VecDeque<(Slot, Entry)>,
+    waiting: BTreeMap<Slot, Vec<RequestId>>,
+    /// The slot before which it stands still, and which the node was told of.
+    stalled: Option<Slot>,
+}
+
+struct Count<S: Store> {
+    number: u64,
+    used: Instant,
+    counting: Counting<S::View>,
+}
+
 /// All machines of one node, over one store.
 pub struct Stage<S: Store> {
     store: S,
     limits: Limits,
     machines: BTreeMap<GroupId, Machine<S>>,
     words: BTreeMap<GroupId, Arc<ReadWord>>,
+    queues: BTreeMap<GroupId, Queue>,
+    /// What was done before the store failed.
+    unfinished: Done,
+    /// Replicas whose machine was taken over, as of the start.
+    merged: Vec<(ReplicaName, Merger)>,
     sources: BTreeMap<u64, Source<S>>,
     sinks: BTreeMap<GroupId, SnapshotSink<S>>,
+    counts: BTreeMap<GroupId, Count<S>>,
     next_source: u64,
     next_tablet: TabletId,
     patience: Duration,
@@ -76,23 +143,38 @@ impl<S: Store> Stage<S> {
             }
         }
         let next_tablet = highest_tablet(&store)?.next();
-        Ok(Self {
+        let mut stage = Self {
+            merged: merged_replicas(&store)?,
             store,
             limits,
             machines,
             words: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            unfinished: Done::default(),
             sources: BTreeMap::new(),
             sinks,
+            counts: BTreeMap::new(),
             next_source: (nonce << 16).max(1),
             next_tablet,
             patience,
-        })
+        };
+        let groups: Vec<GroupId> = stage.machines.keys().copied().collect();
+        for group in groups {
+            let done = stage.end_merged(group)?;
+            stage.merged.extend(done.iter().filter_map(merger_of));
+        }
+        let gainers: BTreeSet<GroupId> = stage.machines.values().flat_map(Machine::parted_for).collect();
+        for gainer in gainers {
+            stage.discard_parted(gainer)?;
+        }
+        Ok(stage)
     }
 
     /// The machines' states, for [`crate::Node::recover`].
     #[must_use]
-    pub fn reports(&self) -> Vec<(ReplicaName, MachineReport)> {
-        self.machines.values().map(|machine| (machine.name(), report(machine))).collect()
+    pub fn reports(&self) -> Machines {
+        let live = self.machines.values().map(|machine| (machine.name(), report(machine))).collect();
+        Machines { live, merged: self.merged.clone() }
     }
 
     /// A replica's read word, which the stage keeps up to date from now on.
@@ -115,6 +197,12 @@ impl<S: Store> Stage<S> {
         self.machines.get(&group).map(Machine::tablets)
     }
 
+    /// What readers may look at of a group's data.
+    #[must_use]
+    pub fn served(&self, group: GroupId) -> Option<TabletMap> {
+        self.machines.get(&group).map(Machine::served)
+    }
+
     /// A machine, to look at.
     #[must_use]
     pub fn machine(&self, group: GroupId) -> Option<&Machine<S>> {
@@ -130,6 +218,9 @@ impl<S: Store> Stage<S> {
     /// The shell has published where the data of a group lies, after [`Done::moved`]: readers beside the loop may go on.
     pub fn published(&self, group: GroupId) {
         if let Some(word) = self.words.get(&group) {
+            if let Some(machine) = self.machines.get(&group) {
+                word.set_applied(machine.state().applied);
+            }
             word.end_move();
         }
     }
@@ -142,39 +233,247 @@ impl<S: Store> Stage<S> {
         }
     }
 
-    /// Applies decided entries. After an error nothing of it was applied; the same work may be handed in again.
+    /// Applies decided entries, as far as they go. After an error the same work is handed in again.
     pub fn apply(&mut self, apply: &Apply) -> Result<Done, StoreError> {
-        let mut done = Done::default();
-        let Some(machine) = self.machines.get_mut(&apply.group) else { return Ok(done) };
+        let Some(machine) = self.machines.get(&apply.group) else { return Ok(Done::default()) };
         let applied = machine.state().applied;
-        let fresh = apply.entries.iter().take_while(|(slot, _)| *slot <= applied).count();
-        let result = machine.apply(&apply.entries[fresh..])?;
-        for (slot, requests) in &apply.waiting {
-            let outcomes = result.outcomes.iter().find(|(at, _)| at == slot).map(|(_, outcomes)| outcomes.as_slice());
-            for (index, request) in requests.iter().enumerate() {
-                let outcome = outcomes.and_then(|outcomes| outcomes.get(index)).cloned().unwrap_or(Outcome::Unknown);
-                done.outcomes.push((*request, outcome));
+        let queue = self.queues.entry(apply.group).or_default();
+        let last = queue.entries.back().map_or(applied, |(slot, _)| *slot);
+        queue.entries.extend(apply.entries.iter().filter(|(slot, _)| *slot > last).cloned());
+        let waiting = apply.waiting.iter().filter(|(slot, _)| *slot > applied);
+        queue.waiting.extend(waiting.cloned());
+        let mut done = std::mem::take(&mut self.unfinished);
+        match self.work_off(apply.group, &mut done) {
+            Ok(()) => {
+                // How far each machine is comes first: what it marks on disk precedes what others do with what it made.
+                done.inputs.sort_by_key(|input| !matches!(input, Input::Applied { .. }));
+                done.quiet = done.inputs.iter().all(|input| matches!(input, Input::Applied { .. }));
+                Ok(done)
+            }
+            Err(error) => {
+                self.unfinished = done;
+                Err(error)
             }
         }
-        if let Some(word) = self.words.get(&apply.group) {
-            word.set_applied(result.through);
+    }
+
+    /// Applies what waits for a machine, and then for those that waited for it.
+    fn work_off(&mut self, group: GroupId, done: &mut Done) -> Result<(), StoreError> {
+        self.work_off_one(group, done)?;
+        loop {
+            let before = done.inputs.len();
+            let stalled = self.queues.iter().filter(|(_, queue)| queue.stalled.is_some());
+            let stalled: Vec<GroupId> = stalled.map(|(group, _)| *group).collect();
+            for group in stalled {
+                self.work_off_one(group, done)?;
+            }
+            if done.inputs.len() == before {
+                return Ok(());
+            }
         }
-        done.results = result.outcomes;
-        done.inputs.push(Input::Applied { group: apply.group, report: report(machine) });
-        Ok(done)
+    }
+
+    fn work_off_one(&mut self, group: GroupId, done: &mut Done) -> Result<(), StoreError> {
+        let Some(before) = self.machines.get(&group).map(|machine| machine.state().applied) else {
+            self.queues.remove(&group);
+            return Ok(());
+        };
+        let result = self.run_queue(group, done);
+        let Some(machine) = self.machines.get(&group) else { return result };
+        let applied = machine.state().applied;
+        if applied > before {
+            let moved = done.moved.contains(&group);
+            if let Some(word) = self.words.get(&group).filter(|_| !moved) {
+                word.set_applied(applied);
+            }
+            done.inputs.push(Input::Applied { group, report: report(machine) });
+        }
+        let Some(queue) = self.queues.get_mut(&group) else { return result };
+        let next = queue.entries.front().map(|(slot, _)| *slot).filter(|_| result.is_ok());
+        if let Some(slot) = next.filter(|slot| queue.stalled != Some(*slot)) {
+            done.inputs.push(Input::Stalled { group, slot });
+        }
+        queue.stalled = next;
+        result
+    }
+
+    /// Applies the entries that wait for a machine until one has to wait for another machine.
+    fn run_queue(&mut self, group: GroupId, done: &mut Done) -> Result<(), StoreError> {
+        loop {
+            let (Some(queue), Some(machine)) = (self.queues.get_mut(&group), self.machines.get_mut(&group)) else {
+                return Ok(());
+            };
+            let applied = machine.state().applied;
+            while queue.entries.front().is_some_and(|(slot, _)| *slot <= applied) {
+                queue.entries.pop_front();
+            }
+            let alone = queue.entries.iter().take_while(|(_, entry)| !entry.kind.moves_positions()).count();
+            if alone > 0 {
+                let run = &queue.entries.make_contiguous()[..alone];
+                let result = machine.apply(run)?;
+                self.answer(group, result.outcomes, done);
+                continue;
+            }
+            let Some((slot, entry)) = queue.entries.front().cloned() else { return Ok(()) };
+            if !self.apply_with_others(group, slot, &entry, done)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Notes the outcomes of the first entries that wait, and gives them to those who wait for them.
+    fn answer(&mut self, group: GroupId, results: Vec<(Slot, Vec<Outcome>)>, done: &mut Done) {
+        let Some(queue) = self.queues.get_mut(&group) else { return };
+        for (slot, outcomes) in results {
+            let Some((_, entry)) = queue.entries.pop_front() else { return };
+            for (index, request) in queue.waiting.remove(&slot).unwrap_or_default().into_iter().enumerate() {
+                let outcome = outcomes.get(index).cloned().unwrap_or(Outcome::Unknown);
+                done.outcomes.push(Answered { request, group, slot, outcome });
+            }
+            done.results.push(AppliedEntry { group, slot, entry, outcomes });
+        }
+    }
+
+    /// Applies an entry that may concern other machines of the node. False if it has to wait for one of them.
+    fn apply_with_others(
+        &mut self,
+        group: GroupId,
+        slot: Slot,
+        entry: &Entry,
+        done: &mut Done,
+    ) -> Result<bool, StoreError> {
+        let Some(state) = self.machines.get(&group).map(|machine| machine.shape().clone()) else { return Ok(true) };
+        let mut beside = Beside::nobody();
+        let mut loser = None;
+        match entry.kind {
+            EntryKind::Split => {
+                let child = Split::from_all(entry.body.clone()).ok().map(|split| split.child);
+                beside.bears = child.is_some_and(|child| self.may_bear(child));
+            }
+            EntryKind::Decide => {
+                if let Some((group, seal)) = gained_from(&state, entry) {
+                    let ready = self.machines.get(&group).is_some_and(|loser| {
+                        state.pending.as_ref().is_some_and(|pending| loser.surrenders(pending.operation(), seal))
+                    });
+                    if !ready {
+                        return Ok(false);
+                    }
+                    loser = self.machines.remove(&group);
+                }
+            }
+            EntryKind::Prepare => {}
+            _ => {
+                let gainer = state.pending.as_ref().map(|pending| pending.operation().coordinator);
+                beside.gainer = gainer.and_then(|gainer| self.state(gainer)).map(|state| state.applied);
+            }
+        }
+        beside.loser = loser.as_mut();
+        // Whoever reads what is about to move is turned back before it does.
+        self.begin_move(group);
+        let Some(machine) = self.machines.get_mut(&group) else { return Ok(true) };
+        let result = machine.apply_beside(slot, entry, &mut beside);
+        let Beside { born, ended, .. } = beside;
+        let tried = self.settle_others(group, slot, entry, loser, born, ended && result.is_ok(), done);
+        let applied = result?;
+        tried?;
+        self.answer(group, applied.outcomes, done);
+        done.moved.push(group);
+        Ok(true)
+    }
+
+    /// What became of the other machines that an entry concerned.
+    #[expect(clippy::too_many_arguments, reason = "what one entry came to, given once")]
+    fn settle_others(
+        &mut self,
+        group: GroupId,
+        slot: Slot,
+        entry: &Entry,
+        loser: Option<Machine<S>>,
+        born: Option<Machine<S>>,
+        ended: bool,
+        done: &mut Done,
+    ) -> Result<(), StoreError> {
+        if let Some(loser) = loser {
+            let name = loser.name();
+            if ended {
+                self.drop_machine(name.group);
+                done.moved.push(name.group);
+                done.inputs.push(Input::Merged { loser: name, into: group, at: slot });
+            } else {
+                self.machines.insert(name.group, loser);
+            }
+        }
+        if let Some(born) = born {
+            let child = born.name();
+            let leader = Split::from_all(entry.body.clone()).map(|split| split.leader).unwrap_or_default();
+            // Half a snapshot of the child is of no use any more.
+            if let Some(sink) = self.sinks.remove(&child.group) {
+                sink.abandon()?;
+            }
+            done.inputs.push(Input::Born { child, leader, report: report(&born) });
+            done.moved.push(child.group);
+            self.machines.insert(child.group, born);
+        }
+        Ok(())
+    }
+
+    /// Whether a split may bear this child here: nothing that is of it may be overwritten.
+    fn may_bear(&self, child: GroupId) -> bool {
+        let awaited = self.sinks.get(&child).is_none_or(|sink| sink.name().incarnation == Incarnation(1));
+        !self.machines.contains_key(&child) && awaited || planted::on(Bug::ChildOverwritten)
+    }
+
+    /// No reader beside the loop gets at the data of a group until it is published where it lies.
+    fn begin_move(&self, group: GroupId) {
+        if let Some(word) = self.words.get(&group) {
+            word.begin_move();
+        }
+    }
+
+    /// A machine is no more: nothing of it is kept in memory.
+    fn drop_machine(&mut self, group: GroupId) {
+        self.begin_move(group);
+        self.machines.remove(&group);
+        self.queues.remove(&group);
+        self.sources.retain(|_, source| source.group != group);
+        self.counts.remove(&group);
+    }
+
+    /// A gainer is gone, or came by a snapshot: it does not need what losers here had kept for it.
+    fn discard_parted(&mut self, gainer: GroupId) -> Result<(), StoreError> {
+        let applied = self.state(gainer).map(|state| state.applied);
+        self.machines.values_mut().try_for_each(|machine| machine.discard_parted(gainer, applied))
+    }
+
+    /// A group whose state came by a snapshot may have taken over groups that still have machines here.
+    fn end_merged(&mut self, gainer: GroupId) -> Result<Vec<Input>, StoreError> {
+        let Some(state) = self.state(gainer) else { return Ok(Vec::new()) };
+        let absorbed = state.absorbed.clone();
+        let mut inputs = Vec::new();
+        for (loser, at) in absorbed {
+            if let Some(machine) = self.machines.remove(&loser) {
+                let name = machine.name();
+                machine.end(Merger { into: gainer, at })?;
+                self.drop_machine(loser);
+                inputs.push(Input::Merged { loser: name, into: gainer, at });
+            }
+        }
+        Ok(inputs)
     }
 
     /// Carries out an order. After an error it may be handed in again.
     pub fn order(&mut self, order: &MachineOrder, now: Instant) -> Result<Done, StoreError> {
+        self.let_go(now);
         match order {
             MachineOrder::Create { replica, state } => self.create(*replica, state),
             MachineOrder::Expired { group, due } => {
-                let expired = match self.machines.get_mut(group) {
-                    Some(machine) => machine.expired_at(*due, MAX_EXPIRED)?,
-                    None => Vec::new(),
+                let (expired, next_expiry) = match self.machines.get_mut(group) {
+                    Some(machine) => (machine.expired_at(*due, MAX_EXPIRED)?, machine.next_expiry()),
+                    None => (Vec::new(), None),
                 };
-                Ok(Done::one(Input::Expired { group: *group, body: expired.to_bytes() }))
+                Ok(Done::one(Input::Expired { group: *group, body: expired.to_bytes(), next_expiry }))
             }
+            MachineOrder::Count { group, count } => self.count(*group, *count, now),
             MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } => {
                 self.read_snapshot(*group, *to, *snapshot, cursor.as_ref(), *bytes, now)
             }
@@ -190,16 +489,14 @@ impl<S: Store> Stage<S> {
                         self.sinks.insert(replica.group, sink);
                     }
                 }
-                if self.machines.get(&replica.group).is_some_and(|machine| machine.name() == *replica) {
-                    if let Some(word) = self.words.get(&replica.group) {
-                        word.begin_move();
-                    }
-                    self.sources.retain(|_, source| source.group != replica.group);
-                    if let Some(machine) = self.machines.remove(&replica.group) {
-                        machine.destroy()?;
-                    }
+                forget_merged(&self.store, replica.group)?;
+                let named = self.machines.get(&replica.group).is_some_and(|machine| machine.name() == *replica);
+                if named && let Some(machine) = self.machines.remove(&replica.group) {
+                    self.drop_machine(replica.group);
+                    machine.destroy()?;
+                    self.discard_parted(replica.group)?;
                 }
-                Ok(Done { moved: Some(replica.group), ..Done::default() })
+                Ok(Done { moved: vec![replica.group], ..Done::default() })
             }
         }
     }
@@ -222,7 +519,7 @@ impl<S: Store> Stage<S> {
 
     fn installed(&self, group: GroupId) -> Done {
         let inputs = self.machines.get(&group).map(|machine| Input::Installed { group, report: report(machine) });
-        Done { inputs: inputs.into_iter().collect(), moved: Some(group), ..Done::default() }
+        Done { inputs: inputs.into_iter().collect(), moved: vec![group], ..Done::default() }
     }
 
     fn read_snapshot(
@@ -234,8 +531,6 @@ impl<S: Store> Stage<S> {
         bytes: usize,
         now: Instant,
     ) -> Result<Done, StoreError> {
-        let patience = self.patience;
-        self.sources.retain(|_, source| now.since(source.used) <= patience);
         let number = if snapshot == 0 { self.pin(group, now) } else { snapshot };
         let mut piece = (0, Slot(0), Bytes::new());
         if let Some(source) = self.sources.get_mut(&number).filter(|source| source.group == group) {
@@ -250,6 +545,45 @@ impl<S: Store> Stage<S> {
         }
         let (snapshot, slot, chunk) = piece;
         Ok(Done::one(Input::SnapshotRead { group, to, snapshot, slot, chunk }))
+    }
+
+    /// Lets views go that nobody has asked for in a while: they keep what was overwritten since.
+    fn let_go(&mut self, now: Instant) {
+        let patience = self.patience;
+        self.sources.retain(|_, source| now.since(source.used) <= patience);
+        self.counts.retain(|_, count| now.since(count.used) <= patience);
+    }
+
+    fn count(&mut self, group: GroupId, number: u64, now: Instant) -> Result<Done, StoreError> {
+        let gone = Done::one(Input::Counted { group, count: 0, correction: None });
+        let Some(machine) = self.machines.get(&group).filter(|machine| !machine.state().counted) else {
+            self.counts.remove(&group);
+            return Ok(gone);
+        };
+        if number == 0 {
+            self.counts.remove(&group);
+            if self.counts.len() >= MAX_COUNTS {
+                return Ok(gone);
+            }
+            let count = Count { number: self.next_source, used: now, counting: machine.counting() };
+            self.next_source += 1;
+            self.counts.insert(group, count);
+        }
+        let Some(count) = self.counts.get_mut(&group).filter(|count| number == 0 || count.number == number) else {
+            return Ok(gone);
+        };
+        if count.counting.range_version() != machine.state().range_version {
+            self.counts.remove(&group);
+            return Ok(gone);
+        }
+        count.used = now;
+        let correction = count.counting.advance(COUNT_RECORDS, COUNT_BYTES)?;
+        let count = count.number;
+        if correction.is_some() {
+            self.counts.remove(&group);
+        }
+        let correction = correction.map(|correction| correction.to_bytes());
+        Ok(Done::one(Input::Counted { group, count, correction }))
     }
 
     fn pin(&mut self, group: GroupId, now: Instant) -> u64 {
@@ -300,7 +634,13 @@ impl<S: Store> Stage<S> {
                 self.machines.insert(group, machine.with_limits(self.limits.clone()));
                 // What the snapshot replaces in the log is given up only once the snapshot is durable.
                 self.store.flush()?;
-                Ok(self.installed(group))
+                let mut done = self.installed(group);
+                let ended = self.end_merged(group)?;
+                done.moved.extend(ended.iter().filter_map(merger_of).map(|(name, _)| name.group));
+                done.inputs.extend(ended);
+                self.discard_parted(group)?;
+                self.work_off(group, &mut done)?;
+                Ok(done)
             }
             Err(SnapshotError::Store(error)) => Err(error),
             Err(_) => Ok(refused),
@@ -314,6 +654,25 @@ impl Done {
     }
 }
 
+/// Who was taken over by whom, if an input tells that.
+fn merger_of(input: &Input) -> Option<(ReplicaName, Merger)> {
+    match input {
+        Input::Merged { loser, into, at } => Some((*loser, Merger { into: *into, at: *at })),
+        _ => None,
+    }
+}
+
+/// From whom a Decide entry takes over, and the seal it waits for; `None` if it takes nothing over in this state.
+fn gained_from(state: &GroupState, entry: &Entry) -> Option<(GroupId, Slot)> {
+    let decide = Decide::from_all(entry.body.clone()).ok()?;
+    match &state.pending {
+        Some(Pending::Gains { operation, takeover, .. }) if *operation == decide.operation => {
+            decide.commit.map(|surrender| (takeover.loser, surrender.seal))
+        }
+        Some(Pending::Gains { .. } | Pending::Loses { .. }) | None => None,
+    }
+}
+
 fn report<S: Store>(machine: &Machine<S>) -> MachineReport {
     let state = machine.state();
     MachineReport {
@@ -323,5 +682,7 @@ fn report<S: Store>(machine: &Machine<S>) -> MachineReport {
         log_time: state.log_time,
         next_expiry: machine.next_expiry(),
         feature_level: state.feature_level,
+        state: machine.shape().clone(),
+        counted: state.counted,
     }
 }

@@ -2,15 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod between_groups;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use scatter_core::codec::{Decode, DecodeError, Encode, MAX_LIST};
-use scatter_core::durable::{Binding, HardState, NodeRecord, PeerRecord, Write};
+use scatter_core::durable::{Binding, HardState, Merger, NodeRecord, PeerRecord, Tombstone, Write};
 use scatter_core::entry::{Entry, EntryClock, EntryKind, MAX_ENTRY_BYTES};
-use scatter_core::group::{Configuration, Member, Role};
+use scatter_core::group::{Configuration, Correction, GroupState, Link, Member, Role};
 use scatter_core::message::{AcceptedEntry, Envelope, Hello, HelloError, Message, PeerMessage, Refusal, Ticket};
+use scatter_core::ops::messages::GroupEnvelope;
+use scatter_core::ops::{Begin, Decide, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender};
 use scatter_core::time::{Instant, LogTime};
 use scatter_core::types::{
     Ballot, ClusterId, ConfigurationVersion, FeatureLevel, GroupId, Incarnation, NodeId, ReplicaName, Slot, Version,
@@ -50,20 +54,27 @@ fn refusal() -> impl Strategy<Value = Refusal> {
     prop_oneof![Just(Refusal::Promised), Just(Refusal::Lease), Just(Refusal::Configuration)]
 }
 
+/// Each kind with a body that it takes, or with bytes.
 fn entry() -> impl Strategy<Value = Entry> {
-    let kind = prop_oneof![
-        Just(EntryKind::Noop),
-        Just(EntryKind::Commands),
-        Just(EntryKind::Configuration),
-        Just(EntryKind::Expire),
-        Just(EntryKind::FeatureLevel),
-        Just(EntryKind::Links),
+    let body = prop_oneof![
+        (prop_oneof![Just(EntryKind::Noop), Just(EntryKind::Commands), Just(EntryKind::Expire)], bytes()),
+        configuration().prop_map(|configuration| (EntryKind::Configuration, configuration.to_bytes())),
+        any::<u16>().prop_map(|level| (EntryKind::FeatureLevel, FeatureLevel(level).to_bytes())),
+        vec(between_groups::link(), 0..3).prop_map(|links| (EntryKind::Links, links.to_bytes())),
+        between_groups::split().prop_map(|split| (EntryKind::Split, split.to_bytes())),
+        between_groups::begin().prop_map(|begin| (EntryKind::Begin, begin.to_bytes())),
+        between_groups::prepare().prop_map(|prepare| (EntryKind::Prepare, prepare.to_bytes())),
+        between_groups::decide().prop_map(|decide| (EntryKind::Decide, decide.to_bytes())),
+        between_groups::resolve().prop_map(|resolve| (EntryKind::Resolve, resolve.to_bytes())),
+        between_groups::operation().prop_map(|operation| (EntryKind::Settle, operation.to_bytes())),
+        between_groups::correction().prop_map(|correction| (EntryKind::Correct, correction.to_bytes())),
     ];
-    (kind, any::<(u64, u64)>(), bytes()).prop_map(|(kind, (stamp, advance_micros), body)| Entry {
-        kind,
-        clock: EntryClock { stamp: Version(stamp), advance_micros },
-        body,
-    })
+    (body, any::<(u64, u64)>(), option::weighted(0.2, bytes())).prop_map(
+        |((kind, body), (stamp, advance_micros), other)| {
+            let clock = EntryClock { stamp: Version(stamp), advance_micros };
+            Entry { kind, clock, body: other.unwrap_or(body) }
+        },
+    )
 }
 
 /// Sorted by node, no node twice, at least one voter.
@@ -107,6 +118,7 @@ fn election() -> impl Strategy<Value = Message> {
             .prop_map(|(ballot, stamp)| Message::HandOver { ticket: Ticket { ballot, stamp: Instant(stamp) } }),
         version().prop_map(|configuration| Message::AskMembership { configuration }),
         configuration().prop_map(|configuration| Message::Membership { configuration }),
+        slot().prop_map(|decided| Message::Merged { decided }),
     ]
 }
 
@@ -141,11 +153,8 @@ fn stream() -> impl Strategy<Value = Message> {
         }),
         slot().prop_map(|through| Message::Truncated { through }),
         (any::<u64>(), option::of(bytes())).prop_map(|(snapshot, cursor)| Message::SnapshotPull { snapshot, cursor }),
-        (any::<u64>(), slot(), bytes()).prop_map(|(snapshot, slot, chunk)| Message::SnapshotChunk {
-            snapshot,
-            slot,
-            chunk
-        }),
+        (any::<u64>(), slot(), vec((any::<u64>().prop_map(GroupId), slot()), 0..3), bytes())
+            .prop_map(|(snapshot, slot, children, chunk)| Message::SnapshotChunk { snapshot, slot, children, chunk }),
     ]
 }
 
@@ -166,7 +175,22 @@ fn peer_message() -> impl Strategy<Value = PeerMessage> {
         8 => envelope.prop_map(|envelope| PeerMessage::Replica { envelope }),
         1 => binding().prop_map(|binding| PeerMessage::Bind { binding }),
         1 => binding().prop_map(|binding| PeerMessage::Bound { binding }),
+        8 => between_groups::envelope().prop_map(|envelope| PeerMessage::Group { envelope }),
+        1 => (name(), merger()).prop_map(|(to, Merger { into, at })| PeerMessage::Gone { to, into, at }),
     ]
+}
+
+fn merger() -> impl Strategy<Value = Merger> {
+    (any::<u64>(), slot()).prop_map(|(into, at)| Merger { into: GroupId(into), at })
+}
+
+fn tombstone() -> impl Strategy<Value = Tombstone> {
+    (name(), any::<u64>(), option::of(merger()), option::of(configuration())).prop_map(
+        |(replica, removed_by, merged, configuration)| {
+            let removed_by = Incarnation(removed_by);
+            Tombstone { replica, removed_by, merged, configuration }
+        },
+    )
 }
 
 fn node_record() -> impl Strategy<Value = NodeRecord> {
@@ -190,7 +214,11 @@ fn write() -> impl Strategy<Value = Write> {
         node_record().prop_map(|record| Write::Node { record }),
         any::<(u64, u64, u64)>()
             .prop_map(|(node, boot, nonce)| Write::Peer { record: PeerRecord { node: NodeId(node), boot, nonce } }),
-        (name(), slot()).prop_map(|(replica, after)| Write::Create { replica, after }),
+        (name(), slot(), option::of(name())).prop_map(|(replica, after, inviter)| Write::Create {
+            replica,
+            after,
+            inviter
+        }),
         (group(), ballot(), slot(), any::<u64>()).prop_map(|(group, promised, decided, led_round)| Write::Hard {
             group,
             state: HardState { promised, decided, led_round }
@@ -202,7 +230,12 @@ fn write() -> impl Strategy<Value = Write> {
             entries
         }),
         (group(), slot()).prop_map(|(group, through)| Write::Truncate { group, through }),
-        (name(), any::<u64>()).prop_map(|(replica, by)| Write::Tombstone { replica, removed_by: Incarnation(by) }),
+        tombstone().prop_map(|Tombstone { replica, removed_by, merged, configuration }| Write::Tombstone {
+            replica,
+            removed_by,
+            merged,
+            configuration
+        }),
     ]
 }
 
@@ -247,7 +280,26 @@ fn all_harmless(bytes: &Bytes) -> Result<(), TestCaseError> {
     harmless::<HelloError>(bytes)?;
     harmless::<Write>(bytes)?;
     harmless::<Entry>(bytes)?;
-    harmless::<Configuration>(bytes)
+    harmless::<Configuration>(bytes)?;
+    harmless::<Tombstone>(bytes)?;
+    all_bodies_harmless(bytes)
+}
+
+/// The same for what lies inside entries and records.
+fn all_bodies_harmless(bytes: &Bytes) -> Result<(), TestCaseError> {
+    harmless::<Vec<Link>>(bytes)?;
+    harmless::<Split>(bytes)?;
+    harmless::<Begin>(bytes)?;
+    harmless::<Prepare>(bytes)?;
+    harmless::<Surrender>(bytes)?;
+    harmless::<Decide>(bytes)?;
+    harmless::<Resolve>(bytes)?;
+    harmless::<OperationId>(bytes)?;
+    harmless::<Correction>(bytes)?;
+    harmless::<Pending>(bytes)?;
+    harmless::<Obligation>(bytes)?;
+    harmless::<GroupEnvelope>(bytes)?;
+    harmless::<GroupState>(bytes)
 }
 
 /// `bytes` with one byte changed.
@@ -282,19 +334,65 @@ proptest! {
     }
 
     #[test]
+    fn what_groups_keep_reads_back(
+        pending in between_groups::pending(),
+        obligation in between_groups::obligation(),
+        tombstone in tombstone(),
+        correction in between_groups::correction(),
+    ) {
+        reads_back(&pending)?;
+        reads_back(&obligation)?;
+        reads_back(&tombstone)?;
+        reads_back(&correction)?;
+    }
+
+    #[test]
+    fn what_groups_log_reads_back(
+        begin in between_groups::begin(),
+        prepare in between_groups::prepare(),
+        decide in between_groups::decide(),
+        resolve in between_groups::resolve(),
+        split in between_groups::split(),
+        links in vec(between_groups::link(), 0..3),
+    ) {
+        reads_back(&begin)?;
+        reads_back(&prepare)?;
+        reads_back(&decide)?;
+        reads_back(&resolve)?;
+        reads_back(&split)?;
+        reads_back(&links)?;
+        reads_back(&decide.operation)?;
+    }
+
+    #[test]
+    fn group_states_read_back(state in between_groups::state()) {
+        reads_back(&state)?;
+    }
+
+    #[test]
+    fn damaged_bodies_and_states_do_no_harm(
+        entry in entry(), state in between_groups::state(), at in any::<usize>(), by in 1u8..,
+    ) {
+        all_bodies_harmless(&damaged(&entry.body, at, by))?;
+        all_bodies_harmless(&damaged(&state.to_bytes(), at, by))?;
+    }
+
+    #[test]
     fn random_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..200)) {
         all_harmless(&Bytes::from(bytes))?;
     }
 
     #[test]
     fn random_bytes_behind_a_known_tag_do_no_harm(
-        outer in 0u8..4,
+        outer in 0u8..7,
         inner in 0u8..18,
         names in vec(any::<u8>(), 48),
         rest in vec(prop_oneof![3 => 0u8..3, 1 => any::<u8>()], 0..200),
     ) {
         let tail = [&[inner][..], &rest].concat();
         all_harmless(&Bytes::from([&[outer][..], &names, &tail].concat()))?;
+        // Two names of groups stand before what groups say to each other.
+        all_harmless(&Bytes::from([&[4][..], &names[..16], &tail].concat()))?;
         all_harmless(&Bytes::from(tail))?;
     }
 

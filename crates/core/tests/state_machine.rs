@@ -1,5 +1,5 @@
 //! The state machine against a plain model of it: random entries, reopened after every batch, with failing stores,
-//! crashes and snapshots in between.
+//! crashes and snapshots in between. The group gives up parts of its range, to a child or a neighbour that live elsewhere.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,21 +9,26 @@ use scatter_core::codec::{Decode, Encode};
 use scatter_core::command::{Command, Condition, Idempotency, LaneUse, Operation, Outcome, Write};
 use scatter_core::entry::{Entry, EntryClock, EntryKind};
 use scatter_core::group::{
-    Chunk, Configuration, Expiry, GroupState, Limits, Machine, Member, Role, SnapshotError, SnapshotSink, read,
+    Chunk, Configuration, Correction, Expiry, GroupState, Limits, Link, Links, Machine, Member, Role, SnapshotError,
+    SnapshotSink, read,
 };
+use scatter_core::ops::{Begin, Decide, OperationId, Prepare, Resolve, Split, Takeover};
 use scatter_core::ring::{Key, KeyRange, Position};
 use scatter_core::store::map::{Fault, MapStore};
 use scatter_core::store::{Store, StoreError};
 use scatter_core::time::LogTime;
 use scatter_core::types::{
-    ClusterId, ConfigurationVersion, FeatureLevel, GroupId, Incarnation, NodeId, ReplicaName, SessionId, Slot,
-    TabletId, Version,
+    ClusterId, ConfigurationVersion, FeatureLevel, GroupId, Incarnation, NodeId, OperationCounter, RangeVersion,
+    ReplicaName, SessionId, Slot, TabletId, Version,
 };
 use std::collections::BTreeMap;
 
 const GROUP: GroupId = GroupId(7);
 const START: u64 = 1_000_000;
 const KEYS: usize = 14;
+/// The only other group that there is an operation with, and the child of a split.
+const OTHER: GroupId = GroupId(50);
+const CHILD: GroupId = GroupId(60);
 
 fn limits() -> Limits {
     Limits {
@@ -106,6 +111,15 @@ struct WhatCommand {
 }
 
 #[derive(Clone, Debug)]
+struct WhatLink {
+    group: u64,
+    adjacent: bool,
+    successor: bool,
+    range_version: u64,
+    configuration_version: u64,
+}
+
+#[derive(Clone, Debug)]
 enum What {
     Noop,
     Commands(Vec<WhatCommand>),
@@ -113,7 +127,19 @@ enum What {
     Expire(Option<usize>),
     Configuration(u64),
     FeatureLevel(u16),
-    Links(u64),
+    Links(Vec<WhatLink>),
+    /// At this boundary; as of the range's version, or of another.
+    Split(u8, bool),
+    /// A neighbour behind (or before) asks for the part from (or up to) this boundary; with the right counter, or not.
+    Prepare(u8, bool, bool),
+    /// What became of the pending operation, or of one never heard of.
+    Resolve(bool, bool),
+    /// The group begins a merge.
+    Begin(bool),
+    /// The pending operation is aborted, or one that is not.
+    Abort(bool),
+    Settle(bool),
+    Correct,
     Garbage(u8, Vec<u8>),
 }
 
@@ -170,6 +196,18 @@ fn command() -> impl Strategy<Value = WhatCommand> {
         })
 }
 
+fn link() -> impl Strategy<Value = WhatLink> {
+    (prop_oneof![Just(GROUP.0), 1u64..4], any::<(bool, bool)>(), 0u64..5, 0u64..3).prop_map(
+        |(group, (adjacent, successor), range_version, configuration_version)| WhatLink {
+            group,
+            adjacent,
+            successor,
+            range_version,
+            configuration_version,
+        },
+    )
+}
+
 fn what() -> impl Strategy<Value = What> {
     prop_oneof![
         1 => Just(What::Noop),
@@ -177,8 +215,16 @@ fn what() -> impl Strategy<Value = What> {
         4 => proptest::option::of(0..KEYS).prop_map(What::Expire),
         1 => (0u64..3).prop_map(What::Configuration),
         1 => (0u16..4).prop_map(What::FeatureLevel),
-        1 => (0u64..4).prop_map(What::Links),
-        1 => (0u8..6, proptest::collection::vec(any::<u8>(), 0..12)).prop_map(|(kind, body)| What::Garbage(kind, body)),
+        1 => proptest::collection::vec(link(), 0..3).prop_map(What::Links),
+        1 => (any::<u8>(), proptest::bool::weighted(0.8)).prop_map(|(at, fits)| What::Split(at, fits)),
+        1 => (any::<u8>(), any::<bool>(), proptest::bool::weighted(0.8))
+            .prop_map(|(at, behind, fits)| What::Prepare(at, behind, fits)),
+        1 => (any::<bool>(), proptest::bool::weighted(0.8)).prop_map(|(commit, ours)| What::Resolve(commit, ours)),
+        1 => any::<bool>().prop_map(What::Begin),
+        1 => proptest::bool::weighted(0.8).prop_map(What::Abort),
+        1 => proptest::bool::weighted(0.8).prop_map(What::Settle),
+        1 => Just(What::Correct),
+        1 => (0u8..13, proptest::collection::vec(any::<u8>(), 0..12)).prop_map(|(kind, body)| What::Garbage(kind, body)),
     ]
 }
 
@@ -211,6 +257,14 @@ struct Stored {
 type RecordName = (Vec<u8>, u8, Vec<u8>);
 type Record = (Version, LogTime, u128, Outcome);
 
+/// The operation that holds the group, and what of the range it has sealed.
+#[derive(Clone, Debug)]
+struct Lock {
+    operation: OperationId,
+    sealed: Option<KeyRange>,
+    gainer: Option<Link>,
+}
+
 #[derive(Clone, Debug)]
 struct Model {
     range: KeyRange,
@@ -221,7 +275,16 @@ struct Model {
     clock: u64,
     configuration: u64,
     level: u16,
-    links: u64,
+    links: Links,
+    range_version: u64,
+    pending: Option<Lock>,
+    operations: u64,
+    owes: Vec<OperationId>,
+    /// Estimates, until they are corrected.
+    counted: bool,
+    key_count: u64,
+    byte_count: u64,
+    record_count: u64,
     keys: BTreeMap<Vec<u8>, Stored>,
     lanes: BTreeMap<u8, (u64, u64, Outcome)>,
     records: BTreeMap<RecordName, Record>,
@@ -238,7 +301,15 @@ impl Model {
             clock: 0,
             configuration: 1,
             level: 1,
-            links: 1,
+            links: state(KeyRange::whole()).links,
+            range_version: 1,
+            pending: None,
+            operations: 0,
+            owes: Vec::new(),
+            counted: true,
+            key_count: 0,
+            byte_count: 0,
+            record_count: 0,
             keys: BTreeMap::new(),
             lanes: BTreeMap::new(),
             records: BTreeMap::new(),
@@ -251,7 +322,190 @@ impl Model {
     }
 
     fn owns(&self, key: &Key) -> bool {
-        self.range.contains(&key.position())
+        let position = key.position();
+        let sealed = self.pending.as_ref().and_then(|lock| lock.sealed.as_ref());
+        self.range.contains(&position) && sealed.is_none_or(|sealed| !sealed.contains(&position))
+    }
+
+    /// How the group describes itself.
+    fn own_link(&self) -> Link {
+        Link {
+            group: GROUP,
+            range_version: RangeVersion(self.range_version),
+            configuration_version: ConfigurationVersion(self.configuration),
+            range: self.range.clone(),
+            members: configuration(1).members,
+        }
+    }
+
+    /// Gives up all but `range`; half of what is counted is thought to go.
+    fn narrow(&mut self, range: KeyRange, range_version: u64) {
+        self.range = range;
+        self.range_version = range_version;
+        self.counted = false;
+        self.key_count = self.key_count.wrapping_sub(self.key_count / 2);
+        self.byte_count = self.byte_count.wrapping_sub(self.byte_count / 2);
+        let range = self.range.clone();
+        let kept = |key: &[u8]| range.contains(&Key::new(key.to_vec()).unwrap().position());
+        self.keys.retain(|key, _| kept(key));
+        self.records.retain(|(key, ..), _| kept(key));
+        self.links.version.0 += 1;
+    }
+
+    /// An entry of a group operation.
+    fn operate_group(&mut self, entry: &Entry) {
+        let body = entry.body.clone();
+        match entry.kind {
+            EntryKind::Links => self.relink(&Vec::<Link>::from_all(body).unwrap_or_default()),
+            EntryKind::Split => {
+                if let Ok(split) = Split::from_all(body) {
+                    self.split(&split);
+                }
+            }
+            EntryKind::Begin => {
+                let begin = Begin::from_all(body).ok().filter(|begin| begin.range_version.0 == self.range_version);
+                if self.pending.is_none() && begin.is_some() {
+                    let operation = OperationId { coordinator: GROUP, slot: Slot(self.applied) };
+                    self.pending = Some(Lock { operation, sealed: None, gainer: None });
+                }
+            }
+            EntryKind::Prepare => {
+                if let Ok(prepare) = Prepare::from_all(body) {
+                    self.prepare(&prepare);
+                }
+            }
+            EntryKind::Decide => {
+                let decide = Decide::from_all(body).ok();
+                let ours = self.pending.as_ref().filter(|lock| lock.gainer.is_none()).map(|lock| lock.operation);
+                if let Some(decide) = decide.filter(|decide| Some(decide.operation) == ours) {
+                    self.pending = None;
+                    self.owes.push(decide.operation);
+                }
+            }
+            EntryKind::Resolve => {
+                if let Ok(resolve) = Resolve::from_all(body) {
+                    self.resolve(&resolve);
+                }
+            }
+            EntryKind::Settle => {
+                if let Ok(operation) = OperationId::from_all(body) {
+                    self.owes.retain(|owed| *owed != operation);
+                }
+            }
+            kind => panic!("{kind:?} is of no group operation"),
+        }
+    }
+
+    fn split(&mut self, split: &Split) {
+        let inside = split.at != self.range.start && self.range.contains(&split.at);
+        if self.pending.is_some() || split.range_version.0 != self.range_version || !inside {
+            return;
+        }
+        let alone = self.range.is_whole();
+        let upper = KeyRange { start: split.at.clone(), end: self.range.end.clone() };
+        let lower = KeyRange { start: self.range.start.clone(), end: split.at.clone() };
+        self.record_count = self.record_count.wrapping_sub(self.record_count / 2);
+        self.narrow(lower, self.range_version + 1);
+        let child = Link {
+            group: CHILD,
+            range_version: RangeVersion(self.range_version),
+            configuration_version: ConfigurationVersion(1),
+            range: upper,
+            members: configuration(1).members,
+        };
+        if alone {
+            self.links.predecessor = child.clone();
+        }
+        self.links.successor = child;
+    }
+
+    fn prepare(&mut self, prepare: &Prepare) {
+        let Takeover { moving, range_version, configuration_version, operations, .. } = &prepare.takeover;
+        let at = if moving.start == self.range.start { &moving.end } else { &moving.start };
+        let inside = *at != self.range.start && self.range.contains(at);
+        let now = (self.range_version, self.configuration, self.operations);
+        if self.pending.is_some() || (range_version.0, configuration_version.0, operations.0) != now || !inside {
+            return;
+        }
+        self.operations += 1;
+        let (operation, sealed) = (prepare.operation, Some(moving.clone()));
+        self.pending = Some(Lock { operation, sealed, gainer: Some(prepare.gainer.clone()) });
+    }
+
+    fn resolve(&mut self, resolve: &Resolve) {
+        self.operations += 1;
+        let lock = self.pending.take_if(|lock| lock.gainer.is_some() && lock.operation == resolve.operation);
+        let Some(Lock { sealed: Some(moving), gainer: Some(gainer), .. }) = lock else { return };
+        if resolve.committed.is_none() {
+            return;
+        }
+        let behind = moving.end == self.range.end;
+        let (mut range, mut wider) = (self.range.clone(), gainer.range.clone());
+        if behind {
+            range.end = moving.start.clone();
+            wider.start = moving.start;
+        } else {
+            range.start = moving.end.clone();
+            wider.end = moving.end;
+        }
+        self.record_count = self.record_count.wrapping_sub(self.record_count / 2);
+        self.narrow(range, self.range_version.max(gainer.range_version.0) + 1);
+        let wider = Link { range: wider, range_version: RangeVersion(self.range_version), ..gainer };
+        let (before, after) = (wider.range.end == self.range.start, wider.range.start == self.range.end);
+        let sides = [(false, before, &mut self.links.predecessor), (true, after, &mut self.links.successor)];
+        for (successor, adjacent, side) in sides {
+            if successor == behind || adjacent && side.group == wider.group {
+                *side = wider.clone();
+            }
+        }
+    }
+
+    fn relink(&mut self, links: &[Link]) {
+        let before = self.links.clone();
+        for link in links {
+            let (start, end) = (self.range.start.clone(), self.range.end.clone());
+            for successor in [false, true] {
+                let known = if successor { &mut self.links.successor } else { &mut self.links.predecessor };
+                let adjacent = |link: &Link| if successor { link.range.start == end } else { link.range.end == start };
+                let versions = |link: &Link| (link.range_version, link.configuration_version);
+                let newer = match known.group {
+                    GROUP => true,
+                    _ if !adjacent(known) => true,
+                    group if group == link.group => versions(link) > versions(known),
+                    _ => link.range_version > known.range_version,
+                };
+                if adjacent(link) && link.group != GROUP && newer {
+                    *known = link.clone();
+                }
+            }
+        }
+        self.links.version.0 += u64::from(self.links != before);
+    }
+
+    /// Makes the counters right, if they are not.
+    fn correct(&mut self, correction: &Correction) {
+        if self.counted || correction.range_version.0 != self.range_version {
+            return;
+        }
+        self.counted = true;
+        self.key_count = self.key_count.wrapping_add(correction.keys);
+        self.byte_count = self.byte_count.wrapping_add(correction.bytes);
+        self.record_count = self.record_count.wrapping_add(correction.idempotency_records);
+    }
+
+    fn set_key(&mut self, key: &Key, stored: Stored) -> bool {
+        let created = !self.remove_key(key);
+        self.key_count = self.key_count.wrapping_add(1);
+        self.byte_count = self.byte_count.wrapping_add((key.bytes().len() + stored.value.len()) as u64);
+        self.keys.insert(key.bytes().to_vec(), stored);
+        created
+    }
+
+    fn remove_key(&mut self, key: &Key) -> bool {
+        let Some(stored) = self.keys.remove(&key.bytes()[..]) else { return false };
+        self.key_count = self.key_count.wrapping_sub(1);
+        self.byte_count = self.byte_count.wrapping_sub((key.bytes().len() + stored.value.len()) as u64);
+        true
     }
 
     fn entry(&mut self, entry: &Entry) -> Vec<Outcome> {
@@ -260,6 +514,11 @@ impl Model {
         self.clock = entry.clock.stamp.0;
         match entry.kind {
             EntryKind::Noop => {}
+            EntryKind::Correct => {
+                if let Ok(correction) = Correction::from_all(entry.body.clone()) {
+                    self.correct(&correction);
+                }
+            }
             EntryKind::Commands => match Vec::<Bytes>::from_all(entry.body.clone()) {
                 Ok(commands) => return commands.into_iter().map(|command| self.command(command)).collect(),
                 Err(_) => return vec![Outcome::Malformed],
@@ -276,11 +535,13 @@ impl Model {
                     self.level = self.level.max(level.0);
                 }
             }
-            EntryKind::Links => {
-                if let Ok(links) = scatter_core::group::Links::from_all(entry.body.clone()) {
-                    self.links = self.links.max(links.version.0);
-                }
-            }
+            EntryKind::Links
+            | EntryKind::Split
+            | EntryKind::Begin
+            | EntryKind::Prepare
+            | EntryKind::Decide
+            | EntryKind::Resolve
+            | EntryKind::Settle => self.operate_group(entry),
             EntryKind::Expire => {
                 for expiry in Vec::<Expiry>::from_all(entry.body.clone()).unwrap_or_default() {
                     self.expire(expiry);
@@ -292,6 +553,10 @@ impl Model {
 
     fn expire(&mut self, expiry: Expiry) {
         let log_time = self.log_time;
+        let (Expiry::Key { key: owned, .. } | Expiry::Idempotency { key: owned, .. }) = &expiry;
+        if !self.owns(owned) {
+            return;
+        }
         match expiry {
             Expiry::Key { key, version } => {
                 let due = self.keys.get(&key.bytes()[..]).is_some_and(|stored| {
@@ -299,13 +564,14 @@ impl Model {
                 });
                 if due {
                     self.version();
-                    self.keys.remove(&key.bytes()[..]);
+                    self.remove_key(&key);
                 }
             }
             Expiry::Idempotency { key, method, idempotency_key, version } => {
                 let name = (key.bytes().to_vec(), method, idempotency_key.to_vec());
                 if self.records.get(&name).is_some_and(|record| record.0 == version && record.1.0 <= log_time) {
                     self.records.remove(&name);
+                    self.record_count = self.record_count.wrapping_sub(1);
                 }
             }
         }
@@ -360,9 +626,15 @@ impl Model {
         let outcome = self.operate(&command.operation, version);
         let deadline = LogTime(self.log_time + limits().idempotency_life_micros);
         self.records.insert(name, (version, deadline, idempotency.digest, outcome.clone()));
-        if self.records.len() as u64 > limits().max_idempotency_records {
-            let oldest = self.records.iter().min_by_key(|(_, record)| (record.1, record.0)).unwrap().0.clone();
+        self.record_count = self.record_count.wrapping_add(1);
+        let sealed = self.pending.as_ref().is_some_and(|lock| lock.sealed.is_some());
+        for _ in 0..if sealed { 0 } else { 16 } {
+            let shown = if self.record_count > u64::MAX / 2 { 0 } else { self.record_count };
+            let oldest = self.records.iter().min_by_key(|(_, record)| (record.1, record.0));
+            let Some((oldest, _)) = oldest.filter(|_| shown > limits().max_idempotency_records) else { break };
+            let oldest = oldest.clone();
             self.records.remove(&oldest);
+            self.record_count = self.record_count.wrapping_sub(1);
         }
         outcome
     }
@@ -381,8 +653,7 @@ impl Model {
     fn put(&mut self, key: &Key, value: &Bytes, ttl_ms: Option<u64>, version: Version) -> bool {
         let modified = LogTime(self.log_time);
         let deadline = ttl_ms.map(|ttl| LogTime(self.log_time.saturating_add(ttl.saturating_mul(1000))));
-        let stored = Stored { version, modified, deadline, value: value.clone() };
-        self.keys.insert(key.bytes().to_vec(), stored).is_none()
+        self.set_key(key, Stored { version, modified, deadline, value: value.clone() })
     }
 
     fn operate(&mut self, operation: &Operation, version: Version) -> Outcome {
@@ -393,7 +664,7 @@ impl Model {
             },
             Operation::Delete { key, condition } => match self.holds(key, *condition) {
                 Err(current) => Outcome::ConditionFailed { index: 0, current },
-                Ok(()) if self.keys.remove(&key.bytes()[..]).is_some() => Outcome::Deleted { version },
+                Ok(()) if self.remove_key(key) => Outcome::Deleted { version },
                 Ok(()) => Outcome::NotFound,
             },
             Operation::Batch { conditions, writes } => {
@@ -410,7 +681,7 @@ impl Model {
                             self.put(key, value, *ttl_ms, version);
                         }
                         Write::Delete { key } => {
-                            self.keys.remove(&key.bytes()[..]);
+                            self.remove_key(key);
                         }
                     }
                     versions.push(version);
@@ -481,7 +752,7 @@ impl Model {
         if what.garbage { bytes.slice(..bytes.len() - 1) } else { bytes }
     }
 
-    fn build(&self, what: &What, due: Vec<Expiry>, state: &GroupState) -> (EntryKind, Bytes) {
+    fn build(&self, what: &What, due: Vec<Expiry>, correction: Option<Correction>) -> (EntryKind, Bytes) {
         match what {
             What::Noop => (EntryKind::Noop, Bytes::new()),
             What::Commands(commands) => {
@@ -512,14 +783,102 @@ impl Model {
                 (EntryKind::Configuration, configuration(self.configuration + offset).to_bytes())
             }
             What::FeatureLevel(level) => (EntryKind::FeatureLevel, FeatureLevel(*level).to_bytes()),
-            What::Links(version) => {
-                let mut links = state.links.clone();
-                links.version.0 = *version;
+            What::Links(links) => {
+                let links: Vec<Link> = links.iter().map(|link| self.build_link(link)).collect();
                 (EntryKind::Links, links.to_bytes())
             }
+            What::Correct => (EntryKind::Correct, correction.to_bytes().slice(usize::from(correction.is_some())..)),
+            What::Split(..)
+            | What::Prepare(..)
+            | What::Resolve(..)
+            | What::Begin(_)
+            | What::Abort(_)
+            | What::Settle(_) => self.build_operation(what),
             What::Garbage(kind, body) => {
                 (EntryKind::from_all(Bytes::copy_from_slice(&[*kind])).unwrap(), body.clone().into())
             }
+        }
+    }
+
+    fn build_link(&self, what: &WhatLink) -> Link {
+        let off = Position(Bytes::from_static(&[0x33, 1]));
+        let (start, end) = match (what.adjacent, what.successor) {
+            (true, true) => (self.range.end.clone(), off),
+            (true, false) => (off, self.range.start.clone()),
+            (false, _) => (off.clone(), off),
+        };
+        Link {
+            group: GroupId(what.group),
+            range_version: RangeVersion(what.range_version),
+            configuration_version: ConfigurationVersion(what.configuration_version),
+            range: KeyRange { start, end },
+            members: configuration(1).members,
+        }
+    }
+
+    /// The other group, as the neighbour behind or before this one.
+    fn neighbour(&self, behind: bool) -> Link {
+        let (start, end) = (self.range.end.clone(), self.range.start.clone());
+        let (start, end) = if self.range.is_whole() {
+            (start, Position(Bytes::from_static(&[0x44])))
+        } else if behind {
+            // The two need not be the whole ring.
+            (start.clone(), Position([&start.0[..], &[1]].concat().into()))
+        } else {
+            (Position([&self.range.end.0[..], &[1]].concat().into()), end)
+        };
+        let range_version = RangeVersion(self.range_version + u64::from(behind) * 3);
+        Link { group: OTHER, range_version, range: KeyRange { start, end }, ..self.own_link() }
+    }
+
+    fn takeover(&self, loser: GroupId, moving: KeyRange, merge: bool) -> Takeover {
+        Takeover {
+            loser,
+            moving,
+            merge,
+            range_version: RangeVersion(self.range_version),
+            configuration_version: ConfigurationVersion(self.configuration),
+            operations: OperationCounter(self.operations),
+        }
+    }
+
+    fn build_operation(&self, what: &What) -> (EntryKind, Bytes) {
+        let unknown = OperationId { coordinator: OTHER, slot: Slot(u64::MAX) };
+        let pending = self.pending.as_ref().map_or(unknown, |lock| lock.operation);
+        let which = |ours: bool| if ours { pending } else { unknown };
+        let at = |byte: u8| Position(Bytes::copy_from_slice(&[byte]));
+        let off = |fits: bool| u64::from(!fits);
+        match *what {
+            What::Split(byte, fits) => {
+                let range_version = RangeVersion(self.range_version - off(fits));
+                let split = Split { at: at(byte), child: CHILD, leader: NodeId(1), range_version };
+                (EntryKind::Split, split.to_bytes())
+            }
+            What::Prepare(byte, behind, fits) if !self.range.is_whole() => {
+                let KeyRange { start, end } = self.range.clone();
+                let moving = if behind { (at(byte), end) } else { (start, at(byte)) };
+                let mut takeover = self.takeover(GROUP, KeyRange { start: moving.0, end: moving.1 }, false);
+                takeover.operations.0 += off(fits);
+                let operation = OperationId { coordinator: OTHER, slot: Slot(self.applied) };
+                let prepare = Prepare { operation, takeover, gainer: self.neighbour(behind) };
+                (EntryKind::Prepare, prepare.to_bytes())
+            }
+            What::Resolve(commit, ours) => {
+                let resolve = Resolve { operation: which(ours), committed: commit.then_some(Slot(9)) };
+                (EntryKind::Resolve, resolve.to_bytes())
+            }
+            What::Begin(behind) if !self.range.is_whole() => {
+                let loser = self.neighbour(behind);
+                let takeover = self.takeover(OTHER, loser.range.clone(), true);
+                let (range_version, configuration_version) = (takeover.range_version, takeover.configuration_version);
+                (EntryKind::Begin, Begin { range_version, configuration_version, takeover, loser }.to_bytes())
+            }
+            What::Abort(ours) => (EntryKind::Decide, Decide { operation: which(ours), commit: None }.to_bytes()),
+            What::Settle(ours) => {
+                let owed = self.owes.first().copied().filter(|_| ours).unwrap_or(unknown);
+                (EntryKind::Settle, owed.to_bytes())
+            }
+            _ => (EntryKind::Noop, Bytes::new()),
         }
     }
 }
@@ -539,6 +898,8 @@ struct World {
     history: Vec<Model>,
     fingerprints: Vec<u64>,
     next_tablet: u64,
+    /// The range at the beginning.
+    first: KeyRange,
 }
 
 impl World {
@@ -547,7 +908,7 @@ impl World {
         let machine = Machine::create(store.clone(), name(), state(range.clone()), TabletId(1)).unwrap();
         let machine = machine.with_limits(limits());
         store.flush().unwrap();
-        let model = Model::new(range);
+        let model = Model::new(range.clone());
         Self {
             store,
             fingerprints: vec![machine.fingerprint()],
@@ -558,6 +919,7 @@ impl World {
             unflushed: Vec::new(),
             flushed: 1,
             next_tablet: 2,
+            first: range,
         }
     }
 
@@ -574,7 +936,8 @@ impl World {
                 What::Expire(_) => self.machine.expired_at(LogTime(self.model.log_time + advance), 5).unwrap(),
                 _ => Vec::new(),
             };
-            let (kind, body) = self.model.build(what, due, self.machine.state());
+            let correction = matches!(what, What::Correct).then(|| count(&self.machine));
+            let (kind, body) = self.model.build(what, due, correction);
             let stamp = Version((START + self.model.applied * 20 + clock).saturating_sub(100));
             let entry = Entry { kind, clock: EntryClock { stamp, advance_micros: *advance }, body };
             let outcomes = self.model.entry(&entry);
@@ -586,22 +949,30 @@ impl World {
     }
 
     fn apply(&mut self, whats: &[(What, u64, u64)], fail: bool) {
-        let before = self.machine.state().clone();
-        let fingerprint = self.machine.full_fingerprint().unwrap();
+        // What moves positions shares its batch with nothing.
+        let alone = |entry: &Entry| entry.kind.moves_positions();
         let entries = self.build(whats);
-        if fail && !entries.is_empty() {
+        for run in entries.chunk_by(|(_, one), (_, next)| !alone(one) && !alone(next)) {
+            self.apply_run(run, fail);
+        }
+    }
+
+    fn apply_run(&mut self, entries: &[(Slot, Entry)], fail: bool) {
+        let before = self.machine.state().clone();
+        if fail {
+            let fingerprint = self.machine.full_fingerprint().unwrap();
             for fault in [Fault::Writes(StoreError::NoSpace), Fault::All(StoreError::Failed("gone".into()))] {
                 self.store.set_fault(fault);
-                assert!(self.machine.apply(&entries).is_err());
+                assert!(self.machine.apply(entries).is_err());
                 assert_eq!(*self.machine.state(), before);
             }
             // Reading works again before writing does.
             self.store.set_fault(Fault::Writes(StoreError::NoSpace));
-            assert_eq!(self.machine.apply(&entries), Err(StoreError::NoSpace));
+            assert_eq!(self.machine.apply(entries), Err(StoreError::NoSpace));
             self.store.set_fault(Fault::None);
             assert_eq!(self.machine.full_fingerprint().unwrap(), fingerprint);
         }
-        let applied = self.machine.apply(&entries).unwrap();
+        let applied = self.machine.apply(entries).unwrap();
         let first = before.applied.0 as usize - 1;
         let expected: Vec<_> = entries
             .iter()
@@ -609,13 +980,12 @@ impl World {
             .map(|((slot, _), (_, outcomes))| (*slot, outcomes.clone()))
             .collect();
         assert_eq!(applied.outcomes, expected);
-        assert_eq!(applied.through.0, self.model.applied);
-        assert_eq!(applied.log_time.0, self.model.log_time);
-        assert_eq!(applied.stamp.0, self.model.stamp);
-        assert_eq!(applied.configuration.is_some(), before.configuration.version.0 != self.model.configuration);
-        if !entries.is_empty() {
-            self.unflushed.push(self.model.applied);
-        }
+        let model = &self.history[first + entries.len()];
+        assert_eq!(applied.through.0, model.applied);
+        assert_eq!(applied.log_time.0, model.log_time);
+        assert_eq!(applied.stamp.0, model.stamp);
+        assert_eq!(applied.configuration.is_some(), before.configuration.version.0 != model.configuration);
+        self.unflushed.push(model.applied);
     }
 
     fn check(&mut self) {
@@ -626,10 +996,17 @@ impl World {
             (model.applied, model.stamp, model.forgotten, model.log_time)
         );
         assert_eq!(state.configuration.version.0, model.configuration);
-        assert_eq!((state.feature_level.0, state.links.version.0), (model.level, model.links));
-        assert_eq!(state.keys, model.keys.len() as u64);
+        assert_eq!((state.feature_level.0, &state.links), (model.level, &model.links));
+        assert_eq!((&state.range, state.range_version.0), (&model.range, model.range_version));
+        let lock = state.pending.as_ref().map(|pending| (pending.operation(), pending.sealed().cloned()));
+        assert_eq!(lock, model.pending.as_ref().map(|lock| (lock.operation, lock.sealed.clone())));
+        let owes: Vec<OperationId> = state.outbox.iter().map(|obligation| obligation.operation()).collect();
+        assert_eq!((state.operations.0, owes), (model.operations, model.owes.clone()));
+        let counters = (state.counted, state.keys, state.bytes, self.machine.idempotency_records());
+        assert_eq!(counters, (model.counted, model.key_count, model.byte_count, model.record_count));
+        assert!(!model.counted || model.key_count == model.keys.len() as u64);
+        assert!(!model.counted || model.record_count == model.records.len() as u64);
         assert_eq!(self.machine.lanes(), model.lanes.len());
-        assert_eq!(self.machine.idempotency_records(), model.records.len() as u64);
         let view = self.store.view();
         for index in 0..KEYS {
             let found = read(&view, self.machine.tablets(), &key(index)).unwrap();
@@ -677,7 +1054,7 @@ impl World {
     /// Sends a snapshot into another store that holds an older state of the group, and carries on there.
     fn snapshot(&mut self, max_bytes: usize, restart_every: usize) {
         let store = MapStore::new();
-        let old = Machine::create(store.clone(), name(), state(self.model.range.clone()), TabletId(1)).unwrap();
+        let old = Machine::create(store.clone(), name(), state(self.first.clone()), TabletId(1)).unwrap();
         let mut old = old.with_limits(limits());
         let half = self.log.len() / 2;
         for (index, (entry, _)) in self.log[..half].iter().enumerate() {
@@ -728,6 +1105,16 @@ impl World {
     }
 }
 
+/// What corrects a machine's counters.
+fn count(machine: &Machine<MapStore>) -> Correction {
+    let mut counting = machine.counting();
+    loop {
+        if let Some(correction) = counting.advance(3, 1 << 20).unwrap() {
+            return correction;
+        }
+    }
+}
+
 /// A damaged byte anywhere is found.
 fn refuse_damage(bytes: &Bytes, seed: usize) {
     let mut damaged = bytes.to_vec();
@@ -751,7 +1138,7 @@ fn run(range: KeyRange, steps: Vec<Step>) {
         world.check();
     }
     // A replica that applied everything one entry at a time is the same.
-    let other = Machine::create(MapStore::new(), name(), state(world.model.range.clone()), TabletId(99)).unwrap();
+    let other = Machine::create(MapStore::new(), name(), state(world.first.clone()), TabletId(99)).unwrap();
     let mut other = other.with_limits(limits());
     for (index, (entry, _)) in world.log.iter().enumerate() {
         other.apply(&[(Slot(index as u64 + 2), entry.clone())]).unwrap();

@@ -12,16 +12,20 @@
 //! save A, restore A            copies log and store; puts the copy back
 //! pause A, resume A            a process stands still
 //! run MS, quiet MS             time passes; quietly
-//! propose A x=1 y=2, read A x  clients, all at once
-//! hand-over A B, change A +D -B    an operator's orders to the leader A
+//! propose A [G] x=1 y=2, read A [G] x  clients, all at once, at the group G
+//! hand-over A [G] B, change A [G] +D -B    an operator's orders to the leader A of G
+//! split A [G] POSITION         gives the part of G from there on to a new group
+//! merge A [G] before|after, shift A [G] before|after POSITION  G takes all its neighbour has, or up to there
 //! cut A [B], heal              no message passes; everything passes
-//! drop A>B [KIND], hold A>B [KIND], release A>B, damage A>B [KIND], pass A>B
+//! drop A>B [G] [KIND], hold A>B [G] [KIND], release A>B, damage A>B [KIND], pass A>B
 //! hold-sync A, sync A          the disk stops answering; answers
 //! full A, room A, flush A      the log's disk is full or not; the store becomes durable
 //! wall A MS                    the date is off by so much
 //! tell all, tell news          with or without messages that repeat the last
 //! status                       how everybody stands
 //! ```
+//!
+//! G is `g1`, `g2`, .., by default `g1`. A position is hexadecimal; `at:x` is that of the key x.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -30,8 +34,10 @@ mod harness;
 use harness::disk::{Disk, copy_store};
 use harness::network::{Fate, Rule};
 use harness::{Cluster, address, config, render};
+use scatter_core::ops::order::{Order, Side};
+use scatter_core::ring::{Key, Position};
 use scatter_core::store::map::MapStore;
-use scatter_core::types::FeatureLevel;
+use scatter_core::types::{FeatureLevel, GroupId};
 use scatter_core::{Config, Input, ReadMode};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -60,6 +66,10 @@ fn set(config: &mut Config, name: &str, value: u64) {
         "election_ms" => (config.election_min, config.election_max) = (millis, millis),
         "change_patience_ms" => config.change_patience = millis,
         "membership_patience_ms" => config.membership_patience = millis,
+        "snapshot_patience_ms" => config.snapshot_patience = millis,
+        "group_resend_ms" => config.group_resend = millis,
+        "seal_patience_ms" => config.seal_patience = millis,
+        "order_patience_ms" => config.order_patience = millis,
         "log_retain_slots" => config.log_retain_slots = value,
         "log_memory_bytes" => config.log_memory_bytes = usize::try_from(value).unwrap(),
         "snapshot_chunk_bytes" => config.snapshot_chunk_bytes = usize::try_from(value).unwrap(),
@@ -67,6 +77,23 @@ fn set(config: &mut Config, name: &str, value: u64) {
         "feature_level" => config.feature_level = FeatureLevel(u16::try_from(value).unwrap()),
         "quorum_reads" => config.read_mode = if value == 0 { ReadMode::Lease } else { ReadMode::Quorum },
         _ => panic!("no setting is called {name}"),
+    }
+}
+
+fn position(word: &str) -> Position {
+    if let Some(key) = word.strip_prefix("at:") {
+        return Key::new(key.as_bytes().to_vec()).unwrap().position();
+    }
+    let bytes: Vec<u8> =
+        (0..word.len()).step_by(2).map(|at| u8::from_str_radix(&word[at..at + 2], 16).unwrap()).collect();
+    Position(bytes.into())
+}
+
+fn side(word: &str) -> Side {
+    match word {
+        "before" => Side::Predecessor,
+        "after" => Side::Successor,
+        _ => panic!("{word} is no side"),
     }
 }
 
@@ -160,20 +187,6 @@ impl Story {
             ["crash", nodes @ ..] => nodes.iter().for_each(|node| cluster.crash(only(node))),
             ["pause", node] => cluster.pause(only(node), true),
             ["resume", node] => cluster.pause(only(node), false),
-            ["propose", node, pairs @ ..] => {
-                for pair in pairs {
-                    let (key, value) = pair.split_once('=').unwrap();
-                    cluster.put(only(node), key, value);
-                }
-            }
-            ["read", node, key] => cluster.read(only(node), key),
-            ["hand-over", node, to] => {
-                cluster.hand_over(only(node), only(to));
-            }
-            ["change", node, changes @ ..] => {
-                let with = |sign: char| changes.iter().filter_map(|it| it.strip_prefix(sign)).collect::<String>();
-                cluster.change(only(node), &with('+'), &with('-'));
-            }
             ["full", node] => cluster.input(only(node), Input::DiskFull { full: true }),
             ["room", node] => cluster.input(only(node), Input::DiskFull { full: false }),
             ["flush", node] => cluster.flush(only(node)),
@@ -183,36 +196,77 @@ impl Story {
                 cluster.host(only(node)).wall_skew_micros = millis.parse::<u64>().unwrap() * 1_000;
             }
             ["status"] => self.status(),
+            ["propose" | "read" | "hand-over" | "change" | "split" | "merge" | "shift", node, rest @ ..] => {
+                let named = rest.first().and_then(|word| self.cluster.names.group(word));
+                let rest = if named.is_some() { &rest[1..] } else { rest };
+                let group = named.unwrap_or_else(|| self.cluster.group());
+                self.ask(words[0], only(node), group, rest);
+            }
             _ => self.disturb(words),
         }
     }
 
+    /// Asks a group's replica on a node for something.
+    fn ask(&mut self, what: &str, node: char, group: GroupId, words: &[&str]) {
+        let cluster = &mut self.cluster;
+        let label = || format!("{what} {}", words.join(" "));
+        match (what, words) {
+            ("propose", pairs) => {
+                for pair in pairs {
+                    let (key, value) = pair.split_once('=').unwrap();
+                    cluster.put_in(node, group, key, value);
+                }
+            }
+            ("read", [key]) => cluster.read(node, group, key),
+            ("hand-over", [to]) => {
+                cluster.hand_over_in(node, group, only(to));
+            }
+            ("change", changes) => {
+                let with = |sign: char| changes.iter().filter_map(|it| it.strip_prefix(sign)).collect::<String>();
+                cluster.change_in(node, group, &with('+'), &with('-'));
+            }
+            ("split", [at]) => {
+                cluster.reshape(node, group, &label(), Order::Split { at: position(at) });
+            }
+            ("merge", [from]) => {
+                cluster.reshape(node, group, &label(), Order::TakeOver { from: side(from), boundary: None });
+            }
+            ("shift", [from, to]) => {
+                let order = Order::TakeOver { from: side(from), boundary: Some(position(to)) };
+                cluster.reshape(node, group, &label(), order);
+            }
+            _ => panic!("what is {what} {words:?}?"),
+        }
+    }
+
     fn disturb(&mut self, words: &[&str]) {
+        let names = &self.cluster.names;
         let network = &mut self.cluster.network;
-        let rule = |from: char, to: char, kind: Option<&&str>, fate: Fate| {
-            let kind = kind.map(|kind| (*kind).to_owned());
-            Rule { from, to, kind, fate }
+        let rule = |from: char, to: char, which: &[&str], fate: Fate| {
+            let group = which.iter().find_map(|word| names.group(word));
+            let kind = which.last().filter(|word| names.group(word).is_none()).map(|kind| (*kind).to_owned());
+            Rule { from, to, group, kind, fate }
         };
         let ends = |pair: &str| pair.split_once('>').map(|(from, to)| (only(from), only(to))).unwrap();
         match words {
             ["tell", what] => network.tell_all = *what == "all",
             ["heal"] => network.rules.clear(),
             ["cut", node] => {
-                network.rules.push(rule(only(node), '*', None, Fate::Lost));
-                network.rules.push(rule('*', only(node), None, Fate::Lost));
+                network.rules.push(rule(only(node), '*', &[], Fate::Lost));
+                network.rules.push(rule('*', only(node), &[], Fate::Lost));
             }
             ["cut", one, other] => {
-                network.rules.push(rule(only(one), only(other), None, Fate::Lost));
-                network.rules.push(rule(only(other), only(one), None, Fate::Lost));
+                network.rules.push(rule(only(one), only(other), &[], Fate::Lost));
+                network.rules.push(rule(only(other), only(one), &[], Fate::Lost));
             }
-            [what @ ("drop" | "hold" | "damage"), pair, kind @ ..] => {
+            [what @ ("drop" | "hold" | "damage"), pair, which @ ..] => {
                 let fate = match *what {
                     "hold" => Fate::Held,
                     "damage" => Fate::Damaged,
                     _ => Fate::Lost,
                 };
                 let (from, to) = ends(pair);
-                network.rules.push(rule(from, to, kind.first(), fate));
+                network.rules.push(rule(from, to, which, fate));
             }
             ["pass", pair] => {
                 let (from, to) = ends(pair);
@@ -221,7 +275,8 @@ impl Story {
             ["release", pair] => {
                 let (from, to) = ends(pair);
                 for late in network.release(self.cluster.now_ms, from, to) {
-                    self.cluster.say("late", late);
+                    let words = render::message(&self.cluster.names, &late);
+                    self.cluster.say("late", format!("{from} -> {to}: {words}"));
                 }
             }
             _ => panic!("what is {words:?}?"),
@@ -231,22 +286,25 @@ impl Story {
     fn status(&mut self) {
         let letters: Vec<char> = self.cluster.hosts.keys().copied().collect();
         for letter in letters {
-            let words = match (self.cluster.hosts[&letter].process.is_some(), self.cluster.status(letter)) {
-                (false, _) => "down".to_owned(),
-                (true, None) => {
-                    let node = &self.cluster.process(letter).node;
-                    let cluster = if node.cluster().is_some() { "in a cluster" } else { "in no cluster" };
-                    let problem = node.birth_problem().map(|problem| format!(": {problem}")).unwrap_or_default();
-                    format!("no replica, {cluster}{problem}")
-                }
-                (true, Some(status)) => {
-                    let configuration = status.configuration.as_ref().map(render::configuration).unwrap_or_default();
-                    let (promised, decided, applied) = (render::ballot(status.ballot), status.decided, status.applied);
-                    let role = status.role;
-                    format!("{role}, promised {promised}, decided {decided}, applied {applied}, {configuration}")
-                }
-            };
-            self.cluster.say(letter, words);
+            let mut statuses = self.cluster.statuses(letter);
+            if self.cluster.hosts[&letter].process.is_none() {
+                self.cluster.say(letter, "down");
+            } else if statuses.is_empty() {
+                let node = &self.cluster.process(letter).node;
+                let cluster = if node.cluster().is_some() { "in a cluster" } else { "in no cluster" };
+                let problem = node.birth_problem().map(|problem| format!(": {problem}")).unwrap_or_default();
+                self.cluster.say(letter, format!("no replica, {cluster}{problem}"));
+            }
+            statuses.sort_by_key(|status| self.cluster.names.of(status.replica.group));
+            for status in statuses {
+                let configuration = status.configuration.as_ref().map(render::configuration).unwrap_or_default();
+                let (promised, decided, applied) = (render::ballot(status.ballot), status.decided, status.applied);
+                let (role, shape) = (status.role, self.cluster.shape(letter, status.replica.group));
+                let words = format!(
+                    "{role}, promised {promised}, decided {decided}, applied {applied}, {configuration}{shape}"
+                );
+                self.cluster.say_of(letter, status.replica.group, words);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod http;
+pub mod operator;
 pub mod ports;
 pub mod process;
 pub mod programs;

@@ -24,6 +24,7 @@ pub struct Recorder {
     next: AtomicU64,
     acknowledged: AtomicU64,
     found: AtomicU64,
+    failed: AtomicU64,
     operations: Mutex<Vec<Operation>>,
 }
 
@@ -38,8 +39,8 @@ pub struct Read {
 
 impl Default for Recorder {
     fn default() -> Self {
-        let (next, acknowledged, found) = Default::default();
-        Self { began: Instant::now(), next, acknowledged, found, operations: Mutex::default() }
+        let (next, acknowledged, found, failed) = Default::default();
+        Self { began: Instant::now(), next, acknowledged, found, failed, operations: Mutex::default() }
     }
 }
 
@@ -82,8 +83,10 @@ impl Recorder {
         let acknowledged = matches!(end, End::Answered(..));
         let request = Asked::Single(key, Guard::Always, Change::Put { value, expires: false });
         self.note(Operation { client, invoked, request, end });
-        if acknowledged {
-            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        let count = if acknowledged { &self.acknowledged } else { &self.failed };
+        count.fetch_add(1, Ordering::Relaxed);
+        if let (false, Ok(reply)) = (acknowledged, &result) {
+            eprintln!("{} through {to}: {} {}", path, reply.status, reply.text());
         }
         acknowledged
     }
@@ -124,7 +127,15 @@ impl Recorder {
 
     /// Reads a key. Returns whether there was an answer.
     pub fn get(&self, client: u32, from: SocketAddr, key: KeyIndex) -> bool {
-        self.send_get(client, from, key).is_some_and(|read| self.finish_get(read))
+        let answered = self.send_get(client, from, key).is_some_and(|read| self.finish_get(read));
+        self.failed.fetch_add(u64::from(!answered), Ordering::Relaxed);
+        answered
+    }
+
+    /// How many requests were refused, lost or too late.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Keys that all clients write and read.

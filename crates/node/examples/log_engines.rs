@@ -220,7 +220,7 @@ fn measure(
 ) -> Result<(), Failure> {
     let replica = ReplicaName { group: GROUP, node: NodeId(1), incarnation: Incarnation(1) };
     let ballot = Ballot { round: 1, node: NodeId(1), incarnation: Incarnation(1) };
-    engine.log().append(&[Write::Create { replica, after: Slot(0) }])?;
+    engine.log().append(&[Write::Create { replica, after: Slot(0), inviter: None }])?;
     engine.log().sync()?;
     let mut random = SmallRng::seed_from_u64(7);
     let mut noise = vec![0; length + (64 << 10)];

@@ -6,18 +6,21 @@
 
 use crate::events::{Event, Inbox, Waiter};
 use crate::metrics::ServedRead;
-use crate::serving::{Figures, Served, Serving};
+use crate::serving::{Figures, Held, Served, Serving, Table};
 use crate::storage::rocks::RocksStore;
 use scatter_core::Input;
 use scatter_core::command::Outcome;
 use scatter_core::effects::{Apply, MachineOrder};
+use scatter_core::group::Descriptor;
 use scatter_core::group::read_word::ReadWord;
+use scatter_core::input::MachineReport;
+use scatter_core::ops::Pending;
 use scatter_core::ring::Key;
-use scatter_core::stage::{Done, Stage};
+use scatter_core::stage::{Answered, Done, Stage};
 use scatter_core::store::{Store, StoreError};
-use scatter_core::types::{GroupId, Slot};
+use scatter_core::types::{GroupId, RangeVersion, RequestId, Slot, Version};
 use scatter_wire::{ReadPath, Refusal, ReplyBody};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -29,8 +32,8 @@ const STORE_PAUSE: Duration = Duration::from_millis(100);
 
 /// One piece of work.
 pub enum Job {
-    /// Decided entries, with those who wait for them, in the order of `apply.waiting`.
-    Apply(Apply, Vec<Waiter>),
+    /// Decided entries, with those who wait for them.
+    Apply(Apply, Vec<(RequestId, Waiter)>),
     /// An order of the core.
     Order(MachineOrder),
     /// A read that may go on.
@@ -73,6 +76,8 @@ pub fn start(
         inbox,
         words: BTreeMap::new(),
         figures: BTreeMap::new(),
+        held: BTreeMap::new(),
+        waiters: HashMap::new(),
         failing: false,
         told_full: false,
     };
@@ -89,6 +94,10 @@ struct Worker {
     inbox: Arc<Inbox>,
     words: BTreeMap<GroupId, Arc<ReadWord>>,
     figures: BTreeMap<GroupId, Arc<Figures>>,
+    /// The operations that hold groups here, each with the version of the group's range when it began.
+    held: BTreeMap<GroupId, (Held, RangeVersion)>,
+    /// Who waits for commands that were handed to the stage.
+    waiters: HashMap<RequestId, Waiter>,
     failing: bool,
     /// The driver was told that there is no room for clients' writes.
     told_full: bool,
@@ -178,56 +187,132 @@ impl Worker {
         }
     }
 
-    fn apply(&mut self, apply: &Apply, waiters: Vec<Waiter>) {
-        let group = apply.group;
-        let before = self.stage.state(group).map(|state| state.configuration.version);
+    fn apply(&mut self, apply: &Apply, waiters: Vec<(RequestId, Waiter)>) {
+        self.waiters.extend(waiters);
         let done = self.until_done(|stage| stage.apply(apply));
-        let Some(state) = self.stage.state(group) else { return };
-        let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
-        let (keys, bytes, stamp) = (state.keys, state.bytes, state.stamp);
-        let lanes = self.lanes(group);
-        for ((_, outcome), waiter) in done.outcomes.into_iter().zip(waiters) {
-            let body = match outcome {
-                Outcome::NotOwner => refused(Refusal::NotOwner),
-                Outcome::Malformed => refused(Refusal::Malformed { text: "the command does not decode".to_owned() }),
-                outcome => ReplyBody::Outcome { outcome, group, epoch, stamp },
-            };
-            waiter.answer(body);
-        }
-        if let Some(figures) = self.figures.get(&group) {
-            figures.keys.store(keys, Ordering::Relaxed);
-            figures.bytes.store(bytes, Ordering::Relaxed);
-            figures.stamp.store(stamp.0, Ordering::Relaxed);
-            figures.lanes.store(lanes, Ordering::Relaxed);
-            let commands: usize = apply.waiting.iter().map(|(_, requests)| requests.len()).sum();
-            figures.commands.fetch_add(commands as u64, Ordering::Relaxed);
-        }
-        // All this tells is how far the machine is.
-        self.inbox.extend_quietly(done.inputs.into_iter().map(Event::Input));
-        if before != Some(epoch.configuration) {
+        self.finish(done);
+    }
+
+    /// What came of a piece of work: readers see where data lies, clients hear outcomes, the loop hears how far the machines
+    /// are; in this order, so that nobody is told of what readers beside the loop would contradict.
+    fn finish(&mut self, done: Done) {
+        let changed = done.inputs.iter().filter_map(reported).any(|(group, report)| self.is_news(group, report));
+        self.note_operations(&done.inputs);
+        if changed || !done.moved.is_empty() {
             self.publish();
+        }
+        for group in &done.moved {
+            self.stage.published(*group);
+        }
+        for answered in done.outcomes {
+            self.answer(answered);
+        }
+        for group in done.inputs.iter().filter_map(reported).map(|(group, _)| group) {
+            self.refresh_figures(group);
+        }
+        // All that an applied entry tells is how far the machine is; what moved data tells more.
+        let events = done.inputs.into_iter().map(Event::Input);
+        if done.moved.is_empty() && done.quiet { self.inbox.extend_quietly(events) } else { self.inbox.extend(events) }
+    }
+
+    /// Whether what is published of a group is outdated.
+    fn is_news(&self, group: GroupId, report: &MachineReport) -> bool {
+        let Some(published) = self.serving.group(group) else { return true };
+        let state = &report.state;
+        published.configuration.version != report.configuration.version
+            || published.links.version != state.links.version
+            || published.range_version != state.range_version
+            || published.held.as_ref().map(|held| held.operation) != state.pending.as_ref().map(Pending::operation)
+    }
+
+    /// Counts group operations that began and ended, where the group that gains is led from here.
+    fn note_operations(&mut self, inputs: &[Input]) {
+        for input in inputs {
+            if let Some((group, report)) = reported(input) {
+                self.note_held(group, report.state.pending.as_ref(), report.state.range_version);
+            }
+            match input {
+                Input::Born { child, leader, .. } if *leader == child.node => self.serving.counts.on_split(),
+                Input::Merged { loser, .. } => drop(self.held.remove(&loser.group)),
+                _ => {}
+            }
         }
     }
 
-    fn finish(&mut self, done: Done) {
-        if let Some(group) = done.moved {
-            self.publish();
-            self.stage.published(group);
+    fn note_held(&mut self, group: GroupId, pending: Option<&Pending>, range_version: RangeVersion) {
+        let known = self.held.get(&group).map(|(held, _)| held.operation);
+        if known == pending.map(Pending::operation) {
+            return;
         }
-        let inputs: Vec<Input> = done.inputs;
-        self.inbox.extend(inputs.into_iter().map(Event::Input));
+        let leads = self.leads(group);
+        if let Some((held, before)) = self.held.remove(&group)
+            && held.gains
+            && leads
+        {
+            self.serving.counts.on_operation_ended(held.merge, range_version > before, held.since.elapsed());
+        }
+        if let Some(pending) = pending {
+            let held = Held::new(pending, Instant::now());
+            if held.gains && leads {
+                self.serving.counts.on_operation_began(held.merge);
+            }
+            self.held.insert(group, (held, range_version));
+        }
+    }
+
+    fn leads(&self, group: GroupId) -> bool {
+        let leader = self.serving.leadership.load().get(&group).and_then(|leadership| leadership.leader);
+        leader.is_some() && leader == self.stage.machine(group).map(|machine| machine.name().node)
+    }
+
+    fn not_owner(&self, descriptors: Vec<Descriptor>) -> ReplyBody {
+        ReplyBody::Refused { refusal: Refusal::NotOwner, retry_after_ms: 0, descriptors, stamp: Version(0) }
+    }
+
+    fn answer(&mut self, answered: Answered) {
+        let Answered { request, group, outcome, .. } = answered;
+        let Some(waiter) = self.waiters.remove(&request) else { return };
+        if let Some(figures) = self.figures.get(&group) {
+            figures.commands.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(state) = self.stage.state(group) else {
+            return waiter.answer(self.not_owner(self.serving.hints_of(group)));
+        };
+        let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
+        let stamp = state.stamp;
+        waiter.answer(match outcome {
+            Outcome::NotOwner if state.pending.as_ref().is_some_and(|pending| pending.sealed().is_some()) => {
+                refused(Refusal::Sealed)
+            }
+            Outcome::NotOwner => self.not_owner(self.serving.hints_of(group)),
+            Outcome::Malformed => refused(Refusal::Malformed { text: "the command does not decode".to_owned() }),
+            outcome => ReplyBody::Outcome { outcome, group, epoch, stamp },
+        });
+    }
+
+    fn refresh_figures(&self, group: GroupId) {
+        let (Some(state), Some(figures)) = (self.stage.state(group), self.figures.get(&group)) else { return };
+        figures.keys.store(state.shown_keys(), Ordering::Relaxed);
+        figures.bytes.store(state.shown_bytes(), Ordering::Relaxed);
+        figures.stamp.store(state.stamp.0, Ordering::Relaxed);
+        figures.lanes.store(self.lanes(group), Ordering::Relaxed);
     }
 
     fn read(&mut self, group: GroupId, key: &Key, waiter: Waiter) {
-        let owned = self.stage.state(group).filter(|state| state.range.contains(&key.position()));
-        let Some(state) = owned else { return waiter.answer(refused(Refusal::NotOwner)) };
+        let position = key.position();
+        let owned = self.stage.state(group).filter(|state| state.range.contains(&position));
+        let Some(state) = owned else { return waiter.answer(self.not_owner(self.serving.hints(&position))) };
+        if state.pending.as_ref().and_then(|pending| pending.sealed()).is_some_and(|sealed| sealed.contains(&position))
+        {
+            return waiter.answer(refused(Refusal::Sealed));
+        }
         let epoch = scatter_wire::Epoch { configuration: state.configuration.version, range: state.range_version };
         let stamp = state.stamp;
         match self.stage.read(group, key) {
             Ok(found) => {
                 self.serving.counts.on_read(ServedRead::Quorum);
                 if let Some(figures) = self.figures.get(&group) {
-                    figures.reads.fetch_add(1, Ordering::Relaxed);
+                    figures.on_read(key);
                 }
                 let (path, staleness_ms) = (ReadPath::Quorum, Some(0));
                 waiter.answer(ReplyBody::Value { found, group, epoch, path, staleness_ms, stamp });
@@ -245,24 +330,38 @@ impl Worker {
         let groups: Vec<GroupId> = self.stage.marks().into_iter().map(|(group, _)| group).collect();
         let mut table = Vec::new();
         for group in groups {
-            let (Some(state), Some(tablets)) = (self.stage.state(group), self.stage.tablets(group)) else { continue };
+            let (Some(state), Some(tablets)) = (self.stage.state(group), self.stage.served(group)) else { continue };
             let figures = self.figures.entry(group).or_default().clone();
-            figures.keys.store(state.keys, Ordering::Relaxed);
-            figures.bytes.store(state.bytes, Ordering::Relaxed);
-            figures.stamp.store(state.stamp.0, Ordering::Relaxed);
-            figures.lanes.store(self.lanes(group), Ordering::Relaxed);
+            let held = state.pending.as_ref().map(|pending| {
+                let known =
+                    self.held.entry(group).or_insert_with(|| (Held::new(pending, Instant::now()), state.range_version));
+                Held::new(pending, known.0.since)
+            });
             table.push(Arc::new(Served {
                 group,
                 range: state.range.clone(),
                 range_version: state.range_version,
                 configuration: state.configuration.clone(),
-                tablets: tablets.clone(),
+                tablets,
+                links: state.links.clone(),
+                held,
+                absorbed: state.absorbed.iter().map(|(group, _)| *group).collect(),
                 word: self.words.get(&group).cloned().unwrap_or_default(),
                 figures,
             }));
         }
-        table.sort_by(|a, b| a.range.start.cmp(&b.range.start));
-        self.serving.groups.store(Arc::new(table));
+        self.serving.groups.store(Arc::new(Table::new(table)));
+        self.figures.retain(|group, _| self.stage.state(*group).is_some());
+        let groups: Vec<GroupId> = self.figures.keys().copied().collect();
+        groups.into_iter().for_each(|group| self.refresh_figures(group));
+    }
+}
+
+/// What an input tells of a machine's state.
+fn reported(input: &Input) -> Option<(GroupId, &MachineReport)> {
+    match input {
+        Input::Applied { group, report } | Input::Installed { group, report } => Some((*group, report)),
+        _ => None,
     }
 }
 

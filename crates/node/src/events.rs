@@ -4,6 +4,8 @@ use crate::storage::sync::LogEvent;
 use crate::transport::Responder;
 use parking_lot::Mutex;
 use scatter_core::Input;
+use scatter_core::ops::order::Order;
+use scatter_core::policy::Outcome;
 use scatter_core::ring::Key;
 use scatter_core::types::{GroupId, NodeId};
 use scatter_wire::{LocalReply, NewMember, ReplyBody};
@@ -71,6 +73,31 @@ pub enum Event {
         group: GroupId,
         /// Whom; `None` for whoever is best.
         to: Option<NodeId>,
+        /// Who waits.
+        waiter: Waiter,
+    },
+    /// An operator's order to reshape the ring.
+    Reshape {
+        /// The group that is to act.
+        group: GroupId,
+        /// What it is to do.
+        order: Order,
+        /// Who waits.
+        waiter: Waiter,
+    },
+    /// What the policies ordered of a group has come to an end.
+    Organised {
+        /// The group.
+        group: GroupId,
+        /// How.
+        outcome: Outcome,
+        /// In words.
+        text: String,
+    },
+    /// An operator wants the node emptied, or not.
+    SetDraining {
+        /// Whether.
+        on: bool,
         /// Who waits.
         waiter: Waiter,
     },

@@ -4,20 +4,28 @@
 //! forwarded: whoever asks is told where to go.
 
 use crate::events::{Event, Inbox, Waiter};
-use crate::serving::{Served, Serving};
+use crate::orders;
+use crate::serving::{Held, Served, Serving};
 use crate::transport::{ClientService, Incoming};
 use bytes::Bytes;
 use scatter_core::codec::Decode;
 use scatter_core::command::{Command, Found};
-use scatter_core::ring::Key;
+use scatter_core::ops::order::{Order, Side};
+use scatter_core::ring::{Key, Position};
 use scatter_core::store::StoreError;
+use scatter_core::types::{GroupId, RangeVersion};
 use scatter_wire::{
-    AdminRequest, ClientBody, Consistency, Description, Identity, LocalNode, LocalReply, NodeInfo, NodeState, ReadPath,
-    Refusal, ReplicaInfo, ReplicaRole, ReplyBody,
+    AdminRequest, Boundary, ClientBody, Consistency, Description, Identity, LocalNode, LocalReply, NodeInfo, NodeState,
+    ReadPath, Refusal, ReplicaInfo, ReplicaRole, ReplyBody,
 };
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// In how many groups at once the middle may be looked for.
+const MOST_LOOKS: usize = 2;
 
 /// The node as clients see it. Usable on any thread.
 #[derive(Clone)]
@@ -25,6 +33,27 @@ pub struct NodeService {
     serving: Arc<Serving>,
     inbox: Arc<Inbox>,
     identity: Arc<Identity>,
+    /// Is there while the node is to be emptied, so that it still is after a restart.
+    drain_mark: Arc<PathBuf>,
+    /// Taken while the middle of a group is looked for, which reads much.
+    looks: Arc<Semaphore>,
+}
+
+/// [`AdminRequest::Split`].
+struct SplitOrder {
+    group: GroupId,
+    at: Option<Boundary>,
+    range_version: Option<RangeVersion>,
+    dry_run: bool,
+}
+
+/// [`AdminRequest::TakeOver`].
+struct TakeOverOrder {
+    group: GroupId,
+    from: Side,
+    boundary: Option<Position>,
+    range_version: Option<RangeVersion>,
+    dry_run: bool,
 }
 
 /// A read that was answered where it arrived.
@@ -49,8 +78,9 @@ impl std::fmt::Debug for NodeService {
 impl NodeService {
     /// The service of the node that says `identity` of itself.
     #[must_use]
-    pub fn new(serving: Arc<Serving>, inbox: Arc<Inbox>, identity: Identity) -> Self {
-        Self { serving, inbox, identity: Arc::new(identity) }
+    pub fn new(serving: Arc<Serving>, inbox: Arc<Inbox>, identity: Identity, drain_mark: PathBuf) -> Self {
+        let (identity, drain_mark) = (Arc::new(identity), Arc::new(drain_mark));
+        Self { serving, inbox, identity, drain_mark, looks: Arc::new(Semaphore::new(MOST_LOOKS)) }
     }
 
     /// What other threads see of the node.
@@ -87,11 +117,14 @@ impl NodeService {
             ClientBody::Write { command } => self.write(command, waiter),
             ClientBody::Describe => waiter.answer(ReplyBody::Description { description: self.describe() }),
             ClientBody::Administer { request } => self.administer(request, waiter),
+            ClientBody::Locate { position } => {
+                waiter.answer(ReplyBody::Located { descriptors: self.serving.hints(position.position()) });
+            }
         }
     }
 
     fn read(&self, key: Key, consistency: Consistency, waiter: Waiter) {
-        let Some(served) = self.serving.find(&key) else { return waiter.answer(self.not_owner()) };
+        let Some(served) = self.serving.find(&key) else { return waiter.answer(self.not_owner(Some(&key))) };
         let group = served.group;
         match self.read_here(served, &key, consistency) {
             Ok(Some(Here { served, found, path, staleness })) => waiter.answer(ReplyBody::Value {
@@ -116,11 +149,14 @@ impl NodeService {
         };
         let keys = command.operation.keys();
         let Some(served) = keys.first().and_then(|key| self.serving.find(key)) else {
-            return waiter.answer(self.not_owner());
+            return waiter.answer(self.not_owner(keys.first().copied()));
         };
         if keys.iter().any(|key| !served.range.contains(&key.position())) {
             let text = "the keys of a batch belong to one group".to_owned();
             return waiter.answer(ReplyBody::refused(Refusal::Malformed { text }));
+        }
+        if let Some(key) = keys.first() {
+            served.figures.on_write(key);
         }
         self.inbox.push(Event::Propose { group: served.group, command: bytes, waiter });
     }
@@ -141,17 +177,86 @@ impl NodeService {
                 let answer = crate::status::plan_members(&self.serving, group, &add, &remove);
                 waiter.answer(planned(answer));
             }
+            AdminRequest::Split { group, at, range_version, dry_run } => {
+                self.split(SplitOrder { group, at, range_version, dry_run }, waiter);
+            }
+            AdminRequest::TakeOver { group, from, boundary, range_version, dry_run } => {
+                let boundary = boundary.map(Position::from);
+                self.take_over(TakeOverOrder { group, from, boundary, range_version, dry_run }, waiter);
+            }
+            AdminRequest::Drain { on } => self.drain(on, waiter),
             AdminRequest::TransferLeader { group, to, dry_run: true } => {
                 waiter.answer(planned(crate::status::plan_transfer(&self.serving, group, to)));
             }
         }
     }
 
-    fn not_owner(&self) -> ReplyBody {
+    /// Marks on disk that the node is to be emptied, or not, and has it done.
+    fn drain(&self, on: bool, waiter: Waiter) {
+        let (mark, inbox) = (self.drain_mark.clone(), self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let marked = if on {
+                std::fs::File::create(&*mark).and_then(|file| file.sync_all())
+            } else {
+                std::fs::remove_file(&*mark)
+                    .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+            };
+            match marked {
+                Ok(()) => inbox.push(Event::SetDraining { on, waiter }),
+                Err(error) => waiter.answer(ReplyBody::refused(Refusal::Unavailable { text: error.to_string() })),
+            }
+        });
+    }
+
+    /// An order to split a group. Without a position its middle is looked for first, beside the loop.
+    fn split(&self, order: SplitOrder, waiter: Waiter) {
+        let group = order.group;
+        let served = match orders::ready(&self.serving, self.identity.node, group, order.range_version) {
+            Ok(served) => served,
+            Err(refused) => return waiter.answer(refused),
+        };
+        if let Some(at) = order.at {
+            return self.split_at(&served, at.into(), order.dry_run, waiter);
+        }
+        let Ok(look) = self.looks.clone().try_acquire_owned() else {
+            return waiter.answer(ReplyBody::refused(Refusal::Overloaded));
+        };
+        let service = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let middle = orders::middle(&service.serving, &served);
+            drop(look);
+            match middle {
+                Ok(Some(at)) => service.split_at(&served, at, order.dry_run, waiter),
+                Ok(None) => waiter.answer(orders::conflict("there are not two keys to part")),
+                Err(error) => waiter.answer(failed(&error)),
+            }
+        });
+    }
+
+    fn split_at(&self, served: &Served, at: Position, dry_run: bool, waiter: Waiter) {
+        match orders::plan_split(served, &at) {
+            Ok(plan) if dry_run => waiter.answer(ReplyBody::Administered { json: plan.to_string() }),
+            Ok(_) => self.inbox.push(Event::Reshape { group: served.group, order: Order::Split { at }, waiter }),
+            Err(refused) => waiter.answer(refused),
+        }
+    }
+
+    /// An order to take over positions of a neighbour.
+    fn take_over(&self, order: TakeOverOrder, waiter: Waiter) {
+        let TakeOverOrder { group, from, boundary, range_version, dry_run } = order;
+        let ready = orders::ready(&self.serving, self.identity.node, group, range_version);
+        match ready.and_then(|served| orders::plan_takeover(&served, from, boundary.as_ref())) {
+            Ok(plan) if dry_run => waiter.answer(ReplyBody::Administered { json: plan.to_string() }),
+            Ok(_) => self.inbox.push(Event::Reshape { group, order: Order::TakeOver { from, boundary }, waiter }),
+            Err(refused) => waiter.answer(refused),
+        }
+    }
+
+    fn not_owner(&self, key: Option<&Key>) -> ReplyBody {
         ReplyBody::Refused {
             refusal: Refusal::NotOwner,
             retry_after_ms: 0,
-            descriptors: self.serving.descriptors(),
+            descriptors: key.map(|key| self.serving.hints(&key.position())).unwrap_or_default(),
             stamp: Default::default(),
         }
     }
@@ -159,29 +264,28 @@ impl NodeService {
     fn describe(&self) -> Description {
         let view = self.serving.view.load();
         let replicas = view.replicas.iter().map(|status| self.replica(status)).collect();
-        let joining = view.cluster.is_none();
+        let state = if view.cluster.is_none() {
+            NodeState::Joining
+        } else if view.draining {
+            if view.replicas.is_empty() { NodeState::Drained } else { NodeState::Draining }
+        } else {
+            NodeState::Alive
+        };
         let own = NodeInfo {
             node: self.identity.node,
             peer_address: self.identity.peer_address.clone(),
             http_address: self.identity.http_address.clone(),
             zone: self.identity.zone.clone(),
-            state: if joining { NodeState::Joining } else { NodeState::Alive },
+            state,
             replicas,
         };
-        let nodes = view.known.values().map(|known| NodeInfo {
-            node: known.node,
-            peer_address: known.peer_address.clone(),
-            http_address: known.http_address.clone(),
-            zone: known.zone.clone(),
-            state: NodeState::Alive,
-            replicas: Vec::new(),
-        });
+        let others = view.nodes.iter().filter(|node| node.node != self.identity.node);
         Description {
             cluster_name: self.identity.cluster_name.clone(),
             cluster: view.cluster,
             node: own,
-            descriptors: self.serving.descriptors(),
-            nodes: nodes.collect(),
+            descriptors: self.serving.known_descriptors(),
+            nodes: others.cloned().collect(),
         }
     }
 
@@ -194,7 +298,9 @@ impl NodeService {
             incarnation: status.replica.incarnation,
             role: match status.role {
                 "leader" => ReplicaRole::Leader,
-                "learner" | "joining" => ReplicaRole::Learner,
+                "learner" => ReplicaRole::Learner,
+                "joining" => ReplicaRole::Joining,
+                "merged" => ReplicaRole::Merged,
                 _ => ReplicaRole::Follower,
             },
             ballot: status.ballot,
@@ -203,7 +309,8 @@ impl NodeService {
             keys: figure(|figures| figures.keys.load(Ordering::Relaxed)),
             bytes: figure(|figures| figures.bytes.load(Ordering::Relaxed)),
             operations_per_second: figure(|figures| figures.per_second.load(Ordering::Relaxed)),
-            pending: None,
+            pending: served.as_ref().and_then(|served| served.held.as_ref()).map(Held::info),
+            range_version: served.as_ref().map_or(RangeVersion(0), |served| served.range_version),
         }
     }
 }

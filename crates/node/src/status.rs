@@ -1,10 +1,12 @@
 //! What the node tells of itself over HTTP, and what an operator's order would do.
 
-use crate::serving::Serving;
+use crate::orders::range;
+use crate::organiser::{Record, action_name};
+use crate::serving::{Held, Serving};
 use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use scatter_core::group::{Configuration, Role};
+use scatter_core::group::{Configuration, Link, Links, Role};
 use scatter_core::types::{GroupId, NodeId};
 use scatter_wire::{Identity, NewMember};
 use serde_json::{Value, json};
@@ -34,6 +36,10 @@ pub fn status(serving: &Serving, identity: &Identity) -> Value {
                 "configuration": status.configuration.as_ref().map(members),
                 "keys": figures.map(|figures| figures.keys.load(Ordering::Relaxed)),
                 "bytes": figures.map(|figures| figures.bytes.load(Ordering::Relaxed)),
+                "range": served.as_ref().map(|served| range(&served.range)),
+                "range_version": served.as_ref().map(|served| served.range_version.0),
+                "links": served.as_ref().map(|served| links(&served.links)),
+                "pending": served.as_ref().and_then(|served| served.held.as_ref()).map(pending),
             })
         })
         .collect();
@@ -46,9 +52,47 @@ pub fn status(serving: &Serving, identity: &Identity) -> Value {
             "zone": identity.zone,
             "boot": identity.boot,
         },
+        "draining": view.draining,
         "replicas": replicas,
+        "policy": serving.policies.lock().iter().map(decision).collect::<Vec<_>>(),
         "disk_full": view.disk_full,
         "problem": view.problem,
+    })
+}
+
+fn decision(record: &Record) -> Value {
+    let at = record.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    json!({
+        "group": record.group.to_string(),
+        "at_ms": u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+        "action": action_name(&record.proposal.action),
+        "reason": record.proposal.reason.name(),
+        "text": record.proposal.reason.to_string(),
+        "outcome": record.outcome,
+    })
+}
+
+fn links(links: &Links) -> Value {
+    let link = |link: &Link| {
+        json!({
+            "group": link.group.to_string(),
+            "range": range(&link.range),
+            "range_version": link.range_version.0,
+            "configuration_version": link.configuration_version.0,
+        })
+    };
+    json!({ "version": links.version.0, "predecessor": link(&links.predecessor), "successor": link(&links.successor) })
+}
+
+fn pending(held: &Held) -> Value {
+    let info = held.info();
+    json!({
+        "operation": info.operation.to_string(),
+        "kind": info.kind(),
+        "gains": info.gains,
+        "other": info.other.to_string(),
+        "moving": range(&info.moving),
+        "age_ms": info.age_ms,
     })
 }
 

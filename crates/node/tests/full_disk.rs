@@ -107,7 +107,7 @@ fn the_log_refuses_cleanly_and_recovers() {
     let (mut log, _) = SegmentLog::recover(&path, settings.clone()).unwrap();
     let group = GroupId(1);
     let replica = ReplicaName { group, node: NodeId(1), incarnation: Incarnation(1) };
-    log.append(&[Write::Create { replica, after: Slot(0) }]).unwrap();
+    log.append(&[Write::Create { replica, after: Slot(0), inviter: None }]).unwrap();
     let accept = |slot: u64| {
         let body = Bytes::from(noise(slot, 50_000));
         let entry = Entry { kind: EntryKind::Commands, clock: EntryClock::default(), body };

@@ -5,7 +5,6 @@ use crate::invariants::{Checked, require, voters};
 use crate::world::World;
 use scatter_core::durable::Write;
 use scatter_core::effects::Effects;
-use scatter_core::entry::EntryKind;
 use scatter_core::message::{Envelope, Message};
 use scatter_core::types::{GroupId, NodeId, Slot};
 use std::collections::BTreeMap;
@@ -47,10 +46,10 @@ impl World {
             if ballot.node != process.node.id() {
                 continue;
             }
-            let structural = entries.iter().any(|entry| entry.kind == EntryKind::Configuration);
+            let structural = entries.iter().any(|entry| entry.kind.is_structural());
             let turned_back = process.node.read_word(*group).is_none_or(|word| word.is_withdrawn());
             require(25, !structural || turned_back, || {
-                format!("host {host} proposes a configuration of group {group} while readers are let through")
+                format!("host {host} proposes a change of group {group} while readers are let through")
             })?;
             self.observer.proposes(host, *group, *ballot, *first, entries)?;
         }
@@ -71,10 +70,32 @@ impl World {
         };
         let votes =
             voters(&configuration).into_iter().filter(|node| self.observer.is_condemned(*node) || promised(*node));
-        let (votes, needed) = (votes.count(), configuration.majority());
+        // The first ballot of a child needs no phase 1, only that its leader led it never before.
+        let needed = if ballot.round == 1 { 1 } else { configuration.majority() };
+        let votes = votes.count();
         require(28, votes >= needed, || {
             format!("host {host} leads ballot {ballot} of group {group} with {votes} promises of the {needed} it needs")
         })
+    }
+
+    /// I4: what is written of a replica finds its record there: a log refuses to speak of one that is not.
+    pub(crate) fn check_live(&mut self, host: usize, writes: &[Write]) -> Checked {
+        let live = &mut self.hosts[host].live;
+        for write in writes {
+            match write {
+                Write::Node { .. } | Write::Peer { .. } => {}
+                Write::Create { replica, .. } => {
+                    live.insert(replica.group);
+                }
+                Write::Tombstone { replica, .. } => {
+                    live.remove(&replica.group);
+                }
+                Write::Hard { group, .. } | Write::Accept { group, .. } | Write::Truncate { group, .. } => {
+                    require(4, live.contains(group), || format!("host {host} writes of no replica: {write:?}"))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// I14: the log forgets only what the data store holds durably.
@@ -127,7 +148,7 @@ impl World {
     /// I6: at most one replica of a group may answer reads under a lease.
     pub(crate) fn check_leases(&self, host: usize) -> Checked {
         let Some(process) = &self.hosts[host].process else { return Ok(()) };
-        for group in self.workload.groups() {
+        for group in &self.observer.living() {
             let leased = |host: usize, process: &Process| {
                 let clock = self.hosts[host].clock.instant(self.now);
                 process.node.read_word(*group).is_some_and(|word| !word.glance().remaining(clock).is_zero())

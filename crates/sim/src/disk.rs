@@ -4,11 +4,11 @@
 //! prefix; what was not yet handed to the device is lost. The data store keeps a prefix of its own.
 
 use bytes::Bytes;
-use scatter_core::durable::{HardState, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Write};
+use scatter_core::durable::{HardState, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write};
 use scatter_core::entry::Entry;
 use scatter_core::store::map::{MapBatch, MapStore};
 use scatter_core::store::{Batch, Read, Store, Visit};
-use scatter_core::types::{Ballot, GroupId, Incarnation, NodeId, ReplicaName, Slot, WriteId};
+use scatter_core::types::{Ballot, GroupId, NodeId, ReplicaName, Slot, WriteId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// One replica's log.
@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, VecDeque};
 pub struct ReplicaLog {
     /// Its name.
     pub replica: ReplicaName,
+    /// Who spoke to it first.
+    pub inviter: Option<ReplicaName>,
     /// Its promises.
     pub hard: HardState,
     /// The last slot forgotten.
@@ -34,7 +36,7 @@ pub struct Log {
     /// Live replicas.
     pub replicas: BTreeMap<GroupId, ReplicaLog>,
     /// Replicas gone for good.
-    pub tombstones: Vec<(ReplicaName, Incarnation)>,
+    pub tombstones: Vec<Tombstone>,
 }
 
 impl Log {
@@ -45,9 +47,10 @@ impl Log {
             Write::Peer { record } => {
                 self.peers.insert(record.node, *record);
             }
-            Write::Create { replica, after } => {
+            Write::Create { replica, after, inviter } => {
                 let log = ReplicaLog {
                     replica: *replica,
+                    inviter: *inviter,
                     hard: HardState::default(),
                     truncated: *after,
                     entries: BTreeMap::new(),
@@ -72,10 +75,12 @@ impl Log {
                     log.entries = log.entries.split_off(&through.next());
                 }
             }
-            Write::Tombstone { replica, removed_by } => {
+            Write::Tombstone { replica, removed_by, merged, configuration } => {
                 self.replicas.remove(&replica.group);
-                self.tombstones.retain(|(old, _)| old.group != replica.group);
-                self.tombstones.push((*replica, *removed_by));
+                self.tombstones.retain(|old| old.replica.group != replica.group);
+                let (replica, removed_by, merged) = (*replica, *removed_by, *merged);
+                let configuration = configuration.clone();
+                self.tombstones.push(Tombstone { replica, removed_by, merged, configuration });
             }
         }
     }
@@ -91,6 +96,7 @@ impl Log {
                 .values()
                 .map(|log| RecoveredReplica {
                     replica: log.replica,
+                    inviter: log.inviter,
                     hard: log.hard,
                     truncated: log.truncated,
                     entries: log
@@ -217,12 +223,13 @@ impl Disk {
 mod tests {
     use super::*;
     use scatter_core::entry::EntryClock;
+    use scatter_core::types::Incarnation;
 
     const GROUP: GroupId = GroupId(1);
 
     fn create() -> Write {
         let replica = ReplicaName { group: GROUP, node: NodeId(1), incarnation: Incarnation(1) };
-        Write::Create { replica, after: Slot(0) }
+        Write::Create { replica, after: Slot(0), inviter: None }
     }
 
     fn accept(first: u64, count: usize) -> Write {

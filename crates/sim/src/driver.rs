@@ -8,13 +8,15 @@ use crate::host::{Asked, Process, Work};
 use crate::invariants::{Checked, holds, require};
 use crate::nemesis::Undo;
 use crate::plan::{MICROSECOND, MILLISECOND, SECOND};
+use crate::policies::Policies;
 use crate::world::{Event, World};
 use scatter_core::durable::Write;
 use scatter_core::effects::{Apply, Effects, LogRead, MachineOrder, Reply};
+use scatter_core::group::GroupState;
 use scatter_core::input::Input;
 use scatter_core::message::{Message, PeerMessage};
 use scatter_core::node::{Boot, Node, RecoverError};
-use scatter_core::stage::Stage;
+use scatter_core::stage::{Answered, AppliedEntry, Done, Stage};
 use scatter_core::types::{Ballot, ConfigurationVersion, GroupId, NodeId, RequestId, Slot};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -34,6 +36,7 @@ impl World {
         let wall = self.hosts[host].clock.wall_offset_micros();
         // A boot clock means nothing after a reboot.
         self.hosts[host].clock = crate::clock::Clock::new(now, reading, rate, wall);
+        let rules = self.plan.policies.is_some().then(|| self.random.next());
         let boot = Boot { fresh_id, nonce, seed, origin: self.origin(host) };
         let store = self.hosts[host].disk.store.clone();
         let patience = self.plan.config.snapshot_patience;
@@ -46,6 +49,7 @@ impl World {
         for machine in flushed.keys().filter_map(|group| stage.machine(*group)) {
             self.observer.machine(host, machine.state(), machine.fingerprint(), now)?;
         }
+        self.observer.ring_is_whole()?;
         let recovered = self.hosts[host].disk.log.recovered();
         let clocks = self.hosts[host].clock.now(now);
         let (node, effects) = match Node::recover(self.config(host), boot, recovered, reports, clocks) {
@@ -62,9 +66,11 @@ impl World {
         };
         self.check_recovered(host, &flushed, &effects)?;
         let target = &mut self.hosts[host];
+        target.live = target.disk.log.replicas.keys().copied().collect();
         target.epoch += 1;
         target.paused_until = 0;
         let epoch = target.epoch;
+        let policies = rules.map(|seed| Policies::new(seed, now, clocks.instant));
         let (id, boot) = (node.id(), node.record().boot);
         target.process = Some(Process {
             node,
@@ -85,6 +91,9 @@ impl World {
             next_reader: 1,
             connections: BTreeMap::new(),
             book: BTreeMap::new(),
+            gossip: None,
+            gossip_timer: None,
+            policies,
         });
         target.flushed = flushed;
         self.directory.insert(id, host);
@@ -92,6 +101,11 @@ impl World {
         self.note([2, host as u64, id.0], || format!("host {host} starts as node {id}, boot {boot}"));
         let flush_at = now + self.random.below(self.plan.speed.flush_every);
         self.at(flush_at, Event::FlushBegin(host, epoch));
+        if rules.is_some() {
+            self.at(now, Event::Gossip(host, epoch));
+            let first = now + self.random.below(SECOND);
+            self.at(first, Event::Policies(host, epoch));
+        }
         let full = self.hosts[host].disk_full;
         self.carry_out(host, effects)?;
         if full { self.input(host, Input::DiskFull { full }) } else { Ok(()) }
@@ -234,10 +248,12 @@ impl World {
         let accepts = |write: &&Write| matches!(write, Write::Accept { .. });
         let accepts: Vec<Write> = writes.iter().filter(accepts).cloned().collect();
         if let Some(id) = write {
+            self.check_live(host, &writes)?;
             self.check_truncations(host, &writes)?;
             self.check_clusters(host, &writes)?;
             let digest = writes.len() as u64;
             self.note([6, id.0, digest], || format!("host {host} writes {id}: {writes:?}"));
+            self.watch_proposals(host, &writes);
             self.hosts[host].disk.waiting.push_back((id, writes));
             self.begin_sync(host);
         } else {
@@ -370,6 +386,7 @@ impl World {
         for (_, writes) in &done {
             self.observer.synced(&self.hosts[host].disk.log, writes);
             self.observer.binds(writes)?;
+            self.watch_synced(host, writes);
         }
         self.begin_sync(host);
         match done.last() {
@@ -430,45 +447,21 @@ impl World {
                 Ok(())
             }
             Work::Read(reader) => self.read_at_stage(host, reader),
-            Work::Publish(group, inputs) => {
+            Work::Publish(groups, inputs) => {
                 let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
                 process.publish();
-                process.stage.published(group);
+                groups.iter().for_each(|group| process.stage.published(*group));
                 inputs.into_iter().try_for_each(|input| self.input(host, input))
             }
         }
     }
 
     fn apply(&mut self, host: usize, apply: Apply) -> Checked {
-        let group = apply.group;
         let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
-        let before = process.stage.state(group).map(|state| (state.applied, state.configuration.version));
-        let done = match process.stage.apply(&apply) {
-            Ok(done) => done,
-            Err(error) => return require(21, false, || format!("host {host} cannot apply: {error}")),
-        };
-        let Some(machine) = process.stage.machine(group) else { return Ok(()) };
-        let (state, fingerprint) = (machine.state().clone(), machine.fingerprint());
-        if before.is_some_and(|(_, version)| version != state.configuration.version) {
-            process.publish();
+        match process.stage.apply(&apply) {
+            Ok(done) => self.done(host, done),
+            Err(error) => require(21, false, || format!("host {host} cannot apply: {error}")),
         }
-        self.observer.fingerprint(host, group, state.applied, fingerprint)?;
-        self.observer.state(host, &state, self.now)?;
-        self.note([10, host as u64, fingerprint], || format!("host {host} applied {group} through {}", state.applied));
-        let mut outcomes = done.outcomes.into_iter();
-        for (slot, results) in &done.results {
-            if let Some((_, entry)) = apply.entries.iter().find(|(at, _)| at == slot)
-                && self.observer.applied(group, *slot, entry, results)?
-            {
-                self.applied_puts.extend(crate::workload::puts_of(entry, results));
-            }
-        }
-        for (slot, requests) in &apply.waiting {
-            for (request, outcome) in outcomes.by_ref().take(requests.len()) {
-                self.written(host, group, *slot, request, outcome)?;
-            }
-        }
-        done.inputs.into_iter().try_for_each(|input| self.input(host, input))
     }
 
     fn order(&mut self, host: usize, order: MachineOrder) -> Checked {
@@ -479,32 +472,56 @@ impl World {
             Ok(done) => done,
             Err(error) => return require(21, false, || format!("host {host} cannot carry out an order: {error}")),
         };
-        if done.moved.is_some() {
-            match process.stage.machine(group) {
-                Some(machine) => {
-                    let (state, fingerprint) = (machine.state().clone(), machine.fingerprint());
-                    self.hosts[host].flushed.insert(group, state.applied);
-                    self.observer.machine(host, &state, fingerprint, self.now)?;
-                    self.note([11, host as u64, fingerprint], || {
-                        format!("host {host} installed {group} at {}", state.applied)
-                    });
-                }
-                None => {
-                    self.hosts[host].flushed.remove(&group);
-                }
-            }
-            self.queue_work(host, Work::Publish(group, done.inputs));
-            return Ok(());
+        if matches!(order, MachineOrder::Destroy { .. }) && process.stage.machine(group).is_none() {
+            self.hosts[host].flushed.remove(&group);
         }
-        done.inputs.into_iter().try_for_each(|input| self.input(host, input))
+        self.done(host, done)
+    }
+
+    /// What came of work at the apply stage: it is looked at, answered, and told to the loop.
+    fn done(&mut self, host: usize, done: Done) -> Checked {
+        let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+        let mut states = Vec::new();
+        for group in done.inputs.iter().filter_map(reported) {
+            let Some(machine) = process.stage.machine(group) else { continue };
+            states.push((machine.state().clone(), machine.fingerprint()));
+        }
+        for (state, fingerprint) in &states {
+            self.note([10, host as u64, *fingerprint], || {
+                let GroupState { group, applied, stamp, forgotten, log_time, keys, bytes, .. } = state;
+                let numbers =
+                    format!("stamp {stamp}, forgotten {forgotten}, time {}, {keys} keys, {bytes} bytes", log_time.0);
+                format!("host {host} applied {group} through {applied}: {numbers}")
+            });
+            self.observer.machine(host, state, *fingerprint, self.now)?;
+        }
+        for input in &done.inputs {
+            if let Input::Installed { group, report } = input {
+                self.hosts[host].flushed.insert(*group, report.applied);
+            }
+        }
+        self.observer.ring_is_whole()?;
+        self.watch_applied(host, &done);
+        for applied in &done.results {
+            let AppliedEntry { group, slot, entry, outcomes } = applied;
+            if self.observer.applied(*group, *slot, entry, outcomes)? {
+                self.applied_puts.extend(crate::workload::puts_of(entry, outcomes));
+            }
+        }
+        for Answered { request, group, slot, outcome } in done.outcomes {
+            self.written(host, group, slot, request, outcome)?;
+        }
+        if done.moved.is_empty() {
+            return done.inputs.into_iter().try_for_each(|input| self.input(host, input));
+        }
+        self.queue_work(host, Work::Publish(done.moved, done.inputs));
+        Ok(())
     }
 
     /// New replicas' read words go to the apply stage before anything is applied.
     fn attach_words(&mut self, host: usize) {
         let Some(process) = &mut self.hosts[host].process else { return };
-        let born = process.node.record().binding.as_ref().map(|binding| binding.group);
-        let possible = self.workload.groups().iter().copied().chain(born);
-        let groups: BTreeSet<GroupId> = possible.filter(|group| process.node.read_word(*group).is_some()).collect();
+        let groups: BTreeSet<GroupId> = process.node.groups().collect();
         let new: Vec<Work> = groups
             .difference(&process.attached)
             .filter_map(|group| Some(Work::Attach(*group, process.node.read_word(*group)?)))
@@ -593,7 +610,20 @@ impl World {
                 self.note([12, host as u64, 0], || format!("host {host}: order {reply:?}"));
                 Ok(())
             }
+            Asked::Policy { group, change } => {
+                self.policy_answered(host, group, change, &reply);
+                Ok(())
+            }
         }
+    }
+}
+
+/// The group whose machine an input reports.
+fn reported(input: &Input) -> Option<GroupId> {
+    match input {
+        Input::Applied { group, .. } | Input::Installed { group, .. } => Some(*group),
+        Input::Born { child, .. } => Some(child.group),
+        _ => None,
     }
 }
 
@@ -617,6 +647,11 @@ fn kind_of(input: &Input) -> u64 {
         Input::HandOver { .. } => 15,
         Input::Answered { .. } => 16,
         Input::RolledBack { .. } => 17,
+        Input::Stalled { .. } => 18,
+        Input::Born { .. } => 19,
+        Input::Merged { .. } => 20,
+        Input::Reshape { .. } => 21,
+        Input::Counted { .. } => 22,
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskCopy};
 use crate::history::Time;
+use crate::policies::Policies;
 use scatter_core::config::Config;
 use scatter_core::effects::{Apply, MachineOrder};
 use scatter_core::group::TabletMap;
@@ -10,11 +11,12 @@ use scatter_core::group::read_word::{Glance, ReadWord};
 use scatter_core::input::Input;
 use scatter_core::message::PeerMessage;
 use scatter_core::node::Node;
-use scatter_core::ring::Key;
+use scatter_core::ring::{Key, KeyRange};
 use scatter_core::stage::Stage as Machines;
 use scatter_core::store::map::{MapStore, MapView};
 use scatter_core::time::Instant;
-use scatter_core::types::{GroupId, NodeId, RequestId, Slot};
+use scatter_core::types::{GroupId, NodeId, RangeVersion, RequestId, Slot};
+use scatter_gossip::Gossip;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -29,15 +31,19 @@ pub enum Work {
     Attach(GroupId, Arc<ReadWord>),
     /// Read for a reader that the loop let go on.
     Read(u64),
-    /// Show readers where a group's data lies, and tell the loop what came of the order that moved it.
-    Publish(GroupId, Vec<Input>),
+    /// Show readers where the data of groups lies, and tell the loop what came of the work that moved it.
+    Publish(Vec<GroupId>, Vec<Input>),
 }
 
 /// What readers beside the loop see of a replica.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// Where its data lies.
+    /// Where its data lies, as far as it may be read.
     pub tablets: TabletMap,
+    /// The range, and its version.
+    pub range: KeyRange,
+    /// See `range`.
+    pub range_version: RangeVersion,
     /// Whether it may be read.
     pub word: Arc<ReadWord>,
 }
@@ -59,6 +65,13 @@ pub enum Asked {
     },
     /// An operator.
     Order,
+    /// A policy of a group that is led here.
+    Policy {
+        /// The group.
+        group: GroupId,
+        /// Whether its members are to change.
+        change: bool,
+    },
 }
 
 /// One attempt to read, on a thread of its own.
@@ -162,12 +175,24 @@ pub struct Process {
     pub connections: BTreeMap<NodeId, Connection>,
     /// Where other nodes were last heard to live.
     pub book: BTreeMap<NodeId, String>,
+    /// Its end of the gossip, once it belongs to a cluster.
+    pub gossip: Option<Gossip>,
+    /// When the gossip's next tick is due.
+    pub gossip_timer: Option<Time>,
+    /// What its groups' policies remember, if there are any.
+    pub policies: Option<Policies>,
 }
 
 /// A machine somebody could point at.
 pub struct Host {
     /// Under which others reach it.
     pub address: String,
+    /// The address that it has for good.
+    pub home: String,
+    /// How many machines have stood in this place.
+    pub life: u64,
+    /// It is to be emptied.
+    pub draining: bool,
     /// Log and store.
     pub disk: Disk,
     /// Boot and wall clock.
@@ -190,6 +215,8 @@ pub struct Host {
     pub disk_full: bool,
     /// Whether it founds the cluster.
     pub founder: bool,
+    /// The replicas whose records were handed to the log and that no tombstone ended.
+    pub live: BTreeSet<GroupId>,
     /// What the data store holds durably, by group.
     pub flushed: BTreeMap<GroupId, Slot>,
     /// An earlier state of the disk, with the boot it is of.
@@ -199,13 +226,23 @@ pub struct Host {
 }
 
 impl Process {
+    /// The group here that owns a key, as far as readers were shown: of several the one with the latest claim.
+    #[must_use]
+    pub fn find(&self, key: &Key) -> Option<GroupId> {
+        let position = key.position();
+        let owners = self.served.iter().filter(|(_, served)| served.range.contains(&position));
+        owners.max_by_key(|(group, served)| (served.range_version, **group)).map(|(group, _)| *group)
+    }
+
     /// Shows readers what lives here.
     pub fn publish(&mut self) {
         let groups = self.stage.marks().into_iter().map(|(group, _)| group);
         let served = groups.filter_map(|group| {
-            let tablets = self.stage.tablets(group)?.clone();
+            let tablets = self.stage.served(group)?;
+            let state = self.stage.state(group)?;
+            let (range, range_version) = (state.range.clone(), state.range_version);
             let word = self.words.get(&group).cloned().unwrap_or_default();
-            Some((group, Served { tablets, word }))
+            Some((group, Served { tablets, range, range_version, word }))
         });
         self.served = served.collect();
     }

@@ -9,6 +9,7 @@ use scatter_core::durable::{Binding, Write};
 use scatter_core::entry::{Entry, EntryKind};
 use scatter_core::group::{Configuration, GroupState, Role};
 use scatter_core::message::{Envelope, Message};
+use scatter_core::ops::{Obligation, Pending};
 use scatter_core::time::LogTime;
 use scatter_core::types::{Ballot, ClusterId, GroupId, NodeId, ReplicaName, SessionId, Slot, Version};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +70,10 @@ struct GroupRecord {
     proposed: BTreeMap<Ballot, Slot>,
     /// Ballots that somebody has begun to lead.
     led: BTreeSet<Ballot>,
+    /// The state at the last slot that anybody has applied.
+    state: Option<GroupState>,
+    /// The group was merged into another.
+    ended: bool,
 }
 
 impl GroupRecord {
@@ -96,6 +101,8 @@ pub struct Observer {
     cluster: Option<ClusterId>,
     /// What each founder is bound to.
     bindings: BTreeMap<NodeId, Binding>,
+    /// Some group's range or lock has changed since the ring was looked at.
+    reshaped: bool,
 }
 
 fn digest(entry: &Entry) -> u64 {
@@ -164,7 +171,7 @@ impl Observer {
             record.stamp = state.stamp;
         }
         self.fingerprint(host, group, state.applied, fingerprint)?;
-        self.state(host, state, now)
+        self.state(state, now)
     }
 
     /// I7: replicas hold the same at the same slot.
@@ -181,12 +188,12 @@ impl Observer {
         })
     }
 
-    /// I15, I16: what a group state says of itself.
+    /// I15: what a group state says of itself.
     ///
     /// # Errors
-    /// One of them does not hold.
-    pub fn state(&mut self, host: usize, state: &GroupState, now: Time) -> Checked {
-        require(16, state.range.is_whole(), || format!("host {host}: group {} owns {:?}", state.group, state.range))?;
+    /// It does not hold.
+    pub fn state(&mut self, state: &GroupState, now: Time) -> Checked {
+        self.keep(state);
         let record = self.group(state.group);
         let (since, shown) = *record.clock.get_or_insert((now, state.log_time));
         let elapsed_micros = (now - since) / 1_000;
@@ -194,6 +201,85 @@ impl Observer {
         require(15, state.log_time.0 <= most, || {
             format!("the clock of group {} ran {} us in {elapsed_micros} us", state.group, state.log_time.0 - shown.0)
         })
+    }
+
+    /// Keeps the newest state of a group.
+    fn keep(&mut self, state: &GroupState) {
+        let record = self.groups.entry(state.group).or_default();
+        let newer = record.state.as_ref().is_none_or(|known| known.applied < state.applied);
+        if !newer {
+            return;
+        }
+        let shape = |state: &GroupState| (state.range_version, state.pending.clone());
+        self.reshaped |= record.state.as_ref().map(shape) != Some(shape(state));
+        record.state = Some(state.clone());
+        for obligation in &state.outbox {
+            if let Obligation::Bury { loser, .. } = obligation {
+                self.group(*loser).ended = true;
+            }
+        }
+    }
+
+    /// The groups there are.
+    #[must_use]
+    pub fn living(&self) -> Vec<GroupId> {
+        let living = self.groups.iter().filter(|(_, record)| record.state.is_some() && !record.ended);
+        living.map(|(group, _)| *group).collect()
+    }
+
+    /// The newest state of a group that anybody has applied.
+    #[must_use]
+    pub fn newest(&self, group: GroupId) -> Option<&GroupState> {
+        self.groups.get(&group)?.state.as_ref()
+    }
+
+    /// How a group lies on the ring, for people.
+    #[must_use]
+    pub fn describe(&self, group: GroupId) -> String {
+        let Some(state) = self.newest(group) else { return String::new() };
+        let (before, after) = (&state.links.predecessor, &state.links.successor);
+        format!(
+            "    {group}: range {:?} version {} applied {} links {} v{} {:?}, {} v{} {:?} pending {:?} outbox {:?}",
+            state.range,
+            state.range_version,
+            state.applied,
+            before.group,
+            before.range_version,
+            before.range,
+            after.group,
+            after.range_version,
+            after.range,
+            state.pending,
+            state.outbox,
+        )
+    }
+
+    /// I16: every position has one owner, or is sealed by one.
+    ///
+    /// # Errors
+    /// It is not so.
+    pub fn ring_is_whole(&mut self) -> Checked {
+        if !std::mem::take(&mut self.reshaped) {
+            return Ok(());
+        }
+        let living = self.groups.values().filter(|record| !record.ended).filter_map(|record| record.state.as_ref());
+        let living: Vec<&GroupState> = living.collect();
+        for edge in living.iter().flat_map(|state| [&state.range.start, &state.range.end]) {
+            let sealed = |state: &GroupState| {
+                let sealed = state.pending.as_ref().and_then(Pending::sealed);
+                sealed.is_some_and(|sealed| sealed.contains(edge))
+            };
+            let mut claims: Vec<&&GroupState> = living.iter().filter(|state| state.range.contains(edge)).collect();
+            claims.sort_by_key(|state| std::cmp::Reverse(state.range_version));
+            // A loser that has not heard of the commit yet keeps its claim, sealed; those that took over have later ones.
+            let latest = claims.len() < 2 || claims[0].range_version > claims[1].range_version;
+            let whole = !claims.is_empty() && latest && claims.iter().skip(1).all(|state| sealed(state));
+            require(16, whole, || {
+                let names: Vec<String> = living.iter().map(|state| self.describe(state.group)).collect();
+                format!("position {edge} is claimed by {} groups:\n{}", claims.len(), names.join("\n"))
+            })?;
+        }
+        Ok(())
     }
 
     /// The disk of `node` holds these records.
@@ -366,6 +452,10 @@ impl Observer {
             record.acknowledged = slot;
             record.acknowledgements.push((now, slot));
         }
+        if record.ended {
+            // Its positions are another group's, and what was acknowledged shows in the end.
+            return Ok(());
+        }
         let slot = record.acknowledged;
         let Some((_, configuration)) = record.configurations.last() else { return Ok(()) };
         let holders = configuration
@@ -401,9 +491,11 @@ impl Observer {
     /// I4: it tells of what the disk does not hold. I13: the sender is tombstoned.
     pub fn sends(&self, log: &Log, flushed: Slot, envelope: &Envelope) -> Checked {
         let name = envelope.from;
-        let dead = log.tombstones.iter().any(|(dead, _)| {
-            dead.group == name.group && dead.node == name.node && dead.incarnation >= name.incarnation
-        });
+        let dead = log
+            .tombstones
+            .iter()
+            .map(|tombstone| tombstone.replica)
+            .any(|dead| dead.group == name.group && dead.node == name.node && dead.incarnation >= name.incarnation);
         let replica = log.replicas.get(&name.group).filter(|replica| replica.replica == name);
         let promised = replica.map(|replica| replica.hard.promised).unwrap_or_default();
         let needs = match &envelope.message {
@@ -419,7 +511,8 @@ impl Observer {
             | Message::SnapshotChunk { .. }
             | Message::HandOver { .. }
             | Message::AskMembership { .. }
-            | Message::Membership { .. } => None,
+            | Message::Membership { .. }
+            | Message::Merged { .. } => None,
         };
         let Some(ballot) = needs else { return Ok(()) };
         require(13, !dead, || format!("{name} votes after its tombstone: {:?}", envelope.message))?;

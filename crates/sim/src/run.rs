@@ -87,11 +87,12 @@ fn live(world: &mut World) -> Checked {
     if world.nemesis.spoiled {
         // A founder that lost its disk during birth may leave a cluster that is never born, and that is as it should be.
         world.run_until(world.now + 20 * SECOND)?;
-        if world.workload.groups().is_empty() {
+        if world.groups().is_empty() {
             return Ok(());
         }
     }
     progress(world)?;
+    resize(world)?;
     quiesce(world)?;
     converge(world)?;
     judge(world)
@@ -115,6 +116,7 @@ fn begin(world: &mut World) -> Checked {
     }
     let first = world.random.below(SECOND);
     world.at(first, Event::Nemesis);
+    world.begin_lives();
     Ok(())
 }
 
@@ -124,14 +126,31 @@ fn progress(world: &mut World) -> Checked {
     let end = world.now + PROGRESS_BOUND;
     while world.now < end {
         world.run_until(world.now + 500 * MILLISECOND)?;
-        let groups = !world.workload.groups().is_empty();
-        if groups && world.workload.has_progressed() && world.is_repaired() {
+        let groups = !world.groups().is_empty();
+        if groups && world.has_progressed() && world.is_repaired() {
             return Ok(());
         }
-        world.repair()?;
+        if world.plan.policies.is_none() {
+            world.repair()?;
+        }
     }
     let status = describe(world);
     Err(world.stuck(format!("no progress {PROGRESS_BOUND} ns after healing\n{status}")))
+}
+
+/// I36: after healing every group comes to its size, as far as there are nodes, by its own policy.
+fn resize(world: &mut World) -> Checked {
+    world.calm_policies();
+    let end = world.now + PROGRESS_BOUND;
+    while !world.is_at_size() {
+        if world.now >= end {
+            let status = describe(world);
+            return Err(world.stuck(format!("groups do not come to their size in {PROGRESS_BOUND} ns\n{status}")));
+        }
+        world.run_until(world.now + 200 * MILLISECOND)?;
+    }
+    world.policies_rest = true;
+    Ok(())
 }
 
 /// Clients stop.
@@ -149,7 +168,7 @@ fn converge(world: &mut World) -> Checked {
     let end = world.now + CONVERGENCE_BOUND;
     while world.now < end {
         world.run_until(world.now + 500 * MILLISECOND)?;
-        if world.workload.groups().iter().all(|group| equal_slot(world, *group).is_some()) {
+        if world.groups().iter().all(|group| equal_slot(world, *group).is_some()) && world.is_settled() {
             return Ok(());
         }
     }
@@ -198,8 +217,12 @@ fn describe(world: &World) -> String {
             ));
         }
     }
-    for group in world.workload.groups() {
-        text.push_str(&format!("group {group}: {}\n", members(world.observer.configuration(*group))));
+    for group in world.groups() {
+        text.push_str(&format!(
+            "group {group}: {}\n{}\n",
+            members(world.observer.configuration(group)),
+            world.observer.describe(group)
+        ));
     }
     text
 }
@@ -215,7 +238,7 @@ fn members(configuration: Option<&Configuration>) -> String {
 
 /// What the clients heard must be what one store would have said.
 fn judge(world: &mut World) -> Checked {
-    let groups = world.workload.groups().to_vec();
+    let groups = world.groups();
     for group in groups {
         let Some(configuration) = world.observer.configuration(group).cloned() else { continue };
         let mut known = None;
@@ -232,8 +255,12 @@ fn judge(world: &mut World) -> Checked {
             if first == print && known.is_some() {
                 let view = world.hosts[host].disk.store.view();
                 let tablets = machine.tablets().clone();
-                let keys: Vec<_> = world.workload.all_keys().filter(|(_, of)| *of == group).collect();
-                for (key, _) in keys {
+                let range = machine.state().range.clone();
+                let keys: Vec<_> = world.workload.all_keys().collect();
+                for key in keys {
+                    if !range.contains(&crate::workload::key_of(key).position()) {
+                        continue;
+                    }
                     let found = kv::read(&view, &tablets, &crate::workload::key_of(key));
                     let Ok(found) = found else { continue };
                     let now = world.now;

@@ -1,16 +1,19 @@
 //! What a node does for clients: proposes their writes, reads for them on threads of their own.
 
-use crate::host::{Asked, Reader, Stage, Work};
+use crate::host::{Asked, Process, Reader, Stage, Work};
 use crate::invariants::{Broken, Checked, require};
 use crate::plan::{MICROSECOND, SECOND};
 use crate::transport::Packet;
 use crate::workload::{Act, Answer, ClientRequest};
 use crate::world::{Event, World};
-use scatter_core::command::{Found, Outcome};
+use bytes::Bytes;
+use scatter_core::codec::Decode;
+use scatter_core::command::{Command, Found, Outcome};
 use scatter_core::effects::{Refused, Reply};
 use scatter_core::group::kv;
 use scatter_core::input::Input;
 use scatter_core::planted::{self, Bug};
+use scatter_core::ring::Position;
 use scatter_core::store::{Store, StoreError};
 use scatter_core::types::{GroupId, RequestId, Slot};
 
@@ -31,15 +34,8 @@ impl World {
 
     /// Clients find out which groups there are once one was born.
     fn learn_groups(&mut self) -> bool {
-        if self.workload.groups().is_empty() {
-            let born = self.hosts.iter().filter_map(|host| host.process.as_ref());
-            let mut groups: Vec<GroupId> =
-                born.flat_map(|process| process.stage.marks().into_iter().map(|(group, _)| group)).collect();
-            groups.sort_unstable();
-            groups.dedup();
-            self.workload.set_groups(groups);
-        }
-        !self.workload.groups().is_empty()
+        self.workload.begun |= !self.observer.living().is_empty();
+        self.workload.begun
     }
 
     fn act(&mut self, worker: usize, acts: Vec<Act>) {
@@ -81,18 +77,54 @@ impl World {
     /// The invariant that does not hold after it.
     pub fn client_request(&mut self, host: usize, worker: usize, attempt: u64, request: ClientRequest) -> Checked {
         match request {
-            ClientRequest::Write { group, command } => {
+            ClientRequest::Write { command } => {
+                let Some(process) = &self.hosts[host].process else { return Ok(()) };
+                let group = match owner_of(process, &command) {
+                    Ok(group) => group,
+                    Err(refused) => {
+                        let refused = self.elsewhere(host, first_position(&command), refused);
+                        self.tell(host, worker, attempt, Answer::Refused(refused));
+                        return Ok(());
+                    }
+                };
+                self.is_used(host, group, first_position(&command));
                 let Some(request) = self.ask(host, Asked::Write { worker, attempt }) else { return Ok(()) };
                 self.input(host, Input::Propose { request, group, command })
             }
-            ClientRequest::Read { group, key, stale } => {
+            ClientRequest::Read { key, stale } => {
                 let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
+                let Some(group) = process.find(&key) else {
+                    let refused = self.elsewhere(host, Some(key.position()), Refused::NoReplica);
+                    self.tell(host, worker, attempt, Answer::Refused(refused));
+                    return Ok(());
+                };
                 let number = process.next_reader;
                 process.next_reader += 1;
+                let position = key.position();
                 let reader = Reader { worker, attempt, group, key, stage: Stage::Fresh { stale } };
                 process.readers.insert(number, reader);
+                self.is_used(host, group, Some(position));
                 self.reader(host, number)
             }
+        }
+    }
+
+    /// A refusal, with whoever leads the owner instead, if gossip tells.
+    fn elsewhere(&self, host: usize, position: Option<Position>, refused: Refused) -> Refused {
+        let process = self.hosts[host].process.as_ref();
+        let gossip = process.and_then(|process| process.gossip.as_ref()).filter(|_| refused == Refused::NoReplica);
+        let (Some(gossip), Some(position)) = (gossip, position) else { return refused };
+        let owners = gossip.descriptors().filter(|descriptor| descriptor.range.contains(&position));
+        let latest = owners.max_by_key(|descriptor| (descriptor.range_version, descriptor.group));
+        let leader = latest.and_then(|owner| owner.leader);
+        leader.map_or(refused, |leader| Refused::NotLeader { leader: Some((leader, String::new())) })
+    }
+
+    /// A group that is served here was asked for a position.
+    fn is_used(&mut self, host: usize, group: GroupId, position: Option<Position>) {
+        let policies = self.hosts[host].process.as_mut().and_then(|process| process.policies.as_mut());
+        if let (Some(policies), Some(position)) = (policies, position) {
+            policies.used(group, &position);
         }
     }
 
@@ -132,7 +164,7 @@ impl World {
         let answer = match reply {
             Reply::Refused(refused) => Answer::Refused(refused),
             Reply::Lost => Answer::Lost,
-            Reply::Done | Reply::ReadNow { .. } => {
+            Reply::Done | Reply::Split { .. } | Reply::ReadNow { .. } => {
                 return require(9, false, || format!("host {host} answered a write that was not applied"));
             }
         };
@@ -151,7 +183,7 @@ impl World {
                 Ok(())
             }
             Reply::Refused(refused) => self.read_refused(host, reader, refused),
-            Reply::Lost | Reply::Done => {
+            Reply::Lost | Reply::Done | Reply::Split { .. } => {
                 self.read_refused(host, reader, Refused::GivenUp("an answer that reads do not get".to_owned()))
             }
         }
@@ -223,12 +255,13 @@ impl World {
                     self.observer.fresh(group, machine.state().applied, self.now.saturating_sub(passed))?;
                 }
                 // By now the word lets nobody through who looked in the wrong place.
-                let moved = process.stage.tablets(group) != Some(&served.tablets);
+                let moved = process.stage.served(group).as_ref() != Some(&served.tablets);
                 Some(Stage::Pinned(served, glance, store.view(), moved))
             }
             Stage::Pinned(served, glance, view, moved) => {
                 let found = kv::read(&view, &served.tablets, &reader.key);
-                if served.word.confirms(glance) {
+                let owned = served.tablets.find(&reader.key.position().0).is_some();
+                if owned && served.word.confirms(glance) {
                     require(27, !moved, || format!("host {host} reads group {group} where its data lies no more"))?;
                     return self.read_done(host, number, found);
                 }
@@ -252,7 +285,8 @@ impl World {
     pub fn read_at_stage(&mut self, host: usize, number: u64) -> Checked {
         let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
         let Some(reader) = process.readers.get(&number) else { return Ok(()) };
-        if process.stage.machine(reader.group).is_none() {
+        let served = process.stage.served(reader.group);
+        if served.is_none_or(|served| served.find(&reader.key.position().0).is_none()) {
             return self.read_refused(host, number, Refused::NoReplica);
         }
         let found = process.stage.read(reader.group, &reader.key);
@@ -277,6 +311,25 @@ impl World {
             self.tell(host, reader.worker, reader.attempt, Answer::Found(found));
         }
         Ok(Progress::Gone)
+    }
+}
+
+/// Where a command's first key lies.
+fn first_position(command: &Bytes) -> Option<Position> {
+    let command = Command::from_all(command.clone()).ok()?;
+    command.operation.keys().first().map(|key| key.position())
+}
+
+/// The group that a command is for, if one here owns all its keys.
+fn owner_of(process: &Process, command: &Bytes) -> Result<GroupId, Refused> {
+    let Ok(command) = Command::from_all(command.clone()) else { return Err(Refused::NoReplica) };
+    let keys = command.operation.keys();
+    let group = keys.first().and_then(|key| process.find(key)).ok_or(Refused::NoReplica)?;
+    let range = process.served.get(&group).map(|served| &served.range);
+    if keys.iter().all(|key| range.is_some_and(|range| range.contains(&key.position()))) {
+        Ok(group)
+    } else {
+        Err(Refused::Invalid("the keys of a batch belong to one group".to_owned()))
     }
 }
 

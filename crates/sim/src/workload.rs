@@ -16,7 +16,7 @@ use scatter_core::effects::Refused;
 use scatter_core::entry::Entry;
 use scatter_core::planted::{self, Bug};
 use scatter_core::ring::Key;
-use scatter_core::types::{GroupId, SessionId, Version};
+use scatter_core::types::{SessionId, Version};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a client sends to a node.
@@ -24,15 +24,11 @@ use std::collections::{BTreeMap, BTreeSet};
 pub enum ClientRequest {
     /// Decide and apply this command.
     Write {
-        /// The group.
-        group: GroupId,
         /// The command, encoded.
         command: Bytes,
     },
     /// Read a key.
     Read {
-        /// The group.
-        group: GroupId,
         /// The key.
         key: Key,
         /// Whether any state will do.
@@ -58,7 +54,6 @@ pub enum Answer {
 struct Current {
     /// Its index in the history; `None` for a stale read.
     record: Option<usize>,
-    group: usize,
     key: KeyIndex,
     /// The write; `None` for a read.
     write: Option<(Asked, Option<Idempotency>)>,
@@ -83,8 +78,8 @@ struct Worker {
     current: Option<Current>,
     /// Wakes and time-outs with another number are outdated.
     token: u64,
-    /// Operations that were answered since the world healed, by group.
-    done: Vec<u64>,
+    /// Keys of which a write was answered since the world healed.
+    done: BTreeSet<KeyIndex>,
     /// The versions that stale reads saw, by key: they are checked for values only.
     finished: bool,
 }
@@ -93,17 +88,16 @@ struct Worker {
 #[derive(Debug)]
 struct Session {
     id: SessionId,
-    /// The highest version heard of, per group.
-    held: Vec<Version>,
-    /// Who leads, as far as it heard.
-    leaders: Vec<Option<usize>>,
+    /// The highest version heard of.
+    held: Version,
+    /// Who leads the owner of a key, as far as it heard.
+    leaders: BTreeMap<KeyIndex, usize>,
 }
 
 /// A write that carries an idempotency key and may be repeated by anybody.
 #[derive(Clone, Debug)]
 struct Repeatable {
     record: usize,
-    group: usize,
     key: KeyIndex,
     write: Asked,
     idempotency: Idempotency,
@@ -142,7 +136,10 @@ pub struct Workload {
     repeated: BTreeSet<usize>,
     /// An answer that no sound cluster gives.
     pub complaint: Option<String>,
-    groups: Vec<GroupId>,
+    /// Every key is to be written by every session.
+    chasing: bool,
+    /// There is a group to talk to.
+    pub begun: bool,
     hosts: usize,
     keys: u32,
     think: Time,
@@ -177,11 +174,7 @@ impl Workload {
     #[must_use]
     pub fn new(plan: &Plan, mut random: Random) -> Self {
         let sessions = (0..plan.sessions)
-            .map(|_| Session {
-                id: SessionId(u128::from(random.next())),
-                held: vec![Version(0); plan.groups],
-                leaders: vec![None; plan.groups],
-            })
+            .map(|_| Session { id: SessionId(u128::from(random.next())), held: Version(0), leaders: BTreeMap::new() })
             .collect();
         let workers = (0..plan.sessions * plan.lanes)
             .map(|index| Worker {
@@ -190,7 +183,7 @@ impl Workload {
                 sequence: 0,
                 current: None,
                 token: 0,
-                done: vec![0; plan.groups],
+                done: BTreeSet::new(),
                 finished: false,
             })
             .collect();
@@ -213,7 +206,8 @@ impl Workload {
             repeatable: Vec::new(),
             repeated: BTreeSet::new(),
             complaint: None,
-            groups: Vec::new(),
+            chasing: false,
+            begun: false,
             hosts: plan.hosts,
             keys: plan.keys,
             think: plan.think,
@@ -241,17 +235,6 @@ impl Workload {
         self.sessions.len()
     }
 
-    /// Tells the clients which groups there are.
-    pub fn set_groups(&mut self, groups: Vec<GroupId>) {
-        self.groups = groups;
-    }
-
-    /// The groups the clients know.
-    #[must_use]
-    pub fn groups(&self) -> &[GroupId] {
-        &self.groups
-    }
-
     /// The session of a worker.
     #[must_use]
     pub fn session_of(&self, worker: usize) -> usize {
@@ -261,16 +244,17 @@ impl Workload {
     /// Begins to count who gets something done.
     pub fn reset_progress(&mut self) {
         for worker in &mut self.workers {
-            worker.done.fill(0);
+            worker.done.clear();
         }
+        self.chasing = true;
     }
 
-    /// Whether every group has answered a write to every session since [`Workload::reset_progress`].
+    /// Whether every session has had a write answered of one of `keys` since [`Workload::reset_progress`].
     #[must_use]
-    pub fn has_progressed(&self) -> bool {
+    pub fn has_progressed(&self, keys: &[KeyIndex]) -> bool {
         (0..self.sessions.len()).all(|session| {
-            (0..self.groups.len())
-                .all(|group| self.workers.iter().any(|worker| worker.session == session && worker.done[group] > 0))
+            let workers = self.workers.iter().filter(|worker| worker.session == session);
+            workers.flat_map(|worker| &worker.done).any(|done| keys.contains(done))
         })
     }
 
@@ -313,9 +297,9 @@ impl Workload {
         }
         let attempt = self.next_attempt;
         self.next_attempt += 1;
-        let (session, group) = (self.workers[worker].session, current.group);
+        let (session, key) = (self.workers[worker].session, current.key);
         let request = self.request_of(worker);
-        let hint = self.sessions[session].leaders[group];
+        let hint = self.sessions[session].leaders.get(&key).copied();
         let stray = self.random.permille(150);
         let host = hint.filter(|_| !stray).unwrap_or_else(|| self.random.index(self.hosts));
         let worker = &mut self.workers[worker];
@@ -330,9 +314,8 @@ impl Workload {
     fn request_of(&self, worker: usize) -> ClientRequest {
         let lane = &self.workers[worker];
         let Some(current) = &lane.current else { unreachable!("only called with an operation under way") };
-        let group = self.groups[current.group];
         match &current.write {
-            None => ClientRequest::Read { group, key: key_of(current.key), stale: current.stale },
+            None => ClientRequest::Read { key: key_of(current.key), stale: current.stale },
             Some((operation, idempotency)) => {
                 let command = Command {
                     lane: Some(LaneUse {
@@ -344,7 +327,7 @@ impl Workload {
                     idempotency: idempotency.clone(),
                     operation: operation.clone(),
                 };
-                ClientRequest::Write { group, command: command.to_bytes() }
+                ClientRequest::Write { command: command.to_bytes() }
             }
         }
     }
@@ -386,24 +369,34 @@ impl Workload {
             return Vec::new();
         }
         current.attempt = None;
-        let group = current.group;
+        let key = current.key;
         match answer {
             Answer::Refused(Refused::NotLeader { .. }) => {
-                self.sessions[session].leaders[group] = leader;
+                self.lead(session, key, leader);
                 self.retry_soon(worker, now)
             }
-            Answer::Refused(_) => {
-                self.sessions[session].leaders[group] = None;
+            // No group owns all keys of the batch.
+            Answer::Refused(Refused::Invalid(_)) => self.give_up(worker, now),
+            Answer::Refused(_) | Answer::Outcome(Outcome::NotOwner) => {
+                self.lead(session, key, None);
                 self.retry_soon(worker, now)
             }
             Answer::Lost => {
                 current.open = true;
-                self.sessions[session].leaders[group] = None;
+                self.lead(session, key, None);
                 self.retry_soon(worker, now)
             }
             Answer::Found(found) => self.read_done(worker, found, now),
             Answer::Outcome(outcome) => self.write_done(worker, outcome, now),
         }
+    }
+
+    fn lead(&mut self, session: usize, key: KeyIndex, leader: Option<usize>) {
+        let leaders = &mut self.sessions[session].leaders;
+        match leader {
+            Some(leader) => leaders.insert(key, leader),
+            None => leaders.remove(&key),
+        };
     }
 
     fn retry_soon(&mut self, worker: usize, now: Time) -> Vec<Act> {
@@ -425,7 +418,7 @@ impl Workload {
                     self.stale.push((current.key, found.version.0, value));
                 } else {
                     self.seen.insert(current.key, found.version.0);
-                    self.hold(session, current.group, found.version);
+                    self.hold(session, found.version);
                 }
                 Response::Value { version: found.version.0, value }
             }
@@ -436,23 +429,23 @@ impl Workload {
         self.rest(worker, now)
     }
 
-    fn hold(&mut self, session: usize, group: usize, version: Version) {
-        let held = &mut self.sessions[session].held[group];
+    fn hold(&mut self, session: usize, version: Version) {
+        let held = &mut self.sessions[session].held;
         *held = (*held).max(version);
     }
 
     fn write_done(&mut self, worker: usize, outcome: Outcome, now: Time) -> Vec<Act> {
         let session = self.workers[worker].session;
         let Some(current) = &mut self.workers[worker].current else { return Vec::new() };
-        let (group, key) = (current.group, current.key);
+        let key = current.key;
         let response = match outcome.clone() {
             Outcome::Written { version, created } => {
                 self.seen.insert(key, version.0);
-                self.hold(session, group, version);
+                self.hold(session, version);
                 Response::Written { version: version.0, created }
             }
             Outcome::Deleted { version } => {
-                self.hold(session, group, version);
+                self.hold(session, version);
                 Response::Deleted { version: version.0 }
             }
             Outcome::NotFound => Response::Absent,
@@ -481,7 +474,7 @@ impl Workload {
             }
         };
         let at = self.stamp_time(now);
-        self.workers[worker].done[group] += 1;
+        self.workers[worker].done.insert(key);
         if let Some(record) = self.workers[worker].current.take().and_then(|current| current.record) {
             match &self.history[record].end {
                 // A repeat by another worker heard of an operation that was answered before: it must be the same answer.
@@ -501,16 +494,26 @@ impl Workload {
         if self.random.permille(self.mix.new_sessions) {
             let session = self.workers[worker].session;
             self.sessions[session].id = SessionId(u128::from(self.random.next()));
-            self.sessions[session].held.fill(Version(0));
+            self.sessions[session].held = Version(0);
         }
-        let group = self.random.index(self.groups.len());
-        let key = self.key_in(group);
+        let key = self.any_key();
+        if self.chasing && self.random.permille(500) {
+            let session = self.workers[worker].session;
+            let done = |key: &KeyIndex| {
+                self.workers.iter().any(|worker| worker.session == session && worker.done.contains(key))
+            };
+            let missing: Vec<KeyIndex> = self.all_keys().filter(|key| !done(key)).collect();
+            if !missing.is_empty() {
+                let key = *self.random.pick(&missing);
+                return self.begin_write(worker, key, now);
+            }
+        }
         if self.random.permille(self.mix.stale) {
-            return self.start(worker, None, group, key, None, true, now);
+            return self.start(worker, None, key, None, true, now);
         }
         if self.random.permille(self.mix.reads) {
             let record = self.record(worker, Request::Read(key), now);
-            return self.start(worker, Some(record), group, key, None, false, now);
+            return self.start(worker, Some(record), key, None, false, now);
         }
         if self.random.permille(self.mix.idempotent) && !self.repeatable.is_empty() && self.random.permille(500) {
             let again = self.repeatable[self.random.index(self.repeatable.len())].clone();
@@ -520,15 +523,15 @@ impl Workload {
             if self.history[again.record].end == End::NotApplied {
                 self.history[again.record].end = End::Unknown;
             }
-            return self.start(worker, Some(again.record), again.group, again.key, write, false, now);
+            return self.start(worker, Some(again.record), again.key, write, false, now);
         }
-        self.begin_write(worker, group, key, now);
+        self.begin_write(worker, key, now);
     }
 
-    fn begin_write(&mut self, worker: usize, group: usize, key: KeyIndex, now: Time) {
+    fn begin_write(&mut self, worker: usize, key: KeyIndex, now: Time) {
         let guard = self.draw_guard(key);
         let (request, asked) = if self.random.permille(self.mix.batches) {
-            self.draw_batch(group, key, guard)
+            self.draw_batch(key, guard)
         } else if self.random.permille(self.mix.deletes) {
             let asked = Asked::Delete { key: key_of(key), condition: condition_of(guard) };
             (Request::Single(key, guard, Change::Delete), asked)
@@ -547,9 +550,9 @@ impl Workload {
         });
         if let Some(idempotency) = &idempotency {
             let (write, idempotency) = (asked.clone(), idempotency.clone());
-            self.repeatable.push(Repeatable { record, group, key, write, idempotency });
+            self.repeatable.push(Repeatable { record, key, write, idempotency });
         }
-        self.start(worker, Some(record), group, key, Some((asked, idempotency)), false, now);
+        self.start(worker, Some(record), key, Some((asked, idempotency)), false, now);
     }
 
     fn record(&mut self, worker: usize, request: Request, now: Time) -> usize {
@@ -559,26 +562,23 @@ impl Workload {
         self.history.len() - 1
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one operation, given once")]
     fn start(
         &mut self,
         worker: usize,
         record: Option<usize>,
-        group: usize,
         key: KeyIndex,
         write: Option<(Asked, Option<Idempotency>)>,
         stale: bool,
         now: Time,
     ) {
         let session = &self.sessions[self.workers[worker].session];
-        let (session, stamp) = (session.id, session.held[group]);
+        let (session, stamp) = (session.id, session.held);
         let lane = &mut self.workers[worker];
         if write.is_some() {
             lane.sequence += 1;
         }
         lane.current = Some(Current {
             record,
-            group,
             key,
             write,
             stale,
@@ -591,10 +591,8 @@ impl Workload {
         });
     }
 
-    fn key_in(&mut self, group: usize) -> KeyIndex {
-        let groups = self.groups.len() as u32;
-        let rounds = (self.keys + groups - 1 - group as u32) / groups;
-        self.random.below(u64::from(rounds.max(1))) as u32 * groups + group as u32
+    fn any_key(&mut self) -> KeyIndex {
+        self.random.below(u64::from(self.keys)) as u32
     }
 
     fn draw_guard(&mut self, key: KeyIndex) -> Guard {
@@ -618,11 +616,11 @@ impl Workload {
         (Change::Put { value, expires: ttl_ms.is_some() }, bytes.freeze(), ttl_ms)
     }
 
-    fn draw_batch(&mut self, group: usize, key: KeyIndex, guard: Guard) -> (Request, Asked) {
+    fn draw_batch(&mut self, key: KeyIndex, guard: Guard) -> (Request, Asked) {
         let mut changes = Vec::new();
         let mut writes = Vec::new();
         for _ in 0..self.random.between(1, 3) {
-            let key = self.key_in(group);
+            let key = self.any_key();
             if self.random.permille(200) {
                 changes.push((key, Change::Delete));
                 writes.push(Write::Delete { key: key_of(key) });
@@ -653,9 +651,9 @@ impl Workload {
         });
     }
 
-    /// All keys, with the group each belongs to.
-    pub fn all_keys(&self) -> impl Iterator<Item = (KeyIndex, GroupId)> + '_ {
-        (0..self.keys).map(|key| (key, self.groups[key as usize % self.groups.len()]))
+    /// All keys.
+    pub fn all_keys(&self) -> impl Iterator<Item = KeyIndex> + use<> {
+        0..self.keys
     }
 }
 
@@ -685,14 +683,14 @@ pub fn puts_of(entry: &Entry, outcomes: &[Outcome]) -> Vec<Applied> {
 
 /// The index of a key.
 fn index_of(key: &Key) -> KeyIndex {
-    let digits = key.bytes().strip_prefix(b"key-").and_then(|digits| std::str::from_utf8(digits).ok());
+    let digits = key.bytes().split(|byte| *byte == b'/').nth(1).and_then(|digits| std::str::from_utf8(digits).ok());
     digits.and_then(|digits| digits.parse().ok()).unwrap_or(KeyIndex::MAX)
 }
 
-/// The key of an index.
+/// The key of an index. Several share a partition, so that a boundary may cut one.
 #[must_use]
 pub fn key_of(index: KeyIndex) -> Key {
-    Key::new(format!("key-{index}")).unwrap_or_else(|_| unreachable!("a short text is a key"))
+    Key::new(format!("p{}/{index}", index % 3)).unwrap_or_else(|_| unreachable!("a short text is a key"))
 }
 
 fn value_of(bytes: &Bytes) -> ValueId {

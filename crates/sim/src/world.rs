@@ -17,16 +17,17 @@ use crate::plan::{Plan, SECOND};
 use crate::random::Random;
 use crate::trace::Trace;
 use crate::transport::Packet;
-use crate::workload::Workload;
+use crate::workload::{Workload, key_of};
 use scatter_core::config::Config;
 use scatter_core::durable::{NodeRecord, Write};
 use scatter_core::effects::LogRead;
-use scatter_core::group::{Configuration, GroupState, Limits, Machine, Member, Role};
+use scatter_core::group::{Configuration, GroupState, Limits, Link, Machine, Member, Role};
+use scatter_core::ring::{KeyRange, Position};
 use scatter_core::store::Store;
 use scatter_core::time::LogTime;
 use scatter_core::types::{ClusterId, ConfigurationVersion, GroupId, Incarnation, NodeId, ReplicaName, Slot, TabletId};
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 /// More events than any sound run has.
 const MAX_EVENTS: u64 = 3_000_000;
@@ -61,6 +62,12 @@ pub enum Event {
     Reader(usize, u64, u64),
     /// A process that has given up its id ends.
     GaveUp(usize, u64),
+    /// A deadline of a process's gossip may have come.
+    Gossip(usize, u64),
+    /// The leaders of a process decide what their groups should do.
+    Policies(usize, u64),
+    /// The machine in a host's place ends for good, if it is still this one.
+    LifeEnds(usize, u64),
     /// A client worker wakes.
     Worker(usize, u64),
     /// The nemesis acts.
@@ -81,8 +88,10 @@ impl Event {
             | Self::FlushBegin(host, epoch)
             | Self::FlushEnd(host, epoch, ..)
             | Self::GaveUp(host, epoch)
+            | Self::Gossip(host, epoch)
+            | Self::Policies(host, epoch)
             | Self::Reader(host, epoch, _) => Some((*host, *epoch)),
-            Self::Arrive { .. } | Self::Worker(..) | Self::Nemesis | Self::Undo(_) => None,
+            Self::Arrive { .. } | Self::LifeEnds(..) | Self::Worker(..) | Self::Nemesis | Self::Undo(_) => None,
         }
     }
 }
@@ -145,6 +154,8 @@ pub struct World {
     pub random: Random,
     /// Limits of the state machines.
     pub limits: Limits,
+    /// Policies order nothing more.
+    pub policies_rest: bool,
 }
 
 impl World {
@@ -173,6 +184,7 @@ impl World {
             nemesis,
             random,
             limits,
+            policies_rest: false,
             plan,
         };
         for index in 0..world.plan.hosts {
@@ -192,7 +204,10 @@ impl World {
         let address = format!("host-{index}:7000");
         self.addresses.insert(address.clone(), index);
         self.hosts.push(Host {
+            home: address.clone(),
             address,
+            life: 0,
+            draining: false,
             disk: Disk::default(),
             clock: Clock::new(0, reading, rate, wall),
             process: None,
@@ -204,6 +219,7 @@ impl World {
             sync_fails: false,
             disk_full: false,
             founder: index < self.plan.founders,
+            live: BTreeSet::new(),
             flushed: BTreeMap::new(),
             copy: None,
             busy: false,
@@ -239,8 +255,7 @@ impl World {
             .collect();
         members.sort_by_key(|member| member.node);
         let configuration = Configuration { version: ConfigurationVersion(1), members };
-        let groups: Vec<GroupId> = (0..self.plan.groups).map(|_| GroupId(self.random.next())).collect();
-        let log_time = LogTime(crate::clock::EPOCH_MICROS);
+        let states = self.first_states(cluster, &configuration);
         for (host, node) in ids.iter().enumerate() {
             let disk = &mut self.hosts[host].disk;
             let record = NodeRecord {
@@ -253,15 +268,46 @@ impl World {
                 given_up: false,
             };
             disk.log.add(&Write::Node { record });
-            for (tablet, group) in (1..).zip(&groups) {
-                let replica = ReplicaName { group: *group, node: *node, incarnation: Incarnation(1) };
-                let state = GroupState::genesis(cluster, *group, configuration.clone(), log_time);
+            for (tablet, state) in (1..).zip(&states) {
+                let replica = ReplicaName { group: state.group, node: *node, incarnation: Incarnation(1) };
+                let state = state.clone();
                 Machine::create(disk.store.clone(), replica, state, TabletId(tablet)).expect("the store works");
-                disk.log.add(&Write::Create { replica, after: Slot(1) });
+                disk.log.add(&Write::Create { replica, after: Slot(1), inviter: None });
             }
             disk.store.flush().expect("the store works");
         }
-        self.workload.set_groups(groups);
+        self.workload.begun = true;
+    }
+
+    /// The groups that the ring consists of in the beginning, cut between keys.
+    fn first_states(&mut self, cluster: ClusterId, configuration: &Configuration) -> Vec<GroupState> {
+        let log_time = LogTime(crate::clock::EPOCH_MICROS);
+        let mut cuts: Vec<Position> = self.workload.all_keys().map(|key| key_of(key).position()).collect();
+        self.random.shuffle(&mut cuts);
+        cuts.truncate(self.plan.groups);
+        cuts.sort();
+        let mut states: Vec<GroupState> = cuts
+            .iter()
+            .map(|_| GroupState::genesis(cluster, GroupId(self.random.next()), configuration.clone(), log_time))
+            .collect();
+        let count = states.len();
+        for (index, state) in states.iter_mut().enumerate() {
+            if count > 1 {
+                state.range = KeyRange { start: cuts[index].clone(), end: cuts[(index + 1) % count].clone() };
+            }
+        }
+        let links: Vec<Link> = states.iter().map(GroupState::link).collect();
+        for (index, state) in states.iter_mut().enumerate() {
+            state.links.predecessor = links[(index + count - 1) % count].clone();
+            state.links.successor = links[(index + 1) % count].clone();
+        }
+        states
+    }
+
+    /// The groups there are, as far as anybody has applied.
+    #[must_use]
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.observer.living()
     }
 
     /// Puts an event on the queue.
@@ -319,6 +365,9 @@ impl World {
                 self.crash(host);
                 self.start(host)
             }
+            Event::Gossip(host, _) => self.gossip_due(host),
+            Event::Policies(host, _) => self.policies_due(host),
+            Event::LifeEnds(host, life) => self.life_ends(host, life),
             Event::Worker(worker, token) => self.worker(worker, token),
             Event::Nemesis => self.nemesis_acts(),
             Event::Undo(undo) => self.undo(undo),

@@ -39,6 +39,8 @@ pub use frame::{DEFAULT_FRAME_LIMIT, Frame, FrameBatch, FrameBuffer, FrameError,
 pub use hello::{Answer, Channel, Hello, Identity, PeerHello, Refused, RefusedReason};
 pub use pool::Pool;
 pub use reply::{
-    ClientReply, Description, Epoch, NodeInfo, NodeState, ReadPath, Refusal, ReplicaInfo, ReplicaRole, ReplyBody,
+    ClientReply, Description, Epoch, NodeInfo, NodeState, PendingInfo, ReadPath, Refusal, ReplicaInfo, ReplicaRole,
+    ReplyBody,
 };
-pub use request::{AdminRequest, ClientBody, ClientRequest, Consistency, NewMember};
+pub use request::{AdminRequest, Boundary, ClientBody, ClientRequest, Consistency, MAX_BOUNDARY_BYTES, NewMember};
+pub use scatter_core::ops::order::Side;

@@ -2,10 +2,13 @@
 
 use scatter_core::command::{Found, Outcome};
 use scatter_core::group::Descriptor;
+use scatter_core::ops::OperationId;
+use scatter_core::ring::KeyRange;
 use scatter_core::types::{
     Ballot, ClusterId, ConfigurationVersion, GroupId, Incarnation, NodeId, RangeVersion, RequestId, Slot, Version,
 };
 use scatter_core::{codec_enum, codec_struct};
+use std::fmt;
 
 /// One reply. Several travel in a frame, in any order.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,6 +95,11 @@ pub enum ReplyBody {
         /// A JSON document.
         json: String,
     },
+    /// To [`crate::request::ClientBody::Locate`].
+    Located {
+        /// The groups here and their neighbours that own the position or lie next to it, the likeliest first. Only a few.
+        descriptors: Vec<Descriptor>,
+    },
 }
 
 codec_enum!(ReplyBody {
@@ -100,6 +108,7 @@ codec_enum!(ReplyBody {
     3 => Refused { refusal, retry_after_ms, descriptors, stamp },
     4 => Description { description },
     5 => Administered { json },
+    6 => Located { descriptors },
 });
 
 impl ReplyBody {
@@ -248,9 +257,47 @@ pub enum ReplicaRole {
     Follower,
     /// It only receives.
     Learner,
+    /// It holds nothing yet.
+    Joining,
+    /// Its group was merged into another; it is kept until every member has what it held.
+    Merged,
 }
 
-codec_enum!(ReplicaRole { 1 => Leader, 2 => Follower, 3 => Learner });
+codec_enum!(ReplicaRole { 1 => Leader, 2 => Follower, 3 => Learner, 4 => Joining, 5 => Merged });
+
+/// The group operation that holds a group, as one of its replicas sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PendingInfo {
+    /// Which operation.
+    pub operation: OperationId,
+    /// Whether the group is the one that gains.
+    pub gains: bool,
+    /// The group on the other side.
+    pub other: GroupId,
+    /// Whether the loser ends.
+    pub merge: bool,
+    /// What moves.
+    pub moving: KeyRange,
+    /// How long this replica has known of it, in milliseconds.
+    pub age_ms: u64,
+}
+
+codec_struct!(PendingInfo { operation, gains, other, merge, moving, age_ms });
+
+impl PendingInfo {
+    /// `merge` or `repartition`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        if self.merge { "merge" } else { "repartition" }
+    }
+}
+
+impl fmt::Display for PendingInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (side, kind) = (if self.gains { "gains from" } else { "loses to" }, self.kind());
+        write!(f, "{kind} {}: {side} group {}", self.operation, self.other)
+    }
+}
 
 /// One replica.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -273,8 +320,10 @@ pub struct ReplicaInfo {
     pub bytes: u64,
     /// Client operations in each second, lately.
     pub operations_per_second: u64,
-    /// The group operation that holds the group, in words.
-    pub pending: Option<String>,
+    /// The group operation that holds the group.
+    pub pending: Option<PendingInfo>,
+    /// The version of the group's range that it has applied; zero if it holds nothing.
+    pub range_version: RangeVersion,
 }
 
 codec_struct!(ReplicaInfo {
@@ -288,4 +337,5 @@ codec_struct!(ReplicaInfo {
     bytes,
     operations_per_second,
     pending,
+    range_version,
 });

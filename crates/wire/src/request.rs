@@ -1,10 +1,11 @@
 //! What clients ask of a node.
 
-use bytes::Bytes;
-use scatter_core::codec::Decode;
+use bytes::{Bytes, BytesMut};
+use scatter_core::codec::{Decode, DecodeError, Encode};
 use scatter_core::command::Command;
-use scatter_core::ring::Key;
-use scatter_core::types::{GroupId, NodeId, RequestId};
+use scatter_core::ops::order::Side;
+use scatter_core::ring::{Key, MAX_KEY_BYTES, Position};
+use scatter_core::types::{GroupId, NodeId, RangeVersion, RequestId};
 use scatter_core::{codec_enum, codec_struct};
 
 /// One request. Several travel in a frame.
@@ -44,6 +45,11 @@ pub enum ClientBody {
         /// Which.
         request: AdminRequest,
     },
+    /// Who owns a position, as far as the node knows: see [`crate::reply::ReplyBody::Located`].
+    Locate {
+        /// Where.
+        position: Boundary,
+    },
 }
 
 codec_enum!(ClientBody {
@@ -51,20 +57,21 @@ codec_enum!(ClientBody {
     2 => Write { command },
     3 => Describe,
     4 => Administer { request },
+    5 => Locate { position },
 });
 
 impl ClientBody {
     /// A write of `command`.
     #[must_use]
     pub fn write(command: &Command) -> Self {
-        Self::Write { command: scatter_core::codec::Encode::to_bytes(command) }
+        Self::Write { command: command.to_bytes() }
     }
 
     /// The command of a write, decoded; `None` for anything else.
     pub fn command(&self) -> Option<Result<Command, scatter_core::codec::DecodeError>> {
         match self {
             Self::Write { command } => Some(Command::from_all(command.clone())),
-            Self::Read { .. } | Self::Describe | Self::Administer { .. } => None,
+            Self::Read { .. } | Self::Describe | Self::Administer { .. } | Self::Locate { .. } => None,
         }
     }
 }
@@ -84,6 +91,51 @@ pub enum Consistency {
 }
 
 codec_enum!(Consistency { 1 => Linearizable, 2 => Bounded { max_staleness_ms }, 3 => Any });
+
+/// The longest position of which anybody speaks: 8 bytes of hash and the longest key.
+pub const MAX_BOUNDARY_BYTES: usize = 8 + MAX_KEY_BYTES;
+
+/// A position of bounded length: where an arc begins or ends, or what is looked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Boundary(Position);
+
+impl Boundary {
+    /// Checks the length; `None` if it is over [`MAX_BOUNDARY_BYTES`].
+    #[must_use]
+    pub fn new(position: Position) -> Option<Self> {
+        (position.0.len() <= MAX_BOUNDARY_BYTES).then_some(Self(position))
+    }
+
+    /// Where a key lies: never too long.
+    #[must_use]
+    pub fn of(key: &Key) -> Self {
+        Self(key.position())
+    }
+
+    /// The position.
+    #[must_use]
+    pub fn position(&self) -> &Position {
+        &self.0
+    }
+}
+
+impl From<Boundary> for Position {
+    fn from(boundary: Boundary) -> Self {
+        boundary.0
+    }
+}
+
+impl Encode for Boundary {
+    fn encode(&self, out: &mut BytesMut) {
+        self.0.encode(out);
+    }
+}
+
+impl Decode for Boundary {
+    fn decode(from: &mut Bytes) -> Result<Self, DecodeError> {
+        Self::new(Position::decode(from)?).ok_or(DecodeError::Invalid("a position longer than any key's"))
+    }
+}
 
 /// A node to be added to a group.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -121,10 +173,42 @@ pub enum AdminRequest {
         /// Only says what would happen.
         dry_run: bool,
     },
+    /// Gives the upper part of a group's range to a new group.
+    Split {
+        /// The group.
+        group: GroupId,
+        /// The first position of the new group; `None` for the middle of what the group holds.
+        at: Option<Boundary>,
+        /// The version that the group's range must have; `None` for whatever it is.
+        range_version: Option<RangeVersion>,
+        /// Only says what would happen.
+        dry_run: bool,
+    },
+    /// Has a group take over positions of a neighbour.
+    TakeOver {
+        /// The group that gains.
+        group: GroupId,
+        /// Which neighbour loses.
+        from: Side,
+        /// The new boundary between the two; `None` for all that the neighbour has: a merge.
+        boundary: Option<Boundary>,
+        /// The version that the gaining group's range must have; `None` for whatever it is.
+        range_version: Option<RangeVersion>,
+        /// Only says what would happen.
+        dry_run: bool,
+    },
+    /// Has the node emptied: what it leads goes to others at once, its replicas as there is room elsewhere.
+    Drain {
+        /// Whether; `false` takes it back.
+        on: bool,
+    },
 }
 
 codec_enum!(AdminRequest {
     1 => Status,
     2 => ChangeMembers { group, add, remove, dry_run },
     3 => TransferLeader { group, to, dry_run },
+    4 => Split { group, at, range_version, dry_run },
+    5 => TakeOver { group, from, boundary, range_version, dry_run },
+    6 => Drain { on },
 });

@@ -88,7 +88,9 @@ fn write(text: impl Into<String>) -> ClientBody {
 fn text(body: &ClientBody) -> String {
     match body {
         ClientBody::Write { command } => String::from_utf8(command.to_vec()).expect("text"),
-        ClientBody::Read { .. } | ClientBody::Describe | ClientBody::Administer { .. } => panic!("not a write"),
+        ClientBody::Read { .. } | ClientBody::Describe | ClientBody::Administer { .. } | ClientBody::Locate { .. } => {
+            panic!("not a write")
+        }
     }
 }
 

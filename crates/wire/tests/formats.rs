@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use scatter_core::codec::{Decode, Encode};
 use scatter_core::command::{Found, Outcome};
 use scatter_core::group::{Configuration, Descriptor, Member, Role};
+use scatter_core::ops::OperationId;
 use scatter_core::ring::{Key, KeyRange, Position};
 use scatter_core::time::LogTime;
 use scatter_core::types::{
@@ -13,9 +14,9 @@ use scatter_core::types::{
 };
 use scatter_wire::frame::decode_batch;
 use scatter_wire::{
-    AdminRequest, Answer, Channel, ClientBody, ClientReply, ClientRequest, Consistency, Description, Epoch, Hello,
-    Identity, NewMember, NodeInfo, NodeState, PeerHello, ReadPath, Refusal, Refused, RefusedReason, ReplicaInfo,
-    ReplicaRole, ReplyBody,
+    AdminRequest, Answer, Boundary, Channel, ClientBody, ClientReply, ClientRequest, Consistency, Description, Epoch,
+    Hello, Identity, MAX_BOUNDARY_BYTES, NewMember, NodeInfo, NodeState, PeerHello, PendingInfo, ReadPath, Refusal,
+    Refused, RefusedReason, ReplicaInfo, ReplicaRole, ReplyBody, Side,
 };
 
 fn bytes() -> impl Strategy<Value = Bytes> {
@@ -79,11 +80,20 @@ fn answer() -> impl Strategy<Value = Answer> {
     ]
 }
 
+fn boundary() -> impl Strategy<Value = Boundary> {
+    bytes().prop_map(|bytes| Boundary::new(Position(bytes)).expect("it is short"))
+}
+
+fn side() -> impl Strategy<Value = Side> {
+    prop::sample::select(vec![Side::Predecessor, Side::Successor])
+}
+
 fn admin() -> impl Strategy<Value = AdminRequest> {
     let group = || any::<u64>().prop_map(GroupId);
     let newcomer = (node(), ".{0,20}").prop_map(|(node, address)| NewMember { node, address });
     prop_oneof![
         Just(AdminRequest::Status),
+        any::<bool>().prop_map(|on| AdminRequest::Drain { on }),
         (group(), prop::collection::vec(newcomer, 0..4), prop::collection::vec(node(), 0..4), any::<bool>())
             .prop_map(|(group, add, remove, dry_run)| AdminRequest::ChangeMembers { group, add, remove, dry_run }),
         (group(), option::of(node()), any::<bool>()).prop_map(|(group, to, dry_run)| AdminRequest::TransferLeader {
@@ -91,6 +101,18 @@ fn admin() -> impl Strategy<Value = AdminRequest> {
             to,
             dry_run
         }),
+        (group(), option::of(boundary()), option::of(any::<u64>()), any::<bool>()).prop_map(
+            |(group, at, version, dry_run)| {
+                let range_version = version.map(RangeVersion);
+                AdminRequest::Split { group, at, range_version, dry_run }
+            }
+        ),
+        (group(), side(), option::of(boundary()), option::of(any::<u64>()), any::<bool>()).prop_map(
+            |(group, from, boundary, version, dry_run)| {
+                let range_version = version.map(RangeVersion);
+                AdminRequest::TakeOver { group, from, boundary, range_version, dry_run }
+            }
+        ),
     ]
 }
 
@@ -105,6 +127,7 @@ fn request() -> impl Strategy<Value = ClientRequest> {
         bytes().prop_map(|command| ClientBody::Write { command }),
         Just(ClientBody::Describe),
         admin().prop_map(|request| ClientBody::Administer { request }),
+        boundary().prop_map(|position| ClientBody::Locate { position }),
     ];
     (any::<u64>(), any::<u32>(), any::<u8>(), body).prop_map(|(id, budget_ms, hops, body)| ClientRequest {
         id: RequestId(id),
@@ -140,9 +163,21 @@ fn descriptor() -> impl Strategy<Value = Descriptor> {
 }
 
 fn replica() -> impl Strategy<Value = ReplicaInfo> {
-    let role = prop::sample::select(vec![ReplicaRole::Leader, ReplicaRole::Follower, ReplicaRole::Learner]);
-    (any::<[u64; 7]>(), role, ballot(), option::of(".{0,20}")).prop_map(|(numbers, role, ballot, pending)| {
-        let [group, incarnation, decided, applied, keys, bytes, operations_per_second] = numbers;
+    let roles =
+        [ReplicaRole::Leader, ReplicaRole::Follower, ReplicaRole::Learner, ReplicaRole::Joining, ReplicaRole::Merged];
+    let role = prop::sample::select(roles.to_vec());
+    let pending = (any::<[u64; 4]>(), any::<[bool; 2]>(), bytes(), bytes()).prop_map(
+        |([coordinator, slot, other, age_ms], [gains, merge], start, end)| PendingInfo {
+            operation: OperationId { coordinator: GroupId(coordinator), slot: Slot(slot) },
+            gains,
+            other: GroupId(other),
+            merge,
+            moving: KeyRange { start: Position(start), end: Position(end) },
+            age_ms,
+        },
+    );
+    (any::<[u64; 8]>(), role, ballot(), option::of(pending)).prop_map(|(numbers, role, ballot, pending)| {
+        let [group, incarnation, decided, applied, keys, bytes, operations_per_second, range_version] = numbers;
         ReplicaInfo {
             group: GroupId(group),
             incarnation: Incarnation(incarnation),
@@ -154,6 +189,7 @@ fn replica() -> impl Strategy<Value = ReplicaInfo> {
             bytes,
             operations_per_second,
             pending,
+            range_version: RangeVersion(range_version),
         }
     })
 }
@@ -244,6 +280,7 @@ fn reply_body() -> impl Strategy<Value = ReplyBody> {
                 description: Description { cluster_name, cluster: cluster.map(ClusterId), node, descriptors, nodes },
             }),
         ".{0,40}".prop_map(|json| ReplyBody::Administered { json }),
+        descriptors().prop_map(|descriptors| ReplyBody::Located { descriptors }),
     ]
 }
 
@@ -317,4 +354,14 @@ fn only_unknown_leaves_doubt() {
     for refusal in [Refusal::NotLeader, Refusal::Overloaded, Refusal::Deadline, Refusal::TooLarge { limit: 1 }] {
         assert!(refusal.is_definite());
     }
+}
+
+#[test]
+fn a_boundary_longer_than_any_position_is_refused() {
+    let position = |length: usize| Position(Bytes::from(vec![7; length]));
+    assert_eq!(Boundary::new(position(MAX_BOUNDARY_BYTES + 1)), None);
+    assert!(Boundary::new(position(MAX_BOUNDARY_BYTES)).is_some());
+    assert!(Boundary::from_all(position(MAX_BOUNDARY_BYTES + 1).to_bytes()).is_err());
+    let longest = Key::new(vec![b'k'; 4096]).expect("a key's length");
+    assert_eq!(Boundary::of(&longest).position().0.len(), MAX_BOUNDARY_BYTES);
 }

@@ -48,6 +48,7 @@ fn description(id: u64, descriptors: &[Descriptor]) -> Description {
         bytes: 222,
         operations_per_second: 33,
         pending: None,
+        range_version: RangeVersion(2),
     });
     Description {
         cluster_name: "test".into(),

@@ -15,7 +15,8 @@ Exit codes:
   3  the key, group or node does not exist
   4  a condition does not hold; nothing changed
   5  the outcome is unknown: the write or the order may have happened, or may still
-  6  nobody could serve the request in time; a write was not applied, and trying again may help";
+  6  nobody could serve the request in time; a write was not applied, and trying again may help
+  7  the order conflicts with how the group is at the moment; nothing was done";
 
 /// Reads and writes keys, shows the ring and gives orders to its groups.
 #[derive(Parser, Debug)]
@@ -86,6 +87,22 @@ pub(crate) enum Command {
     Nodes,
     /// Shows where a key lies
     Lookup(Lookup),
+    /// Gives the upper part of a group's range to a new group
+    Split(Split),
+    /// Has a group take over all that its neighbour has
+    Merge(Merge),
+    /// Moves the boundary between a group and its neighbour
+    Repartition(Repartition),
+    /// Moves a group's replicas from some nodes to others, and shows the progress
+    Migrate(Migrate),
+    /// Empties a node: what it leads goes to others at once, its replicas as there is room elsewhere
+    Drain(NodeOrder),
+    /// Takes a drain back
+    Undrain(NodeOrder),
+    /// Takes a node that is dead or empty out of every group
+    RemoveNode(NodeOrder),
+    /// Shows what was ordered and seen lately, and what came of it
+    Operations,
     /// Adds members to a group and removes others, in one step
     Members(Members),
     /// Hands a group's leadership to another member
@@ -195,6 +212,105 @@ pub(crate) struct Members {
     pub(crate) yes: bool,
 }
 
+/// What every order that reshapes the ring takes.
+#[derive(Args, Debug)]
+pub(crate) struct Order {
+    /// Only if the group's range has this version
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) range_version: Option<u64>,
+    /// Only shows what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Does not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+/// A position on the ring.
+#[derive(Args, Debug)]
+pub(crate) struct Place {
+    /// The position, in hexadecimal
+    #[arg(long, visible_alias = "boundary", value_name = "HEX", conflicts_with = "key")]
+    pub(crate) at: Option<String>,
+    /// The position of this key
+    #[arg(long)]
+    pub(crate) key: Option<OsString>,
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Side {
+    /// The group whose range begins where this one's ends
+    Successor,
+    /// The group whose range ends where this one's begins
+    Predecessor,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Split {
+    /// The group's id
+    pub(crate) group: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) order: Order,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Merge {
+    /// The id of the group that takes over
+    pub(crate) group: String,
+    /// Which neighbour ends [default: successor]
+    #[arg(long, value_enum)]
+    pub(crate) side: Option<Side>,
+    #[command(flatten)]
+    pub(crate) order: Order,
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("where").required(true).args(["at", "key"]))]
+pub(crate) struct Repartition {
+    /// The group's id
+    pub(crate) group: String,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Which of the group's two boundaries moves [default: successor]
+    #[arg(long, value_enum)]
+    pub(crate) side: Option<Side>,
+    #[command(flatten)]
+    pub(crate) order: Order,
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("move").required(true).multiple(true).args(["add", "remove"]))]
+pub(crate) struct Migrate {
+    /// The group's id
+    pub(crate) group: String,
+    /// A node to move to; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub(crate) add: Vec<String>,
+    /// A node to move away from; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub(crate) remove: Vec<String>,
+    /// Only shows what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Does not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NodeOrder {
+    /// The node's id
+    pub(crate) node: String,
+    /// Only shows what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Does not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct TransferLeader {
     /// The group's id
@@ -284,6 +400,14 @@ mod tests {
             "scatterctl lookup users/42 --admin http://h:1",
             "scatterctl members abc --add 1 --add 2 --remove 3 --yes",
             "scatterctl members abc --remove 3 --dry-run",
+            "scatterctl split abc",
+            "scatterctl split abc --at 00ff --dry-run",
+            "scatterctl split abc --key users/42 --range-version 3 -y",
+            "scatterctl merge abc --side predecessor --yes",
+            "scatterctl repartition abc --boundary 00ff",
+            "scatterctl repartition abc --key users/42 --side predecessor --dry-run",
+            "scatterctl migrate abc --add 4 --remove 1 --yes",
+            "scatterctl operations",
             "scatterctl transfer-leader abc --to 2",
             "scatterctl bench -c 8 -d 500ms -r 100 --native a:1,b:2",
             "scatterctl completions bash",
@@ -305,6 +429,11 @@ mod tests {
             "scatterctl get a --consistency bounded",
             "scatterctl get a --consistency some",
             "scatterctl members abc",
+            "scatterctl split",
+            "scatterctl split abc --at 00 --key b",
+            "scatterctl merge abc --side left",
+            "scatterctl repartition abc",
+            "scatterctl migrate abc",
             "scatterctl bench -c 0",
             "scatterctl bench -r 101",
             "scatterctl -o xml nodes",

@@ -7,6 +7,7 @@ mod bench;
 mod data;
 mod output;
 mod remote;
+mod reshape;
 mod ring;
 
 use arguments::{Arguments, Command};
@@ -31,6 +32,8 @@ enum Exit {
     Unknown = 5,
     /// Nobody could serve the request in time; a write was not applied. Trying again may help.
     Unavailable = 6,
+    /// The order conflicts with how the group is at the moment; nothing was done.
+    Conflict = 7,
 }
 
 /// Why a command failed.
@@ -81,6 +84,14 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Groups(groups) => ring::groups(&connections.admin()?, &output, groups).await,
         Command::Nodes => ring::nodes(&connections.admin()?, &output).await,
         Command::Lookup(lookup) => ring::lookup(&connections.admin()?, &output, lookup).await,
+        Command::Split(split) => reshape::split(&connections.admin()?, &output, split).await,
+        Command::Merge(merge) => reshape::merge(&connections.admin()?, &output, merge).await,
+        Command::Repartition(shift) => reshape::repartition(&connections.admin()?, &output, shift).await,
+        Command::Migrate(migrate) => reshape::migrate(&connections.admin()?, &output, migrate).await,
+        Command::Drain(order) => ring::order_node(&connections.admin()?, &output, order, "drain").await,
+        Command::Undrain(order) => ring::order_node(&connections.admin()?, &output, order, "undrain").await,
+        Command::RemoveNode(order) => ring::order_node(&connections.admin()?, &output, order, "remove").await,
+        Command::Operations => reshape::operations(&connections.admin()?, &output).await,
         Command::Members(members) => ring::members(&connections.admin()?, &output, members).await,
         Command::TransferLeader(transfer) => ring::transfer_leader(&connections.admin()?, &output, transfer).await,
         Command::Bench(bench) => bench::bench(connections, &output, bench).await,

@@ -176,6 +176,7 @@ fn refused(status: StatusCode, problem: &Problem, body: &[u8], effect: Effect) -
         _ if unknown || nobody_knows => Exit::Unknown,
         StatusCode::NOT_FOUND => Exit::NotFound,
         StatusCode::PRECONDITION_FAILED => Exit::ConditionFailed,
+        StatusCode::CONFLICT => Exit::Conflict,
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
             Exit::Unavailable
         }
@@ -254,6 +255,7 @@ mod tests {
             (503, &plain, Effect::Reads, Exit::Unavailable),
             (502, &plain, Effect::Writes, Exit::Unknown),
             (413, &not_applied, Effect::Writes, Exit::Error),
+            (409, &not_applied, Effect::Writes, Exit::Conflict),
             (400, &plain, Effect::Reads, Exit::Usage),
         ] {
             let status = StatusCode::from_u16(status).expect("a status");

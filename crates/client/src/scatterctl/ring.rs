@@ -1,6 +1,6 @@
 //! ring, groups, nodes, lookup; members and transfer-leader.
 
-use crate::arguments::{Groups, Lookup, Members, Ring, TransferLeader};
+use crate::arguments::{Groups, Lookup, Members, NodeOrder, Ring, TransferLeader};
 use crate::output::{Output, cell, talk};
 use crate::remote::{Effect, Remote, encoded};
 use crate::{Exit, Failure};
@@ -45,10 +45,13 @@ pub(crate) async fn groups(remote: &Remote, output: &Output, arguments: Groups) 
     output.table(&GROUP_HEAD, &group_rows(std::slice::from_ref(&group)))?;
     output.line("")?;
     let replica = |replica: &Value| {
-        ["node", "role", "ballot", "decided", "applied"].iter().map(|name| cell(&replica[name])).collect()
+        ["node", "role", "ballot", "decided", "applied", "range_version"]
+            .iter()
+            .map(|name| cell(&replica[name]))
+            .collect()
     };
     let rows: Vec<Vec<String>> = list(&group, "replicas").iter().map(replica).collect();
-    output.table(&["replica on", "role", "ballot", "decided", "applied"], &rows)?;
+    output.table(&["replica on", "role", "ballot", "decided", "applied", "range version"], &rows)?;
     for problem in list(&group, "problems") {
         output.line(&format!("problem: {}", cell(&problem["text"])))?;
     }
@@ -80,7 +83,7 @@ pub(crate) async fn lookup(remote: &Remote, output: &Output, arguments: Lookup) 
         return output.json(&found);
     }
     let members: Vec<_> = list(&found, "members").iter().map(|member| cell(&member["node"])).collect();
-    let names = ["partition", "position", "group", "leader"];
+    let names = ["partition", "position", "group", "leader", "hops"];
     let mut rows: Vec<_> = names.iter().map(|name| vec![(*name).to_owned(), cell(&found[name])]).collect();
     rows.push(vec!["members".into(), members.join(" ")]);
     output.table(&["of the key", "is"], &rows)
@@ -110,14 +113,43 @@ fn show_plan(output: &Output, plan: &Value) -> Result<(), Failure> {
 }
 
 /// Asks on the terminal. Without one nobody can say yes.
-fn confirm(what: &str) -> Result<(), Failure> {
+pub(crate) fn confirm(what: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, "this changes who holds data; give --yes where nobody can be asked"));
+        return Err(Failure::new(
+            Exit::Usage,
+            "this changes who holds data or owns keys; give --yes where nobody can be asked",
+        ));
     }
     talk(&format!("{what} Go on? Type yes:"));
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if matches!(answer.trim(), "y" | "yes") { Ok(()) } else { Err(Failure::new(Exit::Error, "nothing was done")) }
+}
+
+/// An order about a node.
+pub(crate) async fn order_node(
+    remote: &Remote,
+    output: &Output,
+    arguments: NodeOrder,
+    what: &str,
+) -> Result<(), Failure> {
+    let path = format!("/v1/nodes/{}/{what}", encoded(arguments.node.as_bytes()));
+    let plan = ask(remote, remote.order(&format!("{path}?dry_run=true"), &json!({}))).await?;
+    let count = list(&plan, "groups").len() + list(&plan, "changes").len();
+    if arguments.dry_run {
+        if output.is_json() {
+            return output.json(&plan);
+        }
+        return output.line(&format!("{count} groups have a member there"));
+    }
+    if !arguments.yes && what != "undrain" {
+        confirm(&format!("The members of {count} groups would change ({what} {}).", cell(&plan["node"])))?;
+    }
+    let done = order(remote, remote.order(&path, &json!({}))).await?;
+    if output.is_json() {
+        return output.json(&done);
+    }
+    output.line(if what == "drain" { "ordered; `scatterctl nodes` shows how far it is" } else { "done" })
 }
 
 pub(crate) async fn transfer_leader(
@@ -134,11 +166,11 @@ pub(crate) async fn transfer_leader(
     output.line(if arguments.dry_run { "nothing speaks against it" } else { "done" })
 }
 
-async fn ask(remote: &Remote, request: RequestBuilder) -> Result<Value, Failure> {
+pub(crate) async fn ask(remote: &Remote, request: RequestBuilder) -> Result<Value, Failure> {
     answer(remote, request, Effect::Reads).await
 }
 
-async fn order(remote: &Remote, request: RequestBuilder) -> Result<Value, Failure> {
+pub(crate) async fn order(remote: &Remote, request: RequestBuilder) -> Result<Value, Failure> {
     answer(remote, request, Effect::Writes).await
 }
 
@@ -147,18 +179,18 @@ async fn answer(remote: &Remote, request: RequestBuilder, effect: Effect) -> Res
     response.json().await.map_err(|error| Failure::new(Exit::Error, format!("{}: {error}", remote.base())))
 }
 
-fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
+pub(crate) fn list<'v>(value: &'v Value, name: &str) -> &'v [Value] {
     value[name].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn range(range: &Value) -> String {
+pub(crate) fn range(range: &Value) -> String {
     if range["start"] == range["end"] {
         return "the whole ring".into();
     }
     format!("{}..{}", cell(&range["start"]), cell(&range["end"]))
 }
 
-const GROUP_HEAD: [&str; 8] = ["group", "range", "leader", "members", "keys", "bytes", "ops/s", "pending"];
+const GROUP_HEAD: [&str; 9] = ["group", "range", "versions", "leader", "members", "keys", "bytes", "ops/s", "pending"];
 
 fn group_rows(groups: &[Value]) -> Vec<Vec<String>> {
     let row = |group: &Value| {
@@ -170,6 +202,7 @@ fn group_rows(groups: &[Value]) -> Vec<Vec<String>> {
         vec![
             cell(&group["id"]),
             range(&group["range"]),
+            format!("members {}, range {}", cell(&group["epoch"]["configuration"]), cell(&group["epoch"]["range"])),
             cell(&group["leader"]),
             members.collect::<Vec<_>>().join(", "),
             cell(&group["keys"]),

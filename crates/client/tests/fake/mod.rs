@@ -259,6 +259,7 @@ impl Cluster {
     fn answer(&self, id: NodeId, address: &str, request: &ClientRequest) -> Option<ReplyBody> {
         match &request.body {
             ClientBody::Describe => Some(ReplyBody::Description { description: self.describe(id, address) }),
+            ClientBody::Locate { .. } => Some(ReplyBody::Located { descriptors: vec![self.descriptor()] }),
             ClientBody::Read { key, consistency } => {
                 let stale = *consistency == Consistency::Any
                     || (matches!(consistency, Consistency::Bounded { .. }) && self.group.lock().bounded_anywhere);
@@ -393,6 +394,7 @@ impl Cluster {
                     bytes: 33,
                     operations_per_second: 0,
                     pending: None,
+                    range_version: RangeVersion(1),
                 }],
             },
             nodes: members

@@ -11,14 +11,17 @@ use super::idempotency;
 use super::kv::Recent;
 use super::lanes::Lanes;
 use super::machine::Limits;
-use super::{Configuration, GroupState, Links, TabletMap};
+use super::tablets::Place;
+use super::{Configuration, GroupState, Link, TabletMap};
 use crate::codec::{Decode, Encode};
 use crate::command::{Command, LaneUse, MAX_BATCH_OPERATIONS, MAX_IDEMPOTENCY_KEY_BYTES, Operation, Outcome};
 use crate::entry::{Entry, EntryKind};
+use crate::ops::transitions::Reshaped;
+use crate::ops::{Begin, Decide, OperationId, Prepare, Resolve, Split};
 use crate::planted::{self, Bug};
 use crate::store::{Store, StoreError};
 use crate::time::LogTime;
-use crate::types::{FeatureLevel, Slot, TabletId, Version};
+use crate::types::{FeatureLevel, Slot, Version};
 use bytes::{Buf, Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -30,8 +33,8 @@ const MAX_CLOCK_STAMP: Version = Version(1 << 62);
 pub(super) struct Scratch {
     /// The store key of the located key's value.
     pub(super) key: Vec<u8>,
-    /// The tablet of the located key.
-    pub(super) tablet: TabletId,
+    /// Where the located key's value lies.
+    pub(super) place: Place,
     /// A value record under construction.
     pub(super) record: Vec<u8>,
     /// What the last writes made of their keys. What this batch wrote the store does not show yet.
@@ -72,6 +75,8 @@ pub(super) struct Applying<'a, S: Store> {
     pub(super) before: Option<GroupState>,
     /// The configuration last applied.
     pub(super) configuration: Option<Configuration>,
+    /// What the last entry did that concerns other machines.
+    pub(super) reshaped: Option<Reshaped>,
 }
 
 impl<S: Store> Applying<'_, S> {
@@ -88,6 +93,13 @@ impl<S: Store> Applying<'_, S> {
             EntryKind::Expire => self.expire(entry.body.clone())?,
             EntryKind::FeatureLevel => self.raise_feature_level(entry.body.clone()),
             EntryKind::Links => self.relink(entry.body.clone()),
+            EntryKind::Split
+            | EntryKind::Begin
+            | EntryKind::Prepare
+            | EntryKind::Decide
+            | EntryKind::Resolve
+            | EntryKind::Settle => self.operate_group(slot, entry),
+            EntryKind::Correct => self.correct(entry.body.clone()),
         }
         self.state.applied = slot;
         self.absorb(entry, &outcomes);
@@ -186,15 +198,59 @@ impl<S: Store> Applying<'_, S> {
     }
 
     fn relink(&mut self, body: Bytes) {
-        let Ok(links) = Links::from_all(body) else { return };
-        if links.version > self.state.links.version {
-            self.keep_before();
-            self.state.links = links;
+        let Ok(links) = Vec::<Link>::from_all(body) else { return };
+        self.keep_before();
+        self.state.relink(&links);
+    }
+
+    /// Applies an entry of a group operation: what it does to the state. What it does to data is up to whoever applies it.
+    fn operate_group(&mut self, slot: Slot, entry: &Entry) {
+        self.keep_before();
+        let body = entry.body.clone();
+        match entry.kind {
+            EntryKind::Split => {
+                if let Ok(split) = Split::from_all(body) {
+                    self.reshaped = self.state.split(&split, slot).map(|child| Reshaped::Born(Box::new(child)));
+                }
+            }
+            EntryKind::Begin => {
+                if let Ok(begin) = Begin::from_all(body) {
+                    self.state.begin(&begin, slot);
+                }
+            }
+            EntryKind::Prepare => {
+                if let Ok(prepare) = Prepare::from_all(body) {
+                    let (records, lanes) = (*self.idempotency_records, &*self.lanes);
+                    self.state.prepare(&prepare, slot, records, || lanes.encode_all());
+                }
+            }
+            EntryKind::Decide => {
+                if let Ok(decide) = Decide::from_all(body) {
+                    self.reshaped = self.state.decide(&decide, slot);
+                }
+            }
+            EntryKind::Resolve => {
+                if let Ok(resolve) = Resolve::from_all(body) {
+                    self.reshaped = self.state.resolve(&resolve, slot);
+                }
+            }
+            EntryKind::Settle => {
+                if let Ok(operation) = OperationId::from_all(body) {
+                    self.state.settle(operation);
+                }
+            }
+            EntryKind::Noop
+            | EntryKind::Commands
+            | EntryKind::Configuration
+            | EntryKind::Expire
+            | EntryKind::FeatureLevel
+            | EntryKind::Links
+            | EntryKind::Correct => {}
         }
     }
 
     /// Before the first structural change of a batch: the frame will be written again, or all be undone.
-    fn keep_before(&mut self) {
+    pub(super) fn keep_before(&mut self) {
         if self.before.is_none() {
             self.before = Some(self.state.clone());
         }
@@ -215,6 +271,9 @@ impl<S: Store> Applying<'_, S> {
             state.keys,
             state.bytes,
             state.configuration.version.0,
+            state.range_version.0,
+            state.operations.0,
+            state.outbox.len() as u64,
             *self.idempotency_records,
             self.lanes.len() as u64,
         ] {

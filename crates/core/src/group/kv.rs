@@ -1,10 +1,11 @@
 //! Keys and values: how they lie in a tablet, how they are read, and what the operations of a command do to them.
 
-use super::TabletMap;
 use super::apply::Applying;
 use super::layout::{self, SPACE_PREFIX, Space, damaged};
 use super::machine::Limits;
+use super::tablets::{LATEST_DEADLINE, TabletMap, shifted};
 use crate::command::{Condition, Found, Operation, Outcome, Write};
+use crate::planted::{self, Bug};
 use crate::ring::Key;
 use crate::store::{Batch, Read, Store, StoreError};
 use crate::time::LogTime;
@@ -22,7 +23,7 @@ const FORMAT_WITH_DEADLINE: u8 = 2;
 /// How long keys may be on average before fewer of them are kept in memory.
 const RECENT_KEY_BYTES: usize = 64;
 
-/// A value record but for the value.
+/// A value record but for the value. Its times are in the clock of the group that wrote it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Head {
     pub(super) version: Version,
@@ -54,10 +55,24 @@ impl Head {
     }
 }
 
+/// Writes a record as a group whose clock is ahead by `offset_micros` would have written it. One that does not read stays as
+/// it is, for whoever reads it to complain.
+pub(super) fn shift_record(record: &[u8], offset_micros: i64, out: &mut Vec<u8>) {
+    out.clear();
+    let Some((head, value_at)) = Head::parse(record) else { return out.extend_from_slice(record) };
+    let head = Head {
+        version: head.version,
+        modified: shifted(head.modified, offset_micros),
+        deadline: head.deadline.map(|deadline| shifted(deadline, offset_micros)),
+    };
+    head.put_record(&record[value_at..], out);
+}
+
 /// What applying needs to know of a key that exists.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Current {
     pub(super) version: Version,
+    /// In the group's time.
     pub(super) deadline: Option<LogTime>,
     /// Bytes of key and value together.
     pub(super) bytes: u64,
@@ -94,6 +109,11 @@ impl Recent {
         }
     }
 
+    /// Forgets all: somebody else may write what the machine owned, or have written what it owns from now on.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// Keeps to the limits. Only for when all that is known is in the store.
     pub(super) fn rotate(&mut self, limits: &Limits) {
         if self.younger.len() * 2 > limits.recent_keys || self.bytes * 2 > limits.recent_keys * RECENT_KEY_BYTES {
@@ -120,23 +140,24 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// The tablet that holds a position.
-pub(super) fn tablet_of(tablets: &TabletMap, position: &[u8]) -> Option<TabletId> {
-    tablets.0.iter().find(|(range, _)| range.contains_bytes(position)).map(|(_, tablet)| *tablet)
-}
-
 /// The value of `key` as `read` has it, `None` as well for a key outside every tablet. The value is a slice of what the
 /// store returned. A key whose time has come is still found until the entry that expires it is applied: only then do all
 /// replicas lose it at the same slot.
 pub fn read(read: &impl Read, tablets: &TabletMap, key: &Key) -> Result<Option<Found>, StoreError> {
+    read_served(read, tablets, key).map(Option::flatten)
+}
+
+/// Like [`read`], but `None` outside for a key that lies in none of the tablets: somebody else has it.
+pub fn read_served(read: &impl Read, tablets: &TabletMap, key: &Key) -> Result<Option<Option<Found>>, StoreError> {
     let mut at = Vec::with_capacity(SPACE_PREFIX + 8 + key.bytes().len());
     layout::begin(&mut at, TabletId(0), Space::Values);
     key.put_position(&mut at);
-    let Some(tablet) = tablet_of(tablets, &at[SPACE_PREFIX..]) else { return Ok(None) };
-    layout::set_tablet(&mut at, tablet);
-    let Some(record) = read.get(&at)? else { return Ok(None) };
+    let Some(piece) = tablets.find(&at[SPACE_PREFIX..]) else { return Ok(None) };
+    layout::set_tablet(&mut at, piece.tablet);
+    let Some(record) = read.get(&at)? else { return Ok(Some(None)) };
     let (head, value_at) = Head::parse(&record).ok_or_else(|| damaged("a value record"))?;
-    Ok(Some(Found { version: head.version, modified: head.modified, value: record.slice(value_at..) }))
+    let modified = piece.place().group_time(head.modified);
+    Ok(Some(Some(Found { version: head.version, modified, value: record.slice(value_at..) })))
 }
 
 /// Whether `condition` holds for a key that is `current`.
@@ -156,12 +177,15 @@ impl<S: Store> Applying<'_, S> {
         layout::begin(at, TabletId(0), Space::Values);
         key.put_position(at);
         let position = &at[SPACE_PREFIX..];
-        if !self.state.range.contains_bytes(position) {
+        let sealed = self.state.pending.as_ref().and_then(|pending| pending.sealed());
+        let sealed = sealed.filter(|_| !planted::on(Bug::SealIgnored));
+        if !self.state.range.contains_bytes(position) || sealed.is_some_and(|sealed| sealed.contains_bytes(position)) {
             return Ok(false);
         }
-        let tablet = tablet_of(self.tablets, position).ok_or_else(|| damaged("no tablet holds an owned position"))?;
-        layout::set_tablet(at, tablet);
-        self.scratch.tablet = tablet;
+        let piece = self.tablets.find(position).ok_or_else(|| damaged("no tablet holds an owned position"))?;
+        let place = piece.place();
+        layout::set_tablet(at, place.tablet);
+        self.scratch.place = place;
         Ok(true)
     }
 
@@ -244,11 +268,13 @@ impl<S: Store> Applying<'_, S> {
         if let Some(current) = self.scratch.recent.get(key.bytes()) {
             return Ok(current);
         }
+        let place = self.scratch.place;
         let mut found = Ok(None);
         self.store.inspect(&self.scratch.key, &mut |record| {
             found = Head::parse(record).ok_or_else(|| damaged("a value record")).map(|(head, value_at)| {
                 let bytes = entry_bytes(key, record.len() - value_at);
-                Some(Current { version: head.version, deadline: head.deadline, bytes })
+                let deadline = head.deadline.map(|deadline| place.group_time(deadline));
+                Some(Current { version: head.version, deadline, bytes })
             });
         })?;
         found
@@ -256,8 +282,11 @@ impl<S: Store> Applying<'_, S> {
 
     /// Sets the located key, which was `before`.
     fn put(&mut self, key: &Key, value: &Bytes, ttl_ms: Option<u64>, version: Version, before: Option<Current>) {
-        let deadline = ttl_ms.map(|ttl_ms| self.state.log_time.after_micros(ttl_ms.saturating_mul(1000)));
-        let head = Head { version, modified: self.state.log_time, deadline };
+        let log_time = self.state.log_time;
+        let deadline = ttl_ms.map(|ttl_ms| log_time.after_micros(ttl_ms.saturating_mul(1000)).min(LATEST_DEADLINE));
+        let place = self.scratch.place;
+        let stored = deadline.map(|deadline| place.stored_time(deadline));
+        let head = Head { version, modified: place.stored_time(log_time), deadline: stored };
         let record = &mut self.scratch.record;
         record.clear();
         head.put_record(value, record);
@@ -265,15 +294,15 @@ impl<S: Store> Applying<'_, S> {
         if let Some(before) = before {
             self.uncount(before);
         }
-        if let Some(deadline) = deadline {
+        if let Some(stored) = stored {
             let position = &self.scratch.key[SPACE_PREFIX..];
-            let at = layout::deadline_key(self.scratch.tablet, Space::Deadlines, (deadline, version), position);
+            let at = layout::deadline_key(place.tablet, Space::Deadlines, (stored, version), position);
             self.batch.put(&at, &[]);
-            self.earliest = self.earliest.into_iter().chain([deadline]).min();
         }
+        self.earliest = self.earliest.into_iter().chain(deadline).min();
         let bytes = entry_bytes(key, value.len());
-        self.state.keys += 1;
-        self.state.bytes += bytes;
+        self.state.keys = self.state.keys.wrapping_add(1);
+        self.state.bytes = self.state.bytes.wrapping_add(bytes);
         self.scratch.recent.set(key.bytes(), Some(Current { version, deadline, bytes }));
     }
 
@@ -286,12 +315,13 @@ impl<S: Store> Applying<'_, S> {
 
     /// Takes what the located key was out of the counters and out of the index of deadlines.
     fn uncount(&mut self, before: Current) {
-        self.state.keys -= 1;
-        self.state.bytes -= before.bytes;
+        self.state.keys = self.state.keys.wrapping_sub(1);
+        self.state.bytes = self.state.bytes.wrapping_sub(before.bytes);
         if let Some(deadline) = before.deadline {
             let position = &self.scratch.key[SPACE_PREFIX..];
-            let at = (deadline, before.version);
-            self.batch.delete(&layout::deadline_key(self.scratch.tablet, Space::Deadlines, at, position));
+            let place = self.scratch.place;
+            let at = (place.stored_time(deadline), before.version);
+            self.batch.delete(&layout::deadline_key(place.tablet, Space::Deadlines, at, position));
         }
     }
 }

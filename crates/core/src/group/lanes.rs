@@ -159,6 +159,11 @@ impl Lanes {
         put_set(&lane, &mut self.unsaved);
         self.unsaved_count += 1;
         self.set(lane);
+        self.evict(limits)
+    }
+
+    /// Makes room, if there are too many.
+    fn evict(&mut self, limits: &Limits) -> Option<Version> {
         let mut forgotten = None;
         while self.index.len() > limits.max_lanes.max(1) || self.bytes > limits.max_lane_bytes {
             // The lane just used stays, whatever the limits: its client has not heard the outcome.
@@ -261,6 +266,64 @@ impl Lanes {
             lanes.records.push_back((slot, part));
         }
         Ok(lanes.filled(states))
+    }
+
+    /// All lanes, one after the other: what [`Lanes::gain`] reads.
+    pub(super) fn encode_all(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        for lane in self.iter() {
+            lane.encode(&mut out);
+        }
+        out.freeze()
+    }
+
+    /// The same lanes for another group, written into `batch` as the log of `slot`.
+    pub(super) fn copy(&self, batch: &mut impl Batch, group: GroupId, slot: Slot) -> Self {
+        let mut record = begin_record();
+        let mut count = 0;
+        let mut copy = Self::new();
+        for lane in self.by_use() {
+            append(lane, &mut record);
+            count += 1;
+            copy.set(lane.clone());
+        }
+        if count > 0 {
+            batch.put(&layout::lanes_record(group, slot, 0), &record);
+            copy.records.push_back((slot, 0));
+            copy.recorded = count;
+        }
+        copy
+    }
+
+    /// Takes in the lanes of another group: of a lane that both know, what has the higher sequence. Returns the highest stamp of
+    /// those that had to make room. Memory only: the next [`Lanes::save`] writes them.
+    pub(super) fn gain(&mut self, mut encoded: Bytes, limits: &Limits) -> Result<Option<Version>, DecodeError> {
+        let mut all: BTreeMap<LaneKey, Lane> = self.iter().map(|lane| (lane.key, lane.clone())).collect();
+        while encoded.has_remaining() {
+            let lane = Lane::decode(&mut encoded)?;
+            let newer = all.get(&lane.key).is_none_or(|known| known.sequence < lane.sequence);
+            if newer {
+                put_set(&lane, &mut self.unsaved);
+                self.unsaved_count += 1;
+                all.insert(lane.key, lane);
+            }
+        }
+        // Their use is told by their stamps, which the two groups gave by clocks of their own; all replicas agree on them.
+        let (unsaved, unsaved_count) = (std::mem::take(&mut self.unsaved), self.unsaved_count);
+        let (records, recorded, outdated) = (std::mem::take(&mut self.records), self.recorded, self.outdated);
+        let filled = Self::new().filled(all);
+        *self = Self { unsaved, unsaved_count, records, recorded, outdated, sweep: None, ..filled };
+        Ok(self.evict(limits))
+    }
+
+    /// The lanes from the least to the most recently used.
+    fn by_use(&self) -> impl Iterator<Item = &Lane> {
+        let first = (self.oldest != NONE).then_some(self.oldest);
+        let next = |at: &u32| {
+            let newer = self.nodes[*at as usize].newer;
+            (newer != NONE).then_some(newer)
+        };
+        std::iter::successors(first, next).map(|at| &self.nodes[at as usize].lane)
     }
 
     /// Orders lanes by their use: stamps rise with every operation, so their order is the order of use.
@@ -373,6 +436,8 @@ fn replay(lanes: &mut BTreeMap<LaneKey, Lane>, mut record: Bytes) -> Result<usiz
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::MAX_BATCH_OPERATIONS;
+    use crate::entry::MAX_ENTRY_BYTES;
     use crate::store::Store;
     use crate::store::map::{MapBatch, MapStore};
     use proptest::prelude::*;
@@ -407,6 +472,26 @@ mod tests {
         assert_eq!(lanes.record(&attempt(3, 1), Version(13), &Outcome::NotFound, &limits), Some(Version(11)));
         assert!(lanes.get((SessionId(2), 0)).is_none());
         assert_eq!(lanes.get((SessionId(1), 0)).unwrap().sequence, 2);
+    }
+
+    /// A loser's lanes travel in one entry, and nobody else bounds what they take there.
+    #[test]
+    fn as_many_lanes_as_there_may_be_fit_an_entry() {
+        let limits = Limits::default();
+        for versions in [0, 1, MAX_BATCH_OPERATIONS] {
+            let outcome = Outcome::BatchWritten { versions: vec![Version(1); versions] };
+            let mut lanes = Lanes::new();
+            let mut forgotten = None;
+            for number in 1.. {
+                let lane = LaneUse { session: SessionId(7), lane: number, sequence: 1, stamp: Version(1) };
+                forgotten = forgotten.or(lanes.record(&lane, Version(number.into()), &outcome, &limits));
+                if forgotten.is_some() {
+                    break;
+                }
+            }
+            let bytes = lanes.encode_all().len();
+            assert!(bytes < MAX_ENTRY_BYTES - (1 << 20), "{} lanes take {bytes} bytes", lanes.len());
+        }
     }
 
     #[test]

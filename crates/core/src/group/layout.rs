@@ -9,6 +9,7 @@
 //! R group 0                     replica: name, tablets, group state as of its last structural change
 //! R group 1                     replica: what moves with every batch, the applied mark among it
 //! R group 2 slot part           replica: the log of its lanes          (lanes.rs)
+//! M group                       a replica whose machine was taken over by another group's
 //! S group 0                     snapshot being received: name, fresh tablet, progress
 //! S group 1 part                snapshot being received: its lanes
 //! ```
@@ -16,8 +17,9 @@
 //! Numbers are big-endian, so that byte order is their order. `position'` is the position with a mark at its end that
 //! keeps positions in order though more bytes follow. Every record begins with a version byte.
 
+use super::{TabletMap, idempotency, kv};
 use crate::codec::{DecodeError, Encode};
-use crate::group::TabletMap;
+use crate::ring::Position;
 use crate::store::{Read, StoreError, Visit};
 use crate::time::LogTime;
 use crate::types::{GroupId, Slot, TabletId, Version};
@@ -26,6 +28,7 @@ use bytes::{BufMut, Bytes};
 const TABLET: u8 = b'T';
 const REPLICA: u8 = b'R';
 const INCOMING: u8 = b'S';
+const MERGED: u8 = b'M';
 
 /// Bytes in front of what a space holds: the letter, the tablet's number, the space.
 pub(super) const SPACE_PREFIX: usize = 10;
@@ -58,6 +61,11 @@ pub(super) fn begin(out: &mut Vec<u8>, tablet: TabletId, space: Space) {
 /// Writes another tablet's number into a key that [`begin`] began.
 pub(super) fn set_tablet(key: &mut [u8], tablet: TabletId) {
     key[1..9].copy_from_slice(&tablet.0.to_be_bytes());
+}
+
+/// The tablet that a key in one of its spaces names.
+pub(super) fn tablet_of(key: &[u8]) -> TabletId {
+    TabletId(key[1..9].iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
 /// A key in a space of a tablet.
@@ -113,6 +121,24 @@ pub(super) fn lanes_span(group: GroupId) -> (Vec<u8>, Vec<u8>) {
     let mut end = start.clone();
     end[SPACE_PREFIX - 1] += 1;
     (start, end)
+}
+
+/// The record of a replica whose machine was taken over.
+pub(super) fn merged_record(group: GroupId) -> Vec<u8> {
+    numbered(MERGED, group.0)
+}
+
+/// Shows the record of every replica whose machine was taken over.
+pub(super) fn each_merged(
+    read: &impl Read,
+    mut visit: impl FnMut(&[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut failed = Ok(());
+    read.scan(&[MERGED], &[MERGED + 1], &mut |_, value| {
+        failed = visit(value);
+        if failed.is_ok() { Visit::Continue } else { Visit::Stop }
+    })?;
+    failed
 }
 
 /// The record of a snapshot being received.
@@ -243,29 +269,34 @@ pub(super) fn take_ordered(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     }
 }
 
-/// The parts of a space that hold a replica's range, as spans of store keys in ring order. `Values` and `Idempotency`
-/// only: the others are not ordered by position.
-pub(super) fn ring_spans(tablets: &TabletMap, space: Space) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let bound = |tablet, position: &[u8]| {
+/// What a space of a tablet holds of the positions from `from` up to `to`, or to the last one, as a span of store keys.
+/// `Values` and `Idempotency` only: the others are not ordered by position.
+pub(super) fn positions(tablet: TabletId, space: Space, from: &Position, to: Option<&Position>) -> (Vec<u8>, Vec<u8>) {
+    let bound = |position: &Position| {
         let mut key = in_space(tablet, space, &[]);
         match space {
-            Space::Idempotency => put_ordered_open(position, &mut key),
-            Space::Values | Space::Deadlines | Space::IdempotencyDeadlines => key.extend_from_slice(position),
+            Space::Idempotency => put_ordered_open(&position.0, &mut key),
+            Space::Values | Space::Deadlines | Space::IdempotencyDeadlines => key.extend_from_slice(&position.0),
         }
         key
     };
+    (bound(from), to.map_or_else(|| space_end(tablet, space), bound))
+}
+
+/// The parts of a space that hold a replica's range, in ring order: spans of store keys, and what their times are moved by.
+fn ring_spans(tablets: &TabletMap, space: Space) -> Vec<(Vec<u8>, Vec<u8>, i64)> {
     let mut spans = Vec::new();
-    for (range, tablet) in &tablets.0 {
-        for (from, to) in range.spans() {
-            let end = to.map_or_else(|| space_end(*tablet, space), |to| bound(*tablet, &to.0));
-            spans.push((bound(*tablet, &from.0), end));
+    for piece in &tablets.0 {
+        for (from, to) in piece.range.spans() {
+            let (start, end) = positions(piece.tablet, space, &from, to.as_ref());
+            spans.push((start, end, piece.offset_micros));
         }
     }
     spans
 }
 
 /// Shows a replica's part of a space in ring order, after `cursor` if there is one. The visitor sees what follows the
-/// space in the key, and the value.
+/// space in the key, and the value with its times in the group's clock: the same whatever tablets a replica has.
 pub(super) fn walk(
     read: &impl Read,
     tablets: &TabletMap,
@@ -275,7 +306,8 @@ pub(super) fn walk(
 ) -> Result<(), StoreError> {
     let mut cursor = cursor;
     let mut stopped = false;
-    for (mut start, end) in ring_spans(tablets, space) {
+    let mut moved = Vec::new();
+    for (mut start, end, offset_micros) in ring_spans(tablets, space) {
         if let Some(rest) = cursor {
             let inside = start[SPACE_PREFIX..] <= *rest && (end.len() == SPACE_PREFIX || *rest < end[SPACE_PREFIX..]);
             if !inside {
@@ -287,6 +319,17 @@ pub(super) fn walk(
             cursor = None;
         }
         read.scan(&start, &end, &mut |key, value| {
+            let value = match (offset_micros, space) {
+                (0, _) => value,
+                (_, Space::Idempotency) => {
+                    idempotency::shift_record(value, offset_micros, &mut moved);
+                    &moved
+                }
+                (_, Space::Values | Space::Deadlines | Space::IdempotencyDeadlines) => {
+                    kv::shift_record(value, offset_micros, &mut moved);
+                    &moved
+                }
+            };
             let next = visit(&key[SPACE_PREFIX..], value);
             stopped = next == Visit::Stop;
             next
@@ -327,7 +370,8 @@ pub(super) fn versioned(version: u8, value: &impl Encode) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::{KeyRange, Position};
+    use crate::group::Piece;
+    use crate::ring::KeyRange;
     use crate::store::map::{MapBatch, MapStore};
     use crate::store::{Batch, Store};
     use proptest::prelude::*;
@@ -373,7 +417,7 @@ mod tests {
                     .map(|index| {
                         let range =
                             KeyRange { start: cuts[index].clone(), end: cuts[(index + 1) % cuts.len()].clone() };
-                        (range, TabletId(index as u64 * 7))
+                        Piece { range, tablet: TabletId(index as u64 * 7), offset_micros: 0 }
                     })
                     .collect(),
             );
@@ -382,10 +426,10 @@ mod tests {
                 let mut batch = MapBatch::default();
                 let mut expected = Vec::new();
                 for position in &positions {
-                    let (_, tablet) = tablets.0.iter().find(|(range, _)| range.contains_bytes(position)).unwrap();
+                    let tablet = tablets.find(position).unwrap().tablet;
                     let mut rest = Vec::new();
                     if space == Space::Idempotency { put_ordered(position, &mut rest) } else { rest.clone_from(position) }
-                    batch.put(&in_space(*tablet, space, &rest), b"");
+                    batch.put(&in_space(tablet, space, &rest), b"");
                     expected.push((*position < cuts[0].0, position.clone(), rest));
                 }
                 store.write(batch).unwrap();

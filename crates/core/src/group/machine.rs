@@ -7,19 +7,24 @@
 use super::apply::{Applying, Scratch};
 use super::lanes::Lanes;
 use super::layout::{self, ReplicaRecord, Space, damaged, undecodable, unversioned, versioned};
+use super::release::release;
+use super::reshape::{Beside, Change, Parted};
 use super::{Configuration, GroupState, TabletMap, expiry, idempotency, kv};
 use crate::codec::{Decode, Encode};
 use crate::codec_struct;
 use crate::command::Outcome;
+use crate::durable::Merger;
 use crate::entry::Entry;
+use crate::ops::{OperationId, Pending};
 use crate::store::{Batch, Read, Store, StoreError, Visit};
 use crate::time::LogTime;
 use crate::types::{GroupId, ReplicaName, Slot, TabletId, Version};
 use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
 
 /// Version byte of [`Frame`] and [`Mark`].
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// What bounds a group's memory of its clients. Part of the replicated state machine: every replica of a cluster has the
 /// same, so they are fixed but for tests and simulation.
@@ -27,13 +32,13 @@ const FORMAT: u8 = 1;
 pub struct Limits {
     /// The most lanes a group remembers.
     pub max_lanes: usize,
-    /// The most bytes those take in memory.
+    /// The most bytes those take in memory. A takeover carries all of them in one entry, where they take less.
     pub max_lane_bytes: usize,
     /// How far a client's stamp may be ahead of the group's.
     pub max_stamp_ahead_micros: u64,
     /// How long an idempotency key is remembered, in log time.
     pub idempotency_life_micros: u64,
-    /// The most idempotency keys a group remembers.
+    /// The most idempotency keys a group remembers; for a while more, if groups that had many became one, or if a part is sealed.
     pub max_idempotency_records: u64,
     /// How many changes beyond four times the lanes their log holds before it is swept. Not replicated.
     pub lane_log_slack: usize,
@@ -45,7 +50,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_lanes: 1 << 16,
-            max_lane_bytes: 32 << 20,
+            max_lane_bytes: 12 << 20,
             max_stamp_ahead_micros: 3_600_000_000,
             idempotency_life_micros: 24 * 3_600_000_000,
             max_idempotency_records: 1 << 17,
@@ -61,14 +66,24 @@ impl Default for Limits {
 pub(super) struct Frame {
     pub(super) name: ReplicaName,
     pub(super) tablets: TabletMap,
+    /// What was given up and is still to be taken over by a gainer on this node.
+    pub(super) parted: Vec<Parted>,
+    /// The gainer beside it has taken over what is sealed here for this operation: its tablets hold what the gainer makes of it.
+    pub(super) taken: Option<OperationId>,
     pub(super) state: GroupState,
 }
 
-codec_struct!(Frame { name, tablets, state });
+codec_struct!(Frame { name, tablets, parted, taken, state });
 
 impl Frame {
     pub(super) fn parse(bytes: Bytes) -> Result<Self, StoreError> {
         Self::from_all(unversioned(bytes, FORMAT, "a replica's frame")?).map_err(undecodable("a replica's frame"))
+    }
+
+    /// All that the replica refers to, parted pieces included, in no order.
+    pub(super) fn pieces(&self) -> TabletMap {
+        let parted = self.parted.iter().flat_map(|parted| &parted.tablets.0);
+        TabletMap(self.tablets.0.iter().chain(parted).cloned().collect())
     }
 
     pub(super) fn record(&self) -> Bytes {
@@ -123,6 +138,29 @@ impl Mark {
     }
 }
 
+/// The record of a replica whose machine was taken over.
+pub(super) fn merged_record(name: ReplicaName, merger: Merger) -> Bytes {
+    versioned(FORMAT, &(name, merger))
+}
+
+/// Every replica on the store whose machine was taken over.
+pub(crate) fn merged_replicas(store: &impl Read) -> Result<Vec<(ReplicaName, Merger)>, StoreError> {
+    let mut merged = Vec::new();
+    layout::each_merged(store, |record| {
+        let record = unversioned(Bytes::copy_from_slice(record), FORMAT, "a merged replica")?;
+        merged.push(<(ReplicaName, Merger)>::from_all(record).map_err(undecodable("a merged replica"))?);
+        Ok(())
+    })?;
+    Ok(merged)
+}
+
+/// Forgets that a replica's machine was taken over: the replica is buried.
+pub(crate) fn forget_merged<S: Store>(store: &S, group: GroupId) -> Result<(), StoreError> {
+    let mut batch = S::Batch::default();
+    batch.delete(&layout::merged_record(group));
+    store.write(batch)
+}
+
 /// What came of applying entries.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Applied {
@@ -147,13 +185,19 @@ pub struct Machine<S: Store> {
     limits: Limits,
     name: ReplicaName,
     tablets: TabletMap,
+    parted: Vec<Parted>,
+    taken: Option<OperationId>,
     state: GroupState,
+    /// The state as of its last structural change, for whoever looks at it beside this machine.
+    shape: Arc<GroupState>,
     idempotency_records: u64,
     /// No idempotency record lies before this age.
     idempotency_front: (LogTime, Version),
     fingerprint: u64,
     lanes: Lanes,
     next_expiry: Option<LogTime>,
+    /// Entries in indexes of deadlines that are not this replica's, and may be nobody's.
+    pub(super) passed: Vec<Vec<u8>>,
     scratch: Scratch,
     /// Set while memory may be ahead of the store, after the store failed.
     stale: bool,
@@ -167,7 +211,13 @@ impl<S: Store> Machine<S> {
         if store.get(&layout::replica_record(name.group, ReplicaRecord::Frame))?.is_some() {
             return Err(StoreError::Failed(format!("this store already has a replica of group {}", name.group)));
         }
-        let frame = Frame { name, tablets: TabletMap(vec![(state.range.clone(), tablet)]), state };
+        let frame = Frame {
+            name,
+            tablets: TabletMap::single(state.range.clone(), tablet),
+            parted: Vec::new(),
+            taken: None,
+            state,
+        };
         let fingerprint = xxh3_64(&frame.state.to_bytes());
         let mark = Mark::new(&frame.state, 0, fingerprint);
         let mut batch = S::Batch::default();
@@ -196,19 +246,24 @@ impl<S: Store> Machine<S> {
     }
 
     pub(super) fn assembled(store: S, frame: Frame, mark: &Mark, lanes: Lanes) -> Self {
-        let Frame { name, tablets, mut state } = frame;
+        let Frame { name, tablets, parted, taken, mut state } = frame;
         mark.restore(&mut state);
+        let shape = Arc::new(state.clone());
         Self {
             store,
             limits: Limits::default(),
             name,
             tablets,
+            parted,
+            taken,
             state,
+            shape,
             idempotency_records: mark.idempotency_records,
             idempotency_front: (LogTime(0), Version(0)),
             fingerprint: mark.fingerprint,
             lanes,
             next_expiry: None,
+            passed: Vec::new(),
             scratch: Scratch::default(),
             stale: false,
         }
@@ -246,7 +301,7 @@ impl<S: Store> Machine<S> {
         self.lanes.len()
     }
 
-    /// How many idempotency keys the group remembers.
+    /// How many idempotency keys the group remembers: like the counters of the state, an estimate until somebody has counted.
     pub fn idempotency_records(&self) -> u64 {
         self.idempotency_records
     }
@@ -270,10 +325,19 @@ impl<S: Store> Machine<S> {
     /// After an error nothing was applied, as far as the store can tell: look at [`Machine::state`] for the applied slot
     /// and hand in what follows it again once the store works.
     pub fn apply(&mut self, entries: &[(Slot, Entry)]) -> Result<Applied, StoreError> {
+        self.apply_with(entries, &mut Beside::nobody())
+    }
+
+    /// [`Machine::apply`], with the machines that the last entry may concern.
+    pub(super) fn apply_with(
+        &mut self,
+        entries: &[(Slot, Entry)],
+        beside: &mut Beside<'_, S>,
+    ) -> Result<Applied, StoreError> {
         self.refresh()?;
         let mark = Mark::new(&self.state, self.idempotency_records, self.fingerprint);
         let mut before = None;
-        let result = self.apply_batch(entries, &mut before);
+        let result = self.apply_batch(entries, beside, &mut before);
         let (mut applied, expired) = match result {
             Ok(done) => done,
             Err(error) => {
@@ -302,6 +366,7 @@ impl<S: Store> Machine<S> {
     fn apply_batch(
         &mut self,
         entries: &[(Slot, Entry)],
+        beside: &mut Beside<'_, S>,
         before: &mut Option<GroupState>,
     ) -> Result<(Applied, bool), StoreError> {
         let mut work = Applying {
@@ -320,6 +385,7 @@ impl<S: Store> Machine<S> {
             expired: false,
             before: None,
             configuration: None,
+            reshaped: None,
         };
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut failed = None;
@@ -332,20 +398,31 @@ impl<S: Store> Machine<S> {
                 }
             }
         }
-        let Applying { mut batch, earliest, expired, before: unchanged, configuration, .. } = work;
+        let Applying { mut batch, earliest, expired, before: unchanged, configuration, reshaped, .. } = work;
         *before = unchanged;
         if let Some(error) = failed {
             return Err(error);
         }
+        let change: Option<Change<S>> =
+            reshaped.map(|reshaped| self.reshape(reshaped, beside, &mut batch)).transpose()?;
         if !entries.is_empty() {
             self.lanes.save(&mut batch, self.name.group, self.state.applied, &self.limits);
             let mark = Mark::new(&self.state, self.idempotency_records, self.fingerprint);
             batch.put(&layout::replica_record(self.name.group, ReplicaRecord::Mark), &mark.record());
             if before.is_some() {
-                let frame = Frame { name: self.name, tablets: self.tablets.clone(), state: self.state.clone() };
+                let tablets = change.as_ref().map_or(&self.tablets, |change| &change.tablets);
+                let parted = self.parted.iter().chain(change.iter().filter_map(Change::parted)).cloned().collect();
+                let (tablets, taken) = (tablets.clone(), self.taken_now());
+                let frame = Frame { name: self.name, tablets, parted, taken, state: self.state.clone() };
                 batch.put(&layout::replica_record(self.name.group, ReplicaRecord::Frame), &frame.record());
             }
             self.store.write(batch)?;
+        }
+        if before.is_some() {
+            self.shape = Arc::new(self.state.clone());
+        }
+        if let Some(change) = change {
+            self.reshaped(change, beside);
         }
         self.next_expiry = self.next_expiry.into_iter().chain(earliest).min();
         let applied = Applied {
@@ -381,8 +458,11 @@ impl<S: Store> Machine<S> {
         }
         hash.update(&out);
         let mut audit = Audit::default();
+        // What is sealed may be the gainer's already, here or elsewhere.
+        let sealed = self.state.pending.as_ref().and_then(Pending::sealed);
+        let tablets = sealed.map_or_else(|| self.tablets.clone(), |sealed| self.tablets.cut(sealed).1);
         for space in [Space::Values, Space::Idempotency] {
-            layout::walk(&self.store, &self.tablets, space, None, &mut |rest, value| {
+            layout::walk(&self.store, &tablets, space, None, &mut |rest, value| {
                 hash.update(&(rest.len() as u64).to_le_bytes());
                 hash.update(rest);
                 hash.update(&(value.len() as u64).to_le_bytes());
@@ -391,30 +471,110 @@ impl<S: Store> Machine<S> {
                 Visit::Continue
             })?;
         }
-        for (range, tablet) in &self.tablets.0 {
+        for place in tablets.places() {
             for space in [Space::Deadlines, Space::IdempotencyDeadlines] {
-                let (start, end) = (layout::in_space(*tablet, space, &[]), layout::space_end(*tablet, space));
+                let (start, end) = (layout::in_space(place.tablet, space, &[]), layout::space_end(place.tablet, space));
                 self.store.scan(&start, &end, &mut |key, _| {
-                    match expiry::parse(space, &key[layout::SPACE_PREFIX..]) {
-                        Some((_, position, _)) if !range.contains(&position) => {}
-                        Some((deadline, ..)) => audit.index(space, &key[layout::SPACE_PREFIX..], deadline),
+                    let rest = &key[layout::SPACE_PREFIX..];
+                    match expiry::parse(space, rest).zip(layout::parse_deadline(rest)) {
+                        Some(((stored, position, _), ((_, version), due))) => {
+                            if tablets.find(&position.0).is_some_and(|piece| piece.place() == place) {
+                                audit.index(space, (place.group_time(stored), version), due);
+                            }
+                        }
                         None => audit.bad = true,
                     }
                     Visit::Continue
                 })?;
             }
         }
+        audit.counted = self.state.counted && sealed.is_none();
         audit.check(&self.state, self.idempotency_records, self.next_expiry)?;
         Ok(hash.digest())
     }
 
-    /// Removes the replica: its record and whatever tablets no other replica on the store uses.
+    /// Ends the machine of a group that was merged into another, whose snapshot brought the data: only the note where it went
+    /// is left.
+    pub(crate) fn end(self, merger: Merger) -> Result<(), StoreError> {
+        let mut batch = S::Batch::default();
+        release(&self.store, &mut batch, &self.frame().pieces(), &[(self.name.group, None)])?;
+        let (start, end) = layout::replica_span(self.name.group);
+        batch.delete_range(&start, &end);
+        batch.put(&layout::merged_record(self.name.group), &merged_record(self.name, merger));
+        self.store.write(batch)
+    }
+
+    /// Removes the replica: its record, and whatever data no other replica on the store uses.
     pub fn destroy(self) -> Result<(), StoreError> {
         let mut batch = S::Batch::default();
-        drop_tablets(&self.store, &mut batch, self.name.group, &self.tablets)?;
+        release(&self.store, &mut batch, &self.frame().pieces(), &[(self.name.group, None)])?;
         let (start, end) = layout::replica_span(self.name.group);
         batch.delete_range(&start, &end);
         self.store.write(batch)
+    }
+
+    /// The state as of its last structural change.
+    pub fn shape(&self) -> &Arc<GroupState> {
+        &self.shape
+    }
+
+    pub(super) fn frame(&self) -> Frame {
+        let (tablets, parted, state) = (self.tablets.clone(), self.parted.clone(), self.state.clone());
+        Frame { name: self.name, tablets, parted, taken: self.taken_now(), state }
+    }
+
+    /// What is sealed here is the gainer's already.
+    pub(super) fn taken_now(&self) -> Option<OperationId> {
+        self.taken.filter(|taken| self.state.pending.as_ref().is_some_and(|pending| pending.operation() == *taken))
+    }
+
+    /// See [`Frame::taken`].
+    pub(super) fn taken(&self) -> Option<OperationId> {
+        self.taken
+    }
+
+    pub(super) fn set_taken(&mut self, taken: Option<OperationId>) {
+        self.taken = taken;
+    }
+
+    pub(super) fn parted(&self) -> &[Parted] {
+        &self.parted
+    }
+
+    pub(super) fn push_parted(&mut self, parted: Option<Parted>) {
+        self.parted.extend(parted);
+    }
+
+    pub(super) fn keep_parted(&mut self, kept: impl Fn(&Parted) -> bool) {
+        self.parted.retain(kept);
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits.clone()
+    }
+
+    pub(super) fn lanes_ref(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    pub(super) fn lanes_mut(&mut self) -> &mut Lanes {
+        &mut self.lanes
+    }
+
+    pub(super) fn raise_forgotten(&mut self, forgotten: Option<Version>) {
+        self.state.forgotten = self.state.forgotten.max(forgotten.unwrap_or_default());
+    }
+
+    pub(super) fn set_idempotency_records(&mut self, records: u64) {
+        self.idempotency_records = records;
+    }
+
+    /// The data lies elsewhere from now on: what is remembered of keys, and of where records begin, holds no longer.
+    pub(super) fn moved_to(&mut self, tablets: TabletMap) {
+        assert!(tablets.covers(&self.state.range), "tablets hold the range, all of it and nothing else");
+        self.tablets = tablets;
+        self.scratch.recent.clear();
+        self.idempotency_front = (LogTime(0), Version(0));
     }
 
     pub(super) fn mark(&self) -> Mark {
@@ -432,6 +592,8 @@ struct Audit {
     found: u64,
     earliest: Option<LogTime>,
     bad: bool,
+    /// The counters are to be exact.
+    counted: bool,
 }
 
 impl Audit {
@@ -457,13 +619,12 @@ impl Audit {
     }
 
     fn want(&mut self, space: Space, age: (LogTime, Version), due: &[u8]) {
-        let key = layout::deadline_key(TabletId(0), space, age, due);
-        self.wanted = self.wanted.wrapping_add(audit_hash(space, &key[layout::SPACE_PREFIX..]));
+        self.wanted = self.wanted.wrapping_add(audit_hash(space, age, due));
     }
 
-    fn index(&mut self, space: Space, rest: &[u8], deadline: LogTime) {
-        self.found = self.found.wrapping_add(audit_hash(space, rest));
-        self.earliest = self.earliest.into_iter().chain([deadline]).min();
+    fn index(&mut self, space: Space, age: (LogTime, Version), due: &[u8]) {
+        self.found = self.found.wrapping_add(audit_hash(space, age, due));
+        self.earliest = self.earliest.into_iter().chain([age.0]).min();
     }
 
     fn check(&self, state: &GroupState, idempotency_records: u64, next: Option<LogTime>) -> Result<(), StoreError> {
@@ -473,7 +634,8 @@ impl Audit {
         if self.wanted != self.found {
             return Err(damaged("the indexes of deadlines do not fit the data"));
         }
-        if (self.keys, self.bytes, self.idempotency_records) != (state.keys, state.bytes, idempotency_records) {
+        let counters = (state.keys, state.bytes, idempotency_records);
+        if self.counted && (self.keys, self.bytes, self.idempotency_records) != counters {
             return Err(damaged("the counters do not fit the data"));
         }
         if self.earliest.is_some_and(|earliest| next.is_none_or(|next| next > earliest)) {
@@ -483,8 +645,9 @@ impl Audit {
     }
 }
 
-fn audit_hash(space: Space, rest: &[u8]) -> u64 {
-    xxh3_64_with_seed(rest, space as u64)
+fn audit_hash(space: Space, age: (LogTime, Version), due: &[u8]) -> u64 {
+    let key = layout::deadline_key(TabletId(0), space, age, due);
+    xxh3_64_with_seed(&key, 0)
 }
 
 /// Puts a replica's frame and mark.
@@ -503,144 +666,5 @@ pub(super) fn read_records(read: &impl Read, group: GroupId) -> Result<Option<(F
     Ok(Some((frame, mark)))
 }
 
-/// Drops those of `tablets` that no replica of another group uses.
-pub(super) fn drop_tablets<S: Store>(
-    store: &S,
-    batch: &mut S::Batch,
-    group: GroupId,
-    tablets: &TabletMap,
-) -> Result<(), StoreError> {
-    let mut used = Vec::new();
-    layout::each_replica(store, |other, record| {
-        if other != group {
-            let frame = Frame::parse(Bytes::copy_from_slice(record))?;
-            used.extend(frame.tablets.0.into_iter().map(|(_, tablet)| tablet));
-        }
-        Ok(())
-    })?;
-    for (_, tablet) in tablets.0.iter().filter(|(_, tablet)| !used.contains(tablet)) {
-        let (start, end) = layout::tablet_span(*tablet);
-        batch.delete_range(&start, &end);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::command::{Command, Condition, Idempotency, Operation};
-    use crate::entry::{EntryClock, EntryKind};
-    use crate::group::{Expiry, Member, Role, SnapshotSink};
-    use crate::ring::{Key, KeyRange, Position};
-    use crate::store::map::MapStore;
-    use crate::types::{ClusterId, ConfigurationVersion, Incarnation, NodeId};
-
-    fn name(group: u64) -> ReplicaName {
-        ReplicaName { group: GroupId(group), node: NodeId(1), incarnation: Incarnation(1) }
-    }
-
-    fn range(start: u8, end: u8) -> KeyRange {
-        KeyRange { start: Position(Bytes::copy_from_slice(&[start])), end: Position(Bytes::copy_from_slice(&[end])) }
-    }
-
-    /// A replica of `group` over `range`, with its data in `tablets`.
-    fn replica(store: &MapStore, group: u64, range: KeyRange, tablets: Vec<(KeyRange, TabletId)>) -> Machine<MapStore> {
-        let member = Member { node: NodeId(1), incarnation: Incarnation(1), role: Role::Voter, address: String::new() };
-        let configuration = Configuration { version: ConfigurationVersion(1), members: vec![member] };
-        let genesis = GroupState::genesis(ClusterId(1), GroupId(group), configuration, LogTime(1000));
-        let state = GroupState { range, ..genesis };
-        let mark = Mark::new(&state, 0, 0);
-        let mut batch = <MapStore as Store>::Batch::default();
-        put_records(&mut batch, &Frame { name: name(group), tablets: TabletMap(tablets), state }, &mark);
-        store.write(batch).unwrap();
-        let limits = Limits { max_idempotency_records: 20, idempotency_life_micros: 5000, ..Limits::default() };
-        Machine::open(store.clone(), GroupId(group)).unwrap().unwrap().with_limits(limits)
-    }
-
-    fn key(index: u32) -> Key {
-        Key::new(format!("k{index}").into_bytes()).unwrap()
-    }
-
-    /// Puts keys with a time-to-live and an idempotency key each; tells how many of them the group owned.
-    fn fill(machine: &mut Machine<MapStore>, count: u32) -> u64 {
-        let mut owned = 0;
-        for index in 0..count {
-            let operation = Operation::Put {
-                key: key(index),
-                value: Bytes::from_static(b"value"),
-                ttl_ms: Some(1),
-                condition: Condition::Absent,
-            };
-            let idempotency = Idempotency { key: Bytes::from_static(b"x"), method: b'P', digest: 1 };
-            let body = vec![Command { lane: None, idempotency: Some(idempotency), operation }.to_bytes()].to_bytes();
-            let entry = Entry { kind: EntryKind::Commands, clock: EntryClock::default(), body };
-            let applied = machine.apply(&[(machine.state().applied.next(), entry)]).unwrap();
-            owned += u64::from(matches!(applied.outcomes[0].1[..], [Outcome::Written { .. }]));
-        }
-        owned
-    }
-
-    fn expire_all(machine: &mut Machine<MapStore>) -> Vec<Expiry> {
-        let mut all = Vec::new();
-        loop {
-            let due = machine.expired_at(LogTime(u64::MAX), 7).unwrap();
-            if due.is_empty() {
-                return all;
-            }
-            let clock = EntryClock { stamp: Version(0), advance_micros: 10_000 };
-            let entry = Entry { kind: EntryKind::Expire, clock, body: due.to_bytes() };
-            machine.apply(&[(machine.state().applied.next(), entry)]).unwrap();
-            all.extend(due);
-        }
-    }
-
-    #[test]
-    fn several_tablets_are_one_replica() {
-        let store = MapStore::new();
-        let tablets =
-            vec![(range(0x80, 0xf0), TabletId(4)), (range(0xf0, 0x20), TabletId(2)), (range(0x20, 0x80), TabletId(9))];
-        let mut machine = replica(&store, 1, range(0x80, 0x80), tablets);
-        assert_eq!(fill(&mut machine, 50), 50);
-        assert_eq!(machine.idempotency_records(), 20);
-        for index in 0..50 {
-            let found = kv::read(&store, machine.tablets(), &key(index)).unwrap();
-            assert_eq!(found.map(|found| found.value), Some(Bytes::from_static(b"value")));
-        }
-        // Sent by several tablets, received into one.
-        let mut sink = SnapshotSink::begin(MapStore::new(), name(1), TabletId(1)).unwrap();
-        let mut source = machine.snapshot();
-        while !sink.is_done() {
-            sink.add(&source.chunk(sink.cursor(), 64).unwrap().unwrap()).unwrap();
-        }
-        let mut copy = sink.finish().unwrap();
-        assert_eq!(copy.full_fingerprint().unwrap(), machine.full_fingerprint().unwrap());
-        assert_eq!(expire_all(&mut machine).len(), 70);
-        assert_eq!((machine.state().keys, machine.state().bytes, machine.idempotency_records()), (0, 0, 0));
-        assert_eq!(expire_all(&mut copy).len(), 70);
-        machine.destroy().unwrap();
-        assert!(store.is_empty());
-    }
-
-    #[test]
-    fn two_replicas_share_a_tablet_without_seeing_each_other() {
-        let store = MapStore::new();
-        let mut low = replica(&store, 1, range(0x00, 0x80), vec![(range(0x00, 0x80), TabletId(3))]);
-        let mut high = replica(&store, 2, range(0x80, 0x00), vec![(range(0x80, 0x00), TabletId(3))]);
-        let (in_low, in_high) = (fill(&mut low, 40), fill(&mut high, 40));
-        assert!(in_low > 0 && in_high > 0 && in_low + in_high == 40);
-        for index in 0..40 {
-            let found =
-                |machine: &Machine<MapStore>| kv::read(&store, machine.tablets(), &key(index)).unwrap().is_some();
-            assert_ne!(found(&low), found(&high));
-        }
-        low.full_fingerprint().unwrap();
-        let before = high.full_fingerprint().unwrap();
-        assert_eq!(expire_all(&mut low).len() as u64, in_low + in_low.min(20));
-        low.destroy().unwrap();
-        // The tablet stays while the other uses it.
-        assert_eq!(high.full_fingerprint().unwrap(), before);
-        assert_eq!(expire_all(&mut high).len() as u64, in_high + in_high.min(20));
-        high.destroy().unwrap();
-        assert!(store.is_empty());
-    }
-}
+mod tests;

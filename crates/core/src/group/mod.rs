@@ -1,20 +1,28 @@
 //! A group: the replicated state machine that owns one arc of the ring.
 
 mod apply;
+pub mod count;
 mod expiry;
 mod idempotency;
 pub mod kv;
 mod lanes;
 mod layout;
 pub mod machine;
+mod middle;
 pub mod read_word;
+mod release;
+mod reshape;
 pub mod snapshot;
 
 pub mod state;
+pub mod tablets;
 
-pub use kv::read;
+pub use count::{Correction, Counting};
+pub use kv::{read, read_served};
 pub use machine::{Applied, Limits, Machine};
+pub(crate) use machine::{forget_merged, merged_replicas};
+pub use middle::middle;
+pub use reshape::Beside;
 pub use snapshot::{Chunk, SnapshotError, SnapshotHeader, SnapshotId, SnapshotSink, SnapshotSource, highest_tablet};
-pub use state::{
-    Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, OutboxEntry, PendingOperation, Role, TabletMap,
-};
+pub use state::{Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, Role};
+pub use tablets::{Piece, TabletMap};

@@ -7,18 +7,21 @@
 //! add(chunk): one batch      <--------------  chunk(none): header, lanes ...
 //! cursor() = after           -------------->  chunk(after): lanes, values, idempotency records
 //!    ...  (a restart resumes at the durable cursor)
-//! finish(): one batch switches the tablet in, replaces record and lanes, drops the old tablets
+//! finish(): one batch switches the tablet in, replaces record and lanes, lets go of the old tablets
 //! ```
 //!
 //! The receiver pulls; the sender keeps nothing but the pinned view. Cursors name positions, not tablets, and what a
 //! snapshot holds is decided by (group, applied slot) alone. Indexes do not travel: the receiver builds its own.
+//! Times travel in the group's clock, whatever the clocks were that wrote them ([`super::tablets`]).
 
 use super::lanes::{self, LaneKey, Lanes};
 use super::layout::{self, Space, damaged, undecodable, unversioned, versioned};
-use super::machine::{Frame, Machine, Mark, drop_tablets, put_records, read_records};
+use super::machine::{Frame, Machine, Mark, put_records, read_records};
+use super::release::release;
 use super::{GroupState, TabletMap, idempotency, kv};
 use crate::codec::{Decode, DecodeError, Encode};
 use crate::codec_struct;
+use crate::ops::Pending;
 use crate::planted::{self, Bug};
 use crate::ring::Position;
 use crate::store::{Batch, Read, Store, StoreError, Visit};
@@ -27,7 +30,7 @@ use crate::types::{GroupId, ReplicaName, Slot, TabletId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Version byte of a chunk, and of the record of a snapshot being received.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// What a chunk carries after its header: sections, in this order. The number begins every cursor.
 const LANES: u8 = 1;
 const VALUES: u8 = 2;
@@ -57,9 +60,11 @@ pub struct SnapshotHeader {
     pub idempotency_records: u64,
     /// The fingerprint at the applied slot.
     pub fingerprint: u64,
+    /// What is sealed is not part of it: the gainer beside the sender has it already.
+    pub taken: bool,
 }
 
-codec_struct!(SnapshotHeader { state, lanes, idempotency_records, fingerprint });
+codec_struct!(SnapshotHeader { state, lanes, idempotency_records, fingerprint, taken });
 
 impl SnapshotHeader {
     /// Which snapshot this is the header of.
@@ -143,6 +148,7 @@ impl<S: Store> Machine<S> {
     /// Pins the state as it is and makes it ready to be sent.
     pub fn snapshot(&self) -> SnapshotSource<S::View> {
         let mark = self.mark();
+        let taken = self.taken_now().is_some() && !planted::on(Bug::TakenInSnapshot);
         SnapshotSource {
             view: self.store().view(),
             header: SnapshotHeader {
@@ -150,8 +156,9 @@ impl<S: Store> Machine<S> {
                 lanes: if planted::on(Bug::LanesNotInSnapshot) { 0 } else { self.lanes() as u64 },
                 idempotency_records: mark.idempotency_records,
                 fingerprint: mark.fingerprint,
+                taken,
             },
-            tablets: self.tablets().clone(),
+            tablets: if taken { self.served() } else { self.tablets().clone() },
             lanes: None,
         }
     }
@@ -426,8 +433,12 @@ impl<S: Store> SnapshotSink<S> {
         }
         let (name, tablet) = (*name, *tablet);
         let progress = &self.progress;
-        let expected = (header.lanes, header.state.keys, header.state.bytes, header.idempotency_records);
-        if (progress.lanes, progress.keys, progress.bytes, progress.idempotency_records) != expected && !torn {
+        let expected = (header.state.keys, header.state.bytes, header.idempotency_records);
+        // Estimates are taken over as they are: every replica must go on from the same.
+        let fits = !header.state.counted
+            || header.taken
+            || (progress.keys, progress.bytes, progress.idempotency_records) == expected;
+        if (progress.lanes != header.lanes || !fits) && !torn {
             return Err(SnapshotError::Mismatch);
         }
         let mut batch = S::Batch::default();
@@ -435,7 +446,8 @@ impl<S: Store> SnapshotSink<S> {
             if old.name == name && old.state.applied >= header.state.applied {
                 return Err(SnapshotError::Stale(old.state.applied));
             }
-            drop_tablets(&self.store, &mut batch, name.group, &old.tablets)?;
+            // The record of what is being received is still there, and keeps the fresh tablet.
+            release(&self.store, &mut batch, &old.pieces(), &[(name.group, None)])?;
         }
         for (start, end) in [layout::replica_span(name.group), layout::incoming_span(name.group)] {
             batch.delete_range(&start, &end);
@@ -449,9 +461,11 @@ impl<S: Store> SnapshotSink<S> {
         if lanes.len() as u64 != header.lanes && !torn {
             return Err(SnapshotError::Mismatch);
         }
+        let taken = header.state.pending.as_ref().map(Pending::operation).filter(|_| header.taken);
         let state = header.state.clone();
         let mark = Mark::new(&state, header.idempotency_records, header.fingerprint);
-        let frame = Frame { name, tablets: TabletMap(vec![(state.range.clone(), tablet)]), state };
+        let frame =
+            Frame { name, tablets: TabletMap::single(state.range.clone(), tablet), parted: Vec::new(), taken, state };
         put_records(&mut batch, &frame, &mark);
         self.store.write(batch)?;
         let mut machine = Machine::assembled(self.store, frame, &mark, lanes);
@@ -549,16 +563,21 @@ fn take_record(
     Ok(())
 }
 
+/// The tablet that a snapshot is being received into.
+pub(super) fn incoming_tablet(record: &[u8]) -> Result<TabletId, StoreError> {
+    Ok(Progress::parse(Bytes::copy_from_slice(record))?.tablet)
+}
+
 /// The highest tablet number that anything on the store uses: a node's allocator begins above it.
 pub fn highest_tablet(read: &impl Read) -> Result<TabletId, StoreError> {
     let mut highest = TabletId(0);
     layout::each_replica(read, |_, record| {
         let frame = Frame::parse(Bytes::copy_from_slice(record))?;
-        highest = frame.tablets.0.iter().map(|(_, tablet)| *tablet).fold(highest, TabletId::max);
+        highest = frame.pieces().0.iter().map(|piece| piece.tablet).fold(highest, TabletId::max);
         Ok(())
     })?;
     layout::each_incoming(read, |_, record| {
-        highest = highest.max(Progress::parse(Bytes::copy_from_slice(record))?.tablet);
+        highest = highest.max(incoming_tablet(record)?);
         Ok(())
     })?;
     Ok(highest)

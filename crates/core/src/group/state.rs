@@ -4,11 +4,12 @@
 //! does news of the neighbours (`links`).
 
 use crate::codec::{Decode, DecodeError, Encode};
+use crate::ops::{Gain, Obligation, Pending};
 use crate::ring::{Key, KeyRange};
 use crate::time::LogTime;
 use crate::types::{
     Ballot, ClusterId, ConfigurationVersion, FeatureLevel, GroupId, Incarnation, LinksVersion, NodeId,
-    OperationCounter, RangeVersion, ReplicaName, Slot, TabletId, Version,
+    OperationCounter, RangeVersion, ReplicaName, Slot, Version,
 };
 use crate::{codec_enum, codec_struct};
 use bytes::{Bytes, BytesMut};
@@ -140,34 +141,6 @@ pub struct Links {
 
 codec_struct!(Links { version, predecessor, successor });
 
-/// The group operation that holds this group's lock. The fields of each kind come with the operations themselves.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PendingOperation {
-    /// Minted by the coordinator, never reused.
-    pub operation: u128,
-    /// The group that coordinates it.
-    pub coordinator: GroupId,
-    /// The slot at which this group locked.
-    pub since: Slot,
-    /// The operation's own record.
-    pub body: Bytes,
-}
-
-codec_struct!(PendingOperation { operation, coordinator, since, body });
-
-/// A message this group owes another, kept until it is acknowledged.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct OutboxEntry {
-    /// The operation it belongs to.
-    pub operation: u128,
-    /// Who must hear it.
-    pub target: GroupId,
-    /// What it says.
-    pub body: Bytes,
-}
-
-codec_struct!(OutboxEntry { operation, target, body });
-
 /// Something whose time-to-live has run out, named with its version so that a later write is not touched.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Expiry {
@@ -193,22 +166,6 @@ pub enum Expiry {
 
 codec_enum!(Expiry { 1 => Key { key, version }, 2 => Idempotency { key, method, idempotency_key, version } });
 
-/// Which local tablets hold a replica's range: sub-ranges in ring order.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct TabletMap(pub Vec<(KeyRange, TabletId)>);
-
-impl Encode for TabletMap {
-    fn encode(&self, out: &mut BytesMut) {
-        self.0.encode(out);
-    }
-}
-
-impl Decode for TabletMap {
-    fn decode(from: &mut Bytes) -> Result<Self, DecodeError> {
-        Vec::decode(from).map(Self)
-    }
-}
-
 /// All that a group replicates, but for its data and its lanes. Equal on every replica at equal slots.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupState {
@@ -227,11 +184,20 @@ pub struct GroupState {
     /// Ring neighbours.
     pub links: Links,
     /// The group operation that holds the lock.
-    pub pending: Option<PendingOperation>,
+    pub pending: Option<Pending>,
     /// Counts votes and aborts of group operations.
     pub operations: OperationCounter,
-    /// Messages owed to other groups.
-    pub outbox: Vec<OutboxEntry>,
+    /// What is owed after decisions.
+    pub outbox: Vec<Obligation>,
+    /// Groups that were merged into this one, each with the slot, the last [`crate::ops::MAX_ABSORBED`] of them: a node that was
+    /// away may still have replicas of them.
+    pub absorbed: Vec<(GroupId, Slot)>,
+    /// The last groups that were split off, each with the slot, at most [`crate::ops::MAX_CHILDREN`] of them.
+    pub children: Vec<(GroupId, Slot)>,
+    /// The last takeovers, at most [`crate::ops::MAX_GAINED`] of them, oldest first.
+    pub gained: Vec<Gain>,
+    /// The last slot that changed which positions the group has: a replica that has not applied it may lack data.
+    pub reshaped: Slot,
     /// The version of the last operation applied.
     pub stamp: Version,
     /// The highest stamp any forgotten lane could have used.
@@ -244,6 +210,8 @@ pub struct GroupState {
     pub keys: u64,
     /// How many bytes its user keys and values take.
     pub bytes: u64,
+    /// Whether `keys` and `bytes` are exact; after a change of the range they are estimates until somebody has counted.
+    pub counted: bool,
 }
 
 codec_struct!(GroupState {
@@ -257,12 +225,17 @@ codec_struct!(GroupState {
     pending,
     operations,
     outbox,
+    absorbed,
+    children,
+    gained,
+    reshaped,
     stamp,
     forgotten,
     log_time,
     feature_level,
     keys,
     bytes,
+    counted,
 });
 
 impl GroupState {
@@ -288,12 +261,17 @@ impl GroupState {
             pending: None,
             operations: OperationCounter(0),
             outbox: Vec::new(),
+            absorbed: Vec::new(),
+            children: Vec::new(),
+            gained: Vec::new(),
+            reshaped: Slot(1),
             stamp: Version(log_time.0),
             forgotten: Version(0),
             log_time,
             feature_level: FeatureLevel(1),
             keys: 0,
             bytes: 0,
+            counted: true,
         }
     }
 

@@ -43,6 +43,8 @@ pub(crate) enum Unsynced {
     Lease,
     /// The decided mark.
     Decided(Slot),
+    /// That the replica exists.
+    Created,
 }
 
 /// The lease this replica granted last: it promises no other ballot before `until`, on its own clock.
@@ -173,7 +175,7 @@ impl Replica {
             self.tell_membership_if_removed(from, cx);
             return false;
         }
-        if matches!(self.role, Role::Retired(_)) {
+        if matches!(self.role, Role::Retired(_) | Role::Merged(_)) {
             return false;
         }
         configuration > known.version || known.is_voter(from)
@@ -213,6 +215,7 @@ impl Replica {
             self.promise(accept.ballot, cx);
         }
         self.follow(from, cx);
+        self.ask_for_state(from, cx);
         let lease_unsynced = self.grant_lease(&accept, cx);
         let wrote = self.accept_entries(&accept, cx);
         let gap = accept.first > self.cursor.through.next();
@@ -265,7 +268,7 @@ impl Replica {
         }
         let skip = usize::try_from(next.0 - accept.first.0).unwrap_or(usize::MAX);
         let fresh: Vec<Entry> = accept.entries.iter().skip(skip).cloned().collect();
-        let refuse_for_space = cx.disk_full && fresh.iter().any(|entry| !entry.kind.is_structural());
+        let refuse_for_space = cx.disk_full && fresh.iter().any(|entry| !entry.kind.uses_reserve());
         if fresh.is_empty() || refuse_for_space {
             return false;
         }
@@ -303,8 +306,10 @@ impl Replica {
                 }
                 self.leader_after_sync(cx);
             }
+            Unsynced::Promise(_, _) if matches!(self.role, Role::Merged(_)) => {}
             Unsynced::Promise(to, ballot) => self.send_promise(to, ballot, cx),
             Unsynced::Candidacy(ballot) => self.on_candidacy_durable(ballot, cx),
+            Unsynced::Created => self.on_disk = true,
             Unsynced::Decided(slot) => self.decided_on_disk = self.decided_on_disk.max(slot),
             Unsynced::Lease => {
                 if let Some(owed) = &mut self.owed {
@@ -323,13 +328,14 @@ impl Replica {
         }
         self.owed = Some(Acknowledgement { due: false, want: None, ..owed });
         let ask = self.freshness.ask(cx);
+        let applied = self.assembled_through(cx);
         let accepted = Message::Accepted {
             ballot: self.cursor.ballot,
             stamp: if owed.lease_unsynced { Instant(0) } else { owed.stamp },
             lease_nanos: if owed.lease_unsynced { 0 } else { owed.lease_nanos },
             through,
             want: owed.want,
-            applied: self.applied,
+            applied,
             level: cx.config.feature_level,
             ask,
         };

@@ -17,11 +17,13 @@
 use crate::durable::Write;
 use crate::effects::MachineOrder;
 use crate::entry::Entry;
+use crate::group::GroupState;
 use crate::input::MachineReport;
 use crate::message::Message;
+use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
-use crate::types::{ReplicaName, Slot};
+use crate::types::{GroupId, Incarnation, NodeId, ReplicaName, Slot};
 use bytes::Bytes;
 
 /// A snapshot being fetched.
@@ -40,7 +42,8 @@ pub(crate) struct Fetch {
 
 impl Replica {
     pub(crate) fn on_catch_up(&mut self, from: ReplicaName, first: Slot, cx: &mut Context<'_>) {
-        if self.report.is_none() || first > self.decided {
+        let serves = self.report.is_some() || matches!(self.role, Role::Merged(_));
+        if !serves || first > self.decided {
             return;
         }
         if first <= self.log.truncated() {
@@ -65,7 +68,7 @@ impl Replica {
         decided: Slot,
         cx: &mut Context<'_>,
     ) {
-        let leads = matches!(self.role, Role::Leader(_) | Role::Retired(_));
+        let leads = matches!(self.role, Role::Leader(_) | Role::Retired(_) | Role::Merged(_));
         let next = self.decided.next();
         if leads || first > next || self.report.is_none() {
             return;
@@ -97,12 +100,51 @@ impl Replica {
 
     /// Somebody we asked, or the leader that streams to us, has forgotten what we lack.
     pub(crate) fn on_truncated(&mut self, from: ReplicaName, through: Slot, cx: &mut Context<'_>) {
-        if through <= self.decided || self.fetch.is_some() || matches!(self.role, Role::Leader(_) | Role::Retired(_)) {
+        let barred = matches!(self.role, Role::Leader(_) | Role::Retired(_) | Role::Merged(_));
+        if through <= self.decided || self.fetch.is_some() || barred {
             return;
         }
+        self.begin_fetch(from, cx);
+    }
+
+    /// A replica that has no machine asks whoever has one for it. Its leader may not know: what it holds of the log it has
+    /// acknowledged, before its machine was lost with a store that a split had just filled.
+    pub(crate) fn ask_for_state(&mut self, from: ReplicaName, cx: &mut Context<'_>) {
+        if self.report.is_none() && self.fetch.is_none() && cx.now.instant >= self.state_asked_at {
+            self.state_asked_at = cx.now.instant.after(cx.config.group_resend);
+            self.send(from, Message::CatchUp { first: Slot(1) }, cx);
+        }
+    }
+
+    fn begin_fetch(&mut self, from: ReplicaName, cx: &mut Context<'_>) {
         self.fetch =
             Some(Fetch { from, snapshot: 0, cursor: None, storing: false, deadline: cx.now.instant, attempts: 0 });
         self.pull(cx);
+    }
+
+    /// The machine stands still before `slot`.
+    pub(crate) fn on_stalled(&mut self, slot: Slot, cx: &mut Context<'_>) {
+        if self.stalled.is_none() && slot > self.applied {
+            self.stalled = Some((slot, cx.now.instant.after(cx.config.snapshot_patience / 2)));
+        }
+    }
+
+    /// A machine that stands still for long takes a snapshot of somebody who has assembled, one member after the other.
+    pub(crate) fn tick_stalled(&mut self, cx: &mut Context<'_>) {
+        let Some((slot, until)) = self.stalled else { return };
+        if cx.now.instant < until || self.fetch.is_some() {
+            return;
+        }
+        self.stalled = Some((slot, cx.now.instant.after(cx.config.snapshot_patience / 4)));
+        let leader = match &self.role {
+            Role::Follower(follower) => follower.leader,
+            Role::Candidate(_) | Role::Leader(_) | Role::Retired(_) | Role::Merged(_) => None,
+        };
+        let others = self.others();
+        let any = others.len().checked_sub(1).map(|most| others[(cx.rng.next() % (most as u64 + 1)) as usize]);
+        if let Some(from) = leader.filter(|_| cx.rng.next().is_multiple_of(2)).or(any) {
+            self.begin_fetch(from, cx);
+        }
     }
 
     fn pull(&mut self, cx: &mut Context<'_>) {
@@ -168,7 +210,51 @@ impl Replica {
         chunk: Bytes,
         cx: &mut Context<'_>,
     ) {
-        self.send(to, Message::SnapshotChunk { snapshot, slot, chunk }, cx);
+        let state = self.report.as_ref().map(|report| report.state.clone());
+        // What came back is part of the snapshot.
+        let away = |state: &GroupState, child: GroupId| state.absorbed.iter().all(|(group, _)| *group != child);
+        let children =
+            state.map(|state| state.children.iter().filter(|(child, _)| away(&state, *child)).copied().collect());
+        let children = children.unwrap_or_default();
+        self.send(to, Message::SnapshotChunk { snapshot, slot, children, chunk }, cx);
+    }
+
+    /// A snapshot would take the place of data that belongs to a child now, and that this node may be one of few to hold: it has
+    /// not applied the split. It waits until the child's replica here has its state, or is gone.
+    pub(crate) fn awaits_children(
+        &mut self,
+        from: ReplicaName,
+        slot: Slot,
+        children: &[(GroupId, Slot)],
+        cx: &mut Context<'_>,
+    ) -> bool {
+        if self.report.is_none() || planted::on(Bug::SnapshotOverSplit) {
+            return false;
+        }
+        let ahead = |at: Slot| self.applied < at && at <= slot;
+        let missing = |child: GroupId| {
+            let has = cx.beside.get(&child).is_some_and(|beside| beside.report.is_some() || beside.merges_or_retires());
+            !has && !cx.tombstones.contains_key(&child)
+        };
+        let awaited: Vec<GroupId> =
+            children.iter().filter(|(child, at)| ahead(*at) && missing(*child)).map(|(child, _)| *child).collect();
+        // Whoever sends the snapshot may have come after the split. Those who were members before it know of the child.
+        let configuration = self.configuration.as_ref();
+        let members = configuration.into_iter().flat_map(|known| &known.members).map(|member| member.node);
+        let known: Vec<NodeId> = members.filter(|node| *node != self.name.node).chain([from.node]).collect();
+        for group in &awaited {
+            let named = |node| ReplicaName { group: *group, node, incarnation: Incarnation(1) };
+            let asked = known[(cx.rng.next() % known.len() as u64) as usize];
+            cx.wanted.push((named(self.name.node), named(asked)));
+        }
+        if !awaited.is_empty() {
+            self.fetch = None;
+        }
+        !awaited.is_empty()
+    }
+
+    fn merges_or_retires(&self) -> bool {
+        matches!(self.role, Role::Merged(_) | Role::Retired(_))
     }
 
     pub(crate) fn on_snapshot_chunk(
@@ -179,13 +265,19 @@ impl Replica {
         chunk: Bytes,
         cx: &mut Context<'_>,
     ) {
-        let decided = self.decided;
+        // A machine that stands still needs a snapshot although the log is here.
+        let held = self.stalled.map_or(self.decided, |(slot, _)| Slot(slot.0.saturating_sub(1)));
         let replica = self.name;
+        if !self.on_disk && !planted::on(Bug::SnapshotBeforeCreated) {
+            // In the store the snapshot takes the place of whatever an earlier replica here had; a log that brought that one
+            // back would not fit. It is asked for again.
+            return;
+        }
         let Some(fetch) = &mut self.fetch else { return };
         if fetch.from != from || fetch.storing || (fetch.snapshot != 0 && snapshot != fetch.snapshot && snapshot != 0) {
             return;
         }
-        if snapshot == 0 || slot <= decided {
+        if snapshot == 0 || slot <= held {
             // It is no more, or was overtaken by the log.
             self.fetch = None;
             return;
@@ -213,20 +305,34 @@ impl Replica {
         }
     }
 
+    /// A split gave this replica its machine. The store does not hold it durably yet; the parent's log does.
+    pub(crate) fn on_born(&mut self, report: MachineReport, cx: &mut Context<'_>) {
+        self.install(report, false, cx);
+    }
+
     /// The machine came to be, or a snapshot was switched in. It is durable.
     pub(crate) fn on_installed(&mut self, report: MachineReport, cx: &mut Context<'_>) {
+        self.install(report, true, cx);
+    }
+
+    fn install(&mut self, report: MachineReport, durable: bool, cx: &mut Context<'_>) {
         self.fetch = None;
-        if self.report.is_some() && report.applied <= self.decided {
+        let assembles = self.stalled.is_some_and(|(slot, _)| report.applied >= slot);
+        if self.report.is_some() && report.applied <= self.decided && !assembles {
             return;
         }
+        self.stalled = None;
+        let waited = self.report.is_none();
         // Readers on their way must not mix the old data with the new.
         self.word.withdraw();
         self.word.set_applied(report.applied);
         let through = report.applied;
-        self.decided = through;
-        self.handed = through;
+        self.decided = self.decided.max(through);
+        self.handed = self.handed.max(through);
         self.applied = through;
-        self.flushed = through;
+        if durable {
+            self.flushed = through;
+        }
         let newer = self.configuration.as_ref().is_none_or(|known| known.version <= report.configuration.version);
         if newer {
             self.configuration = Some(report.configuration.clone());
@@ -234,12 +340,20 @@ impl Replica {
         }
         self.report = Some(report);
         self.log.truncate(through);
-        cx.write(Write::Truncate { group: self.name.group, through });
+        if durable {
+            cx.write(Write::Truncate { group: self.name.group, through });
+        }
         self.cursor.through = self.cursor.through.max(through);
         let stream = crate::paxos::acceptor::Unsynced::Stream(self.cursor.ballot, self.cursor.through.min(through));
         self.unsynced.push_back((cx.write, stream));
+        if waited {
+            // A replica that a split is to give its machine again after a restart: its log holds more.
+            let decided = self.hard.decided;
+            self.advance_decided(decided, cx);
+            self.resume_stream(cx);
+        }
         let removed = self.configuration.as_ref().is_some_and(|configuration| self.is_removed_by(configuration));
-        if removed && !matches!(self.role, Role::Retired(_)) {
+        if removed && !matches!(self.role, Role::Retired(_) | Role::Merged(_)) {
             self.retire(cx);
         }
     }

@@ -37,24 +37,13 @@ pub(crate) struct Follower {
     pub(crate) heard_at: Instant,
     /// When it stands for election.
     pub(crate) election_at: Instant,
-    /// When it asks whether it is still a member.
-    pub(crate) ask_at: Instant,
 }
 
 impl Follower {
     /// A follower of nobody, with a timeout drawn anew.
     pub(crate) fn waiting(cx: &mut Context<'_>) -> Self {
         let wait = cx.rng.span(cx.config.election_min, cx.config.election_max);
-        Self {
-            leader: None,
-            heard_at: cx.now.instant,
-            election_at: cx.now.instant.after(wait),
-            ask_at: cx.now.instant.after(cx.config.membership_patience),
-        }
-    }
-
-    pub(crate) fn deadline(&self, votes: bool) -> Instant {
-        if votes { self.election_at.min(self.ask_at) } else { self.ask_at }
+        Self { leader: None, heard_at: cx.now.instant, election_at: cx.now.instant.after(wait) }
     }
 }
 
@@ -93,11 +82,12 @@ pub(crate) struct Candidate {
 impl Replica {
     /// Heard from the leader of the promised ballot.
     pub(crate) fn follow(&mut self, leader: ReplicaName, cx: &mut Context<'_>) {
+        self.ask_at = cx.now.instant.after(cx.config.membership_patience);
         let mut follower = Follower::waiting(cx);
         follower.leader = Some(leader);
         match &self.role {
             Role::Follower(_) | Role::Candidate(_) => self.role = Role::Follower(follower),
-            Role::Leader(_) | Role::Retired(_) => {}
+            Role::Leader(_) | Role::Retired(_) | Role::Merged(_) => {}
         }
     }
 
@@ -116,23 +106,33 @@ impl Replica {
         match std::mem::replace(&mut self.role, Role::Follower(follower)) {
             Role::Leader(old) => self.leave_office(*old, cx),
             Role::Retired(retired) => self.role = Role::Retired(retired),
+            Role::Merged(merger) => self.role = Role::Merged(merger),
             Role::Follower(_) | Role::Candidate(_) => {}
         }
     }
 
     pub(crate) fn tick_follower(&mut self, cx: &mut Context<'_>) {
         let votes = self.votes();
-        let Role::Follower(follower) = &mut self.role else { return };
         if self.configuration.is_none() {
             return;
-        }
-        if cx.now.instant >= follower.ask_at {
-            follower.ask_at = cx.now.instant.after(cx.config.membership_patience);
-            self.ask_membership(cx);
         }
         let Role::Follower(follower) = &self.role else { return };
         if votes && cx.now.instant >= follower.election_at {
             self.stand(cx);
+        }
+    }
+
+    /// A replica that hears no leader, whether it waits or stands, asks now and then whether it is still a member.
+    pub(crate) fn tick_membership(&mut self, cx: &mut Context<'_>) {
+        let waits = matches!(self.role, Role::Follower(_) | Role::Candidate(_));
+        if !waits || cx.now.instant < self.ask_at {
+            return;
+        }
+        self.ask_at = cx.now.instant.after(cx.config.membership_patience);
+        match self.inviter {
+            // It knows nobody but the one that first spoke to it.
+            Some(inviter) if self.configuration.is_none() => self.ask_membership_of(inviter, cx),
+            Some(_) | None => self.ask_membership(cx),
         }
     }
 
@@ -187,6 +187,10 @@ impl Replica {
         ticket: Option<Ticket>,
         cx: &mut Context<'_>,
     ) {
+        if self.report.is_none() {
+            // It has the state that this replica waits for, and may not find a majority without it.
+            return self.ask_for_state(from, cx);
+        }
         if !self.may_elect(from, configuration, cx) {
             return;
         }
@@ -205,7 +209,7 @@ impl Replica {
         let lives = match &self.role {
             Role::Follower(follower) => follower.leader.is_some() && cx.now.instant.since(follower.heard_at) < lately,
             Role::Leader(_) => self.hears_majority(lately, cx),
-            Role::Candidate(_) | Role::Retired(_) => false,
+            Role::Candidate(_) | Role::Retired(_) | Role::Merged(_) => false,
         };
         lives && !released
     }
@@ -274,6 +278,10 @@ impl Replica {
         }
         let mut promises = Promises { decided: (decided, None), ..Promises::default() };
         promises.add(name.node, own);
+        if ballot.round == 1 {
+            // The first ballot of a child: nobody can have accepted anything below it, so there is nothing to ask.
+            return self.lead(ballot, BTreeMap::new(), cx);
+        }
         candidate.stage = Stage::Preparing(promises);
         let ticket = candidate.ticket;
         for other in self.others() {
@@ -370,7 +378,7 @@ impl Replica {
             Role::Follower(_) if decided > self.decided && refusal == Refusal::Configuration => {
                 self.send(from, Message::CatchUp { first }, cx);
             }
-            Role::Leader(_) | Role::Follower(_) | Role::Retired(_) => {}
+            Role::Leader(_) | Role::Follower(_) | Role::Retired(_) | Role::Merged(_) => {}
         }
     }
 
@@ -404,6 +412,15 @@ impl Replica {
         proposed.is_ok_and(|proposed| current.is_some_and(|current| proposed.version == current.next()))
     }
 
+    /// A split gave birth to this replica and names it as the leader of the first ballot. It leads once the disk holds its
+    /// promise, and so never again: whoever finds the promise after a restart stands for a later one.
+    pub(crate) fn lead_first_ballot(&mut self, cx: &mut Context<'_>) {
+        let ballot = Ballot { round: 1, node: self.name.node, incarnation: self.name.incarnation };
+        if self.promise_refusal(ballot, None, cx).is_none() && self.votes() {
+            self.bind(ballot, None, cx);
+        }
+    }
+
     /// Phase 1 is done: proposes anew what it found, then an entry of its own.
     fn lead(&mut self, ballot: Ballot, accepted: BTreeMap<Slot, (Ballot, Entry)>, cx: &mut Context<'_>) {
         let first = self.decided.next();
@@ -415,9 +432,9 @@ impl Replica {
             for slot in (first.0..=last.0).map(Slot) {
                 let found = accepted.get(&slot).map(|(_, entry)| entry).filter(|entry| self.may_adopt(entry));
                 let entry = found.cloned().unwrap_or_else(|| Entry::noop(EntryClock::default()));
-                let structural = entry.kind.is_structural();
+                let members = entry.kind.changes_members();
                 entries.push(entry);
-                if structural && !planted::on(Bug::ProposesPastAdoptedConfiguration) {
+                if members && !planted::on(Bug::ProposesPastAdoptedConfiguration) {
                     adopted = Some(slot);
                     break;
                 }

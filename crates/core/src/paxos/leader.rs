@@ -15,7 +15,10 @@
 
 use crate::effects::{MachineOrder, Refused, Reply};
 use crate::entry::{Entry, EntryClock, EntryKind};
+use crate::input::MachineReport;
 use crate::message::Message;
+use crate::ops::coordinator::Operations;
+use crate::paxos::counting::Count;
 use crate::paxos::membership::{Change, HandingOver, Structural};
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
@@ -165,9 +168,12 @@ pub(crate) struct Leader {
     /// Log time at the beginning of this ballot; known once the barrier is applied.
     log_time_base: Option<u64>,
     expiry_asked: bool,
+    pub(crate) count: Count,
     pub(crate) change: Option<Change>,
     pub(crate) hand_over: Option<HandingOver>,
     level_proposed: bool,
+    /// Operations among groups.
+    pub(crate) operations: Operations,
 }
 
 impl Leader {
@@ -183,7 +189,7 @@ impl Leader {
             ballot,
             peers: others.into_iter().map(|name| (name.node, Peer::new(name, next, now))).collect(),
             barrier: Slot(u64::MAX),
-            structural: adopted.map(|slot| Structural { slot, adopted: true }),
+            structural: adopted.map(|slot| Structural { slot, adopted: true, members: true }),
             queue: VecDeque::new(),
             queue_bytes: 0,
             last_batch: 0,
@@ -201,14 +207,17 @@ impl Leader {
             advanced_micros: 0,
             log_time_base: None,
             expiry_asked: false,
+            count: Count::Idle,
             change: None,
             hand_over: None,
             level_proposed: false,
+            operations: Operations::default(),
         }
     }
 
     pub(crate) fn deadline(&self) -> Instant {
-        self.lingers_until.map_or(self.heartbeat_at, |until| until.min(self.heartbeat_at))
+        let others = self.lingers_until.into_iter().chain(self.operations.deadline());
+        others.fold(self.heartbeat_at, Instant::min)
     }
 
     /// Whether the barrier, a read or an order waits until more is applied.
@@ -261,6 +270,16 @@ impl Leader {
     pub(crate) fn propose_own(&mut self, kind: EntryKind, body: Bytes) {
         self.own.push_back((kind, body));
     }
+
+    /// The kinds of the group's own entries that wait for a slot.
+    pub(crate) fn own_kinds(&self) -> impl Iterator<Item = EntryKind> + '_ {
+        self.own.iter().map(|(kind, _)| *kind)
+    }
+
+    /// Whether an entry of this kind waits for a slot.
+    pub(crate) fn has_own(&self, kind: EntryKind) -> bool {
+        self.own_kinds().any(|own| own == kind)
+    }
 }
 
 impl Replica {
@@ -291,10 +310,14 @@ impl Replica {
             cx.reply(read.request, Reply::Refused(refused.clone()));
         }
         if let Some(change) = leader.change {
-            cx.reply(change.request, change.left_by_leader());
+            cx.reply_to(change.request, change.left_by_leader());
         }
         if let Some(hand_over) = leader.hand_over {
-            cx.reply(hand_over.request, Reply::Refused(Refused::GivenUp("the leader changed meanwhile".to_owned())));
+            cx.reply_to(hand_over.request, Reply::Refused(Refused::GivenUp("the leader changed meanwhile".to_owned())));
+        }
+        if let Some(order) = leader.operations.order {
+            let (request, reply) = order.left_by_leader();
+            cx.reply(request, reply);
         }
     }
 
@@ -456,11 +479,11 @@ impl Replica {
         let Role::Leader(leader) = &self.role else { return };
         let tally = self.tally(configuration);
         let decided = match &leader.structural {
-            Some(structural) if !planted::on(Bug::OldMajorityDecidesConfiguration) => {
+            Some(structural) if structural.members && !planted::on(Bug::OldMajorityDecidesConfiguration) => {
                 let before = Slot(structural.slot.0 - 1);
                 let next = self.proposed_configuration(structural.slot);
-                let both =
-                    tally >= structural.slot && next.as_ref().is_some_and(|next| self.tally(next) >= structural.slot);
+                let held = |set| self.assembled_tally(set, cx) >= structural.slot;
+                let both = held(configuration) && next.as_ref().is_some_and(held);
                 if both { structural.slot } else { tally.min(before) }
             }
             _ => tally,
@@ -474,6 +497,18 @@ impl Replica {
 
     /// The last slot that a majority of `configuration` has on disk, with everything before it.
     fn tally(&self, configuration: &crate::group::Configuration) -> Slot {
+        self.tally_of(configuration, Slot(0), self.applied)
+    }
+
+    /// The same, of those that hold all the positions the group has: what decides who may leave.
+    fn assembled_tally(&self, configuration: &crate::group::Configuration, cx: &Context<'_>) -> Slot {
+        let reshaped = self.report.as_ref().map(|report| report.state.reshaped).unwrap_or_default();
+        let needed = if planted::on(Bug::UnassembledCounts) { Slot(0) } else { reshaped };
+        self.tally_of(configuration, needed, self.assembled_through(cx))
+    }
+
+    /// The last slot that a majority of `configuration` has on disk, of members that have applied `needed`.
+    fn tally_of(&self, configuration: &crate::group::Configuration, needed: Slot, own_applied: Slot) -> Slot {
         let Role::Leader(leader) = &self.role else { return Slot(0) };
         let mut through: Vec<Slot> = configuration
             .members
@@ -486,10 +521,11 @@ impl Replica {
                     } else {
                         self.cursor.durable
                     };
-                    return if member.incarnation == self.name.incarnation { own.unwrap_or_default() } else { Slot(0) };
+                    let counts = member.incarnation == self.name.incarnation && own_applied >= needed;
+                    return if counts { own.unwrap_or_default() } else { Slot(0) };
                 }
                 let peer = leader.peers.get(&member.node).filter(|peer| peer.name.incarnation == member.incarnation);
-                peer.map_or(Slot(0), |peer| peer.through)
+                peer.filter(|peer| peer.applied >= needed).map_or(Slot(0), |peer| peer.through)
             })
             .collect();
         through.sort_unstable_by(|a, b| b.cmp(a));
@@ -501,6 +537,7 @@ impl Replica {
     /// The end of a burst at the leader.
     pub(crate) fn flush_leader(&mut self, cx: &mut Context<'_>) {
         self.advance_change(cx);
+        self.advance_operations(cx);
         self.propose_waiting(cx);
         self.release_reads(cx);
         if self.advance_hand_over(cx) || cx.disk_stalled {
@@ -538,7 +575,7 @@ impl Replica {
                 return;
             }
             if let Some((kind, body)) = leader.own.pop_front() {
-                self.propose(kind, body, Vec::new(), cx);
+                self.propose_one(kind, body, cx);
                 continue;
             }
             // While entries are under way, or right after the last, a further one is worth its messages and syncs only if it
@@ -555,6 +592,23 @@ impl Replica {
             leader.last_batch = waiting.len();
             leader.batched_at = cx.now.instant;
             self.propose(EntryKind::Commands, body, waiting, cx);
+        }
+    }
+
+    /// Proposes an entry of the group's own. One that moves positions turns readers back first.
+    fn propose_one(&mut self, kind: EntryKind, body: Bytes, cx: &mut Context<'_>) {
+        let withdraws = kind.is_structural() && !planted::on(Bug::WordShownWhileMoving);
+        if withdraws {
+            self.word.withdraw();
+        }
+        let slot = self.propose(kind, body, Vec::new(), cx);
+        if let Role::Leader(leader) = &mut self.role
+            && withdraws
+        {
+            leader.structural = Some(Structural { slot, adopted: false, members: false });
+        }
+        if let (EntryKind::Correct, Role::Leader(leader)) = (kind, &mut self.role) {
+            leader.count = Count::Proposed(slot);
         }
     }
 
@@ -629,8 +683,12 @@ impl Replica {
             return;
         }
         self.propose_level(cx);
+        self.order_count(cx);
         let applied_all = self.applied == self.cursor.through;
-        let next_expiry = self.report.as_ref().and_then(|report| report.next_expiry);
+        // What is sealed does not expire: it would be named again and again.
+        let sealed = |report: &MachineReport| report.state.pending.as_ref().is_some_and(|it| it.sealed().is_some());
+        let report = self.report.as_ref().filter(|report| !sealed(report));
+        let next_expiry = report.and_then(|report| report.next_expiry);
         let group = self.name.group;
         let Role::Leader(leader) = &mut self.role else { return };
         if let (Some(next), (_, Some(now))) = (next_expiry, leader.advance(cx))
@@ -644,9 +702,13 @@ impl Replica {
     }
 
     /// The machine lists what has expired.
-    pub(crate) fn on_expired(&mut self, body: Bytes) {
+    pub(crate) fn on_expired(&mut self, body: Bytes, next_expiry: Option<LogTime>) {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.expiry_asked = false;
+        if let Some(report) = &mut self.report {
+            // What was found spares further orders, though nothing be applied.
+            report.next_expiry = next_expiry;
+        }
         // An encoded empty list is its length alone.
         if body.len() > COMMAND_OVERHEAD {
             leader.propose_own(EntryKind::Expire, body);

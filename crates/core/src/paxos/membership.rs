@@ -14,7 +14,7 @@
 //! lease forgotten. A leader that is no longer a member hands over and retires like the others.
 
 use crate::codec::{Decode, Encode};
-use crate::durable::Write;
+use crate::durable::{Merger, Write};
 use crate::effects::{Refused, Reply};
 use crate::entry::EntryKind;
 use crate::group::{Configuration, Member, Role as MemberRole};
@@ -32,12 +32,15 @@ pub(crate) struct Structural {
     pub(crate) slot: Slot,
     /// It was found in phase 1, not made here: whatever follows it was decided by others, so phase 1 runs again.
     pub(crate) adopted: bool,
+    /// It changes the members; else it only moves positions.
+    pub(crate) members: bool,
 }
 
 /// An operator's order to change the members, under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
-    pub(crate) request: RequestId,
+    /// Who ordered it; nobody, if another group asked for it.
+    pub(crate) request: Option<RequestId>,
     add: Vec<(NodeId, String)>,
     remove: Vec<NodeId>,
     deadline: Instant,
@@ -72,7 +75,8 @@ impl Change {
 /// An order to let another member lead, under way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HandingOver {
-    pub(crate) request: RequestId,
+    /// Who ordered it; nobody, if another group asked for it.
+    pub(crate) request: Option<RequestId>,
     pub(crate) to: NodeId,
     pub(crate) deadline: Instant,
 }
@@ -103,7 +107,7 @@ impl Replica {
         let known = self.configuration.clone();
         let name = self.name;
         let Role::Leader(leader) = &mut self.role else { return };
-        leader.structural = Some(Structural { slot, adopted: false });
+        leader.structural = Some(Structural { slot, adopted: false, members: true });
         leader.forget_lease();
         // Newcomers must acknowledge the entry too, so they are spoken to before it is decided.
         for member in &configuration.members {
@@ -121,6 +125,10 @@ impl Replica {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(structural) = leader.structural.filter(|structural| structural.slot <= decided) else { return };
         leader.structural = None;
+        if !structural.members {
+            leader.operations.nudged = true;
+            return;
+        }
         leader.forget_lease();
         if let Some(change) = leader.change.as_mut().filter(|change| change.stage == ChangeStage::Switching) {
             change.stage = ChangeStage::Telling(structural.slot);
@@ -184,10 +192,11 @@ impl Replica {
         remove: Vec<NodeId>,
         cx: &mut Context<'_>,
     ) {
+        self.give_way(cx);
         let refused = match (&self.role, &self.configuration) {
             (Role::Leader(leader), Some(configuration)) => {
-                invalid_change(configuration, &add, &remove, leader.change.is_some() || leader.structural.is_some())
-                    .map(Refused::Invalid)
+                let busy = leader.change.is_some() || leader.structural.is_some() || leader.operations.order.is_some();
+                invalid_change(configuration, &add, &remove, busy || self.is_locked()).map(Refused::Invalid)
             }
             _ => Some(self.refused_not_leader()),
         };
@@ -197,8 +206,43 @@ impl Replica {
         }
         let deadline = cx.now.instant.after(cx.config.change_patience);
         if let Role::Leader(leader) = &mut self.role {
-            leader.change = Some(Change { request, add, remove, deadline, stage: ChangeStage::Inviting });
+            leader.change =
+                Some(Change { request: Some(request), add, remove, deadline, stage: ChangeStage::Inviting });
         }
+    }
+
+    /// Another group that is to take over from this one asks it to have these members, led by that node.
+    pub(crate) fn on_align(&mut self, members: &[(NodeId, String)], leader: NodeId, cx: &mut Context<'_>) {
+        let Some(configuration) = self.configuration.clone() else { return };
+        let busy = self.is_locked();
+        let Role::Leader(own) = &mut self.role else { return };
+        let moving = own.change.is_some() || own.structural.is_some() || own.hand_over.is_some();
+        if busy || moving || own.operations.order.is_some() || members.is_empty() {
+            return;
+        }
+        let votes = |node: NodeId| configuration.member(node).is_some_and(|member| member.role == MemberRole::Voter);
+        let add: Vec<_> = members.iter().filter(|(node, _)| !votes(*node)).cloned().collect();
+        let wanted = |node: NodeId| members.iter().any(|(wanted, _)| *wanted == node);
+        let remove: Vec<NodeId> =
+            configuration.members.iter().map(|member| member.node).filter(|node| !wanted(*node)).collect();
+        if !(add.is_empty() && remove.is_empty()) {
+            if invalid_change(&configuration, &add, &remove, false).is_none() {
+                let deadline = cx.now.instant.after(cx.config.change_patience);
+                own.change = Some(Change { request: None, add, remove, deadline, stage: ChangeStage::Inviting });
+            }
+        } else if leader != self.name.node && votes(leader) {
+            let deadline = cx.now.instant.after(cx.config.election_max * 4);
+            own.hand_over = Some(HandingOver { request: None, to: leader, deadline });
+        }
+    }
+
+    /// Whether the ring neighbours would still find somebody after the change under way. It is put off until they do, but not
+    /// for ever: a neighbour that is gone must not keep the members as they are.
+    fn stays_reachable(&self, configuration: &Configuration, cx: &Context<'_>) -> bool {
+        let Role::Leader(leader) = &self.role else { return true };
+        let Some(change) = &leader.change else { return true };
+        let late = change.deadline.since(cx.now.instant) < cx.config.change_patience / 2;
+        late || self.is_reachable_with(&with_voters(configuration, &change.add, &change.remove))
     }
 
     /// Takes the next step of a change of members.
@@ -209,11 +253,15 @@ impl Replica {
         let near = Slot(self.decided.0.saturating_sub(cx.config.pipeline_entries * 4).max(1));
         let level = self.report.as_ref().map(|report| report.feature_level).unwrap_or_default();
         let own = self.name.node;
+        // Members do not change under a lock, nor behind an entry that may lock.
+        let locked = matches!(&self.role, Role::Leader(leader) if leader.change.is_some()) && self.is_locked();
+        let reachable = self.stays_reachable(&configuration, cx);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(change) = &mut leader.change else { return };
         if leader.structural.is_some() || barred < leader.barrier || leader.hand_over.is_some() {
             return;
         }
+        let locked = locked && !matches!(change.stage, ChangeStage::Telling(_));
         let request = change.request;
         if let ChangeStage::Telling(slot) = change.stage {
             let knows = |node: NodeId| {
@@ -225,7 +273,7 @@ impl Replica {
             };
             if crate::paxos::election::majority(&configuration, knows) {
                 leader.change = None;
-                cx.reply(request, Reply::Done);
+                cx.reply_to(request, Reply::Done);
             }
             return;
         }
@@ -233,7 +281,10 @@ impl Replica {
             leader.change = None;
             let why =
                 "newcomers did not catch up, or no majority of the new set answers; newcomers stay learners".to_owned();
-            cx.reply(request, Reply::Refused(Refused::GivenUp(why)));
+            cx.reply_to(request, Reply::Refused(Refused::GivenUp(why)));
+            return;
+        }
+        if locked {
             return;
         }
         match change.stage {
@@ -256,7 +307,7 @@ impl Replica {
                 };
                 let caught_up = add.iter().all(|(node, _)| near_by(*node));
                 let alive = crate::paxos::election::majority(&next, |node| node == own || near_by(node));
-                if caught_up && alive {
+                if caught_up && alive && reachable {
                     change.stage = ChangeStage::Switching;
                     self.propose_configuration(&next, cx);
                 }
@@ -282,7 +333,7 @@ impl Replica {
             cx.reply(request, Reply::Refused(Refused::Invalid(why.to_owned())));
         } else {
             let deadline = cx.now.instant.after(cx.config.election_max * 4);
-            leader.hand_over = Some(HandingOver { request, to, deadline });
+            leader.hand_over = Some(HandingOver { request: Some(request), to, deadline });
         }
     }
 
@@ -294,7 +345,7 @@ impl Replica {
         if cx.now.instant >= hand_over.deadline {
             leader.hand_over = None;
             let why = "the target did not catch up in time".to_owned();
-            cx.reply(hand_over.request, Reply::Refused(Refused::GivenUp(why)));
+            cx.reply_to(hand_over.request, Reply::Refused(Refused::GivenUp(why)));
             return false;
         }
         let Some(peer) = leader.peers.get(&hand_over.to).filter(|peer| peer.through == through) else { return false };
@@ -308,7 +359,7 @@ impl Replica {
         let ticket = Ticket { ballot: leader.ballot, stamp: leader.last_stamp };
         leader.hand_over = None;
         self.send(name, Message::HandOver { ticket }, cx);
-        cx.reply(hand_over.request, Reply::Done);
+        cx.reply_to(hand_over.request, Reply::Done);
         if planted::on(Bug::HandOverRenewed) {
             return false;
         }
@@ -359,7 +410,8 @@ impl Replica {
         // what was applied in memory alone would leave the one that is asked with an undecided entry and nobody to ask.
         let newest = self.configuration.as_ref().is_some_and(|known| known.version == configuration.version);
         let durable = self.configuration_slot <= self.decided_on_disk.max(self.flushed);
-        let told = newest && durable;
+        let assembled = self.assembled_through(cx) >= report.applied;
+        let told = newest && durable && assembled;
         if !configuration.has(from) && !told {
             return;
         }
@@ -396,7 +448,7 @@ impl Replica {
             // The others went on without this replica; what it lacks it will never get. The set to ask is the newer one.
             self.configuration = Some(configuration);
             self.configuration_slot = self.configuration_slot.max(self.decided);
-            if !matches!(self.role, Role::Retired(_)) {
+            if !matches!(self.role, Role::Retired(_) | Role::Merged(_)) {
                 self.retire(cx);
             }
         }
@@ -411,9 +463,10 @@ impl Replica {
         }
     }
 
-    /// Whether `configuration` does without this replica. One from before it was added says nothing.
+    /// Whether `configuration` does without this replica. One from before it was added says nothing; the one that it is named
+    /// after has it, if it was ever a member.
     pub(crate) fn is_removed_by(&self, configuration: &Configuration) -> bool {
-        configuration.version.0 > self.name.incarnation.0 && !configuration.has(self.name)
+        configuration.version.0 >= self.name.incarnation.0 && !configuration.has(self.name)
     }
 
     /// The last incarnation on this node that the removal of this replica rules out. The newest configuration it was told of
@@ -428,11 +481,75 @@ impl Replica {
 
     /// Everything this replica holds is safe with others: it goes for good.
     fn forget(&mut self, cx: &mut Context<'_>) {
+        // What other machines here were made of from this log must outlive it.
+        let reshaped = self.report.as_ref().map(|report| report.state.reshaped).unwrap_or_default();
+        let needed = self.flushed < reshaped || self.is_needed_beside(cx);
+        if needed && !planted::on(Bug::ParentForgottenUnflushed) {
+            return;
+        }
+        self.bury_with(None, cx);
+    }
+
+    /// Ends this replica for good.
+    fn bury_with(&mut self, merged: Option<Merger>, cx: &mut Context<'_>) {
         if std::mem::replace(&mut self.gone, true) {
             return;
         }
+        self.merger = merged;
         if !planted::on(Bug::TombstoneForgotten) {
-            cx.write(Write::Tombstone { replica: self.name, removed_by: self.ruled_out() });
+            let (replica, removed_by, configuration) = (self.name, self.ruled_out(), self.configuration.clone());
+            cx.write(Write::Tombstone { replica, removed_by, merged, configuration });
+        }
+    }
+
+    /// The machine was taken over by the group's gainer beside it.
+    pub(crate) fn on_merged(&mut self, merger: Merger, cx: &mut Context<'_>) {
+        self.word.withdraw();
+        self.settle(cx);
+        self.step_down(None, cx);
+        self.fetch = None;
+        self.owed = None;
+        self.stalled = None;
+        self.report = None;
+        self.role = Role::Merged(merger);
+    }
+
+    /// Nobody needs what this replica of a merged group holds any more.
+    pub(crate) fn on_settled(&mut self, merger: Merger, cx: &mut Context<'_>) {
+        self.word.withdraw();
+        self.bury_with(Some(merger), cx);
+    }
+
+    /// A replica whose group ended here votes no more. It helps those that lag.
+    pub(crate) fn answer_merged(&mut self, from: ReplicaName, message: Message, cx: &mut Context<'_>) {
+        match message {
+            Message::CatchUp { first } => self.on_catch_up(from, first, cx),
+            Message::PreVote { .. }
+            | Message::Prepare { .. }
+            | Message::Accept { .. }
+            | Message::AskMembership { .. }
+            | Message::SnapshotPull { .. } => {
+                let decided = self.decided;
+                self.send(from, Message::Merged { decided }, cx);
+            }
+            Message::PreVoted { .. }
+            | Message::Promise { .. }
+            | Message::Refuse { .. }
+            | Message::Accepted { .. }
+            | Message::Decided { .. }
+            | Message::Truncated { .. }
+            | Message::SnapshotChunk { .. }
+            | Message::HandOver { .. }
+            | Message::Membership { .. }
+            | Message::Merged { .. } => {}
+        }
+    }
+
+    /// Another member's group ended there: what this one lacks up to the seal is still to be had from it.
+    pub(crate) fn on_merged_away(&mut self, from: ReplicaName, decided: Slot, cx: &mut Context<'_>) {
+        if decided > self.decided {
+            let first = self.decided.next();
+            self.send(from, Message::CatchUp { first }, cx);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod acceptor;
 pub(crate) mod catch_up;
+pub(crate) mod counting;
 pub(crate) mod election;
 pub(crate) mod freshness;
 pub(crate) mod leader;

@@ -1,16 +1,17 @@
 //! A log in memory: what a node finds again after its process died.
 
 use bytes::Bytes;
-use scatter_core::durable::{HardState, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Write};
+use scatter_core::durable::{HardState, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write};
 use scatter_core::entry::Entry;
 use scatter_core::store::map::{MapBatch, MapStore};
 use scatter_core::store::{Batch, Read, Store, Visit};
-use scatter_core::types::{Ballot, GroupId, Incarnation, NodeId, ReplicaName, Slot};
+use scatter_core::types::{Ballot, GroupId, NodeId, ReplicaName, Slot};
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
 struct ReplicaLog {
     replica: ReplicaName,
+    inviter: Option<ReplicaName>,
     hard: HardState,
     truncated: Slot,
     entries: BTreeMap<Slot, (Ballot, Entry)>,
@@ -22,7 +23,7 @@ pub(crate) struct Disk {
     node: Option<NodeRecord>,
     peers: BTreeMap<NodeId, PeerRecord>,
     replicas: BTreeMap<GroupId, ReplicaLog>,
-    tombstones: Vec<(ReplicaName, Incarnation)>,
+    tombstones: Vec<Tombstone>,
 }
 
 impl Disk {
@@ -32,9 +33,10 @@ impl Disk {
             Write::Peer { record } => {
                 self.peers.insert(record.node, *record);
             }
-            Write::Create { replica, after } => {
+            Write::Create { replica, after, inviter } => {
                 let log = ReplicaLog {
                     replica: *replica,
+                    inviter: *inviter,
                     hard: HardState::default(),
                     truncated: *after,
                     entries: BTreeMap::new(),
@@ -59,9 +61,11 @@ impl Disk {
                     log.entries.retain(|slot, _| slot > through);
                 }
             }
-            Write::Tombstone { replica, removed_by } => {
+            Write::Tombstone { replica, removed_by, merged, configuration } => {
                 self.replicas.retain(|_, log| log.replica != *replica);
-                self.tombstones.push((*replica, *removed_by));
+                let (replica, removed_by, merged) = (*replica, *removed_by, *merged);
+                let configuration = configuration.clone();
+                self.tombstones.push(Tombstone { replica, removed_by, merged, configuration });
             }
         }
     }
@@ -70,6 +74,7 @@ impl Disk {
     pub(crate) fn recovered(&self) -> Recovered {
         let replica = |log: &ReplicaLog| RecoveredReplica {
             replica: log.replica,
+            inviter: log.inviter,
             hard: log.hard,
             truncated: log.truncated,
             entries: log.entries.iter().map(|(slot, (ballot, entry))| (*slot, *ballot, entry.clone())).collect(),

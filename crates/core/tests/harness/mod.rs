@@ -1,7 +1,7 @@
 //! Several nodes in one process, in virtual time: the real node, the real apply stage, a store, log and network in memory.
 //!
 //! A message and a sync take a millisecond each; applying takes no time. Nodes are named by letters, and stand for
-//! election one after the other: `A` is always the least patient.
+//! election one after the other: `A` is always the least patient. A node may have replicas of several groups.
 
 #![allow(dead_code, unused_imports, reason = "each test takes what it needs")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -13,13 +13,15 @@ pub(crate) mod render;
 use bytes::Bytes;
 use disk::Disk;
 use network::Network;
+use render::Names;
 use scatter_core::codec::Encode;
 use scatter_core::command::{Command, Condition, Operation, Outcome};
 use scatter_core::durable::Write;
 use scatter_core::effects::{LogRead, Outgoing, Reply};
-use scatter_core::group::Limits;
+use scatter_core::group::{self, Limits};
 use scatter_core::message::HelloError;
 use scatter_core::node::{Boot, ReplicaStatus};
+use scatter_core::ops::order::Order;
 use scatter_core::ring::Key;
 use scatter_core::stage::{Done, Stage};
 use scatter_core::store::Store;
@@ -55,7 +57,7 @@ pub(crate) struct Process {
     sync_held: bool,
     paused: bool,
     ticked_ms: u64,
-    seen: Seen,
+    seen: BTreeMap<GroupId, Seen>,
 }
 
 /// What was last shown of a replica.
@@ -64,6 +66,7 @@ struct Seen {
     role: String,
     decided: Slot,
     configuration: String,
+    shape: String,
 }
 
 /// All hosts and what lies between them.
@@ -76,6 +79,7 @@ pub(crate) struct Cluster {
     pub(crate) trace: Vec<String>,
     pub(crate) outcomes: BTreeMap<RequestId, Outcome>,
     pub(crate) replies: BTreeMap<RequestId, Reply>,
+    pub(crate) names: Names,
     labels: BTreeMap<RequestId, String>,
     reads: BTreeMap<RequestId, Key>,
     next_request: u64,
@@ -107,6 +111,7 @@ impl Cluster {
             trace: Vec::new(),
             outcomes: BTreeMap::new(),
             replies: BTreeMap::new(),
+            names: Names::default(),
             labels: BTreeMap::new(),
             reads: BTreeMap::new(),
             next_request: 1,
@@ -144,6 +149,12 @@ impl Cluster {
         if !self.quiet {
             self.trace.push(format!("{:>6}  {who:<9}  {what}", self.now_ms));
         }
+    }
+
+    /// Says something that is of one group.
+    pub(crate) fn say_of(&mut self, letter: char, group: GroupId, what: impl std::fmt::Display) {
+        let before = self.names.before(group);
+        self.say(letter, format!("{before}{what}"));
     }
 
     pub(crate) fn host(&mut self, letter: char) -> &mut Host {
@@ -188,7 +199,7 @@ impl Cluster {
             sync_held: false,
             paused: false,
             ticked_ms: 0,
-            seen: Seen::default(),
+            seen: BTreeMap::new(),
         });
         self.say(letter, "starts");
         self.show_changes(letter);
@@ -228,15 +239,19 @@ impl Cluster {
         request
     }
 
-    /// The only group. Any node that has it will do.
+    /// The first group that came to be.
     pub(crate) fn group(&self) -> GroupId {
-        let living = self.hosts.values().filter_map(|host| host.process.as_ref());
-        living.flat_map(|process| process.node.groups().collect::<Vec<_>>()).next().unwrap_or_default()
+        self.names.group("g1").unwrap_or_default()
+    }
+
+    /// A client sets a key of the first group at a node.
+    pub(crate) fn put(&mut self, letter: char, key: &str, value: &str) -> RequestId {
+        self.put_in(letter, self.group(), key, value)
     }
 
     /// A client sets a key at a node.
-    pub(crate) fn put(&mut self, letter: char, key: &str, value: &str) -> RequestId {
-        let (request, group) = (self.request(format!("{key}={value}")), self.group());
+    pub(crate) fn put_in(&mut self, letter: char, group: GroupId, key: &str, value: &str) -> RequestId {
+        let request = self.request(format!("{key}={value}"));
         let key = Key::new(key.as_bytes().to_vec()).unwrap();
         let value = Bytes::copy_from_slice(value.as_bytes());
         let operation = Operation::Put { key, value, ttl_ms: None, condition: Condition::Always };
@@ -246,29 +261,37 @@ impl Cluster {
     }
 
     /// A client reads a key at a node: by the read word if it lets readers through, else by the loop.
-    pub(crate) fn read(&mut self, letter: char, key: &str) {
-        let (group, now) = (self.group(), self.clock(letter).instant);
+    pub(crate) fn read(&mut self, letter: char, group: GroupId, key: &str) {
+        let now = self.clock(letter).instant;
         let request = self.request(format!("read {key}"));
         let parsed = Key::new(key.as_bytes().to_vec()).unwrap();
         let word = self.process(letter).node.read_word(group);
         let glance = word.as_ref().and_then(|word| word.admit(|| now));
         if glance.is_some() {
-            let value = self.look_up(letter, &parsed);
-            self.say(letter, format!("reads {key}: {value}, by lease"));
+            let value = self.look_up(letter, group, &parsed);
+            self.say_of(letter, group, format!("reads {key}: {value}, by lease"));
         } else {
             self.reads.insert(request, parsed);
             self.input(letter, Input::Read { request, group });
         }
     }
 
-    fn look_up(&mut self, letter: char, key: &Key) -> String {
-        let group = self.group();
-        let found = self.process(letter).stage.read(group, key).unwrap();
+    fn look_up(&mut self, letter: char, group: GroupId, key: &Key) -> String {
+        let host = self.host(letter);
+        let served = host.process.as_ref().and_then(|process| process.stage.served(group)).unwrap_or_default();
+        if served.find(&key.position().0).is_none() {
+            return "not the owner".to_owned();
+        }
+        let found = group::read(&host.store, &served, key).unwrap();
         found.map_or("nothing".to_owned(), |found| String::from_utf8_lossy(&found.value).into_owned())
     }
 
     pub(crate) fn change(&mut self, letter: char, add: &str, remove: &str) -> RequestId {
-        let (request, group) = (self.request("change of members"), self.group());
+        self.change_in(letter, self.group(), add, remove)
+    }
+
+    pub(crate) fn change_in(&mut self, letter: char, group: GroupId, add: &str, remove: &str) -> RequestId {
+        let request = self.request("change of members");
         let add = add.chars().map(|it| (id(it), self.hosts[&it].address.clone())).collect();
         let remove = remove.chars().map(id).collect();
         self.input(letter, Input::ChangeMembers { request, group, add, remove });
@@ -276,8 +299,19 @@ impl Cluster {
     }
 
     pub(crate) fn hand_over(&mut self, letter: char, to: char) -> RequestId {
-        let (request, group) = (self.request("hand-over"), self.group());
+        self.hand_over_in(letter, self.group(), to)
+    }
+
+    pub(crate) fn hand_over_in(&mut self, letter: char, group: GroupId, to: char) -> RequestId {
+        let request = self.request("hand-over");
         self.input(letter, Input::HandOver { request, group, to: id(to) });
+        request
+    }
+
+    /// An operator orders a group operation.
+    pub(crate) fn reshape(&mut self, letter: char, group: GroupId, label: &str, order: Order) -> RequestId {
+        let request = self.request(label);
+        self.input(letter, Input::Reshape { request, group, order });
         request
     }
 
@@ -291,15 +325,34 @@ impl Cluster {
         self.host(letter).store.flush().unwrap();
     }
 
-    /// How the replica on a node stands, if there is one.
+    /// How the replica of the first group on a node stands, if there is one.
     pub(crate) fn status(&self, letter: char) -> Option<ReplicaStatus> {
-        let process = self.hosts[&letter].process.as_ref()?;
-        process.node.status(self.clock(letter)).into_iter().next()
+        self.statuses(letter).into_iter().find(|status| status.replica.group == self.group())
     }
 
-    /// The node that leads, if one does.
+    /// How all replicas on a node stand.
+    pub(crate) fn statuses(&self, letter: char) -> Vec<ReplicaStatus> {
+        let process = self.hosts[&letter].process.as_ref();
+        process.map(|process| process.node.status(self.clock(letter))).unwrap_or_default()
+    }
+
+    /// What the machine of a group on a node says of its shape.
+    pub(crate) fn shape(&self, letter: char, group: GroupId) -> String {
+        let process = self.hosts[&letter].process.as_ref();
+        let state = process.and_then(|process| process.stage.state(group));
+        state.map(|state| render::shape(&self.names, state)).unwrap_or_default()
+    }
+
+    /// The node that leads the first group, if one does.
     pub(crate) fn leader(&self) -> Option<char> {
-        let leads = |letter: &char| self.status(*letter).is_some_and(|status| status.role == "leader");
+        self.leader_of(self.group())
+    }
+
+    /// The node that leads a group, if one does.
+    pub(crate) fn leader_of(&self, group: GroupId) -> Option<char> {
+        let leads = |letter: &char| {
+            self.statuses(*letter).iter().any(|status| status.replica.group == group && status.role == "leader")
+        };
         self.hosts.keys().copied().find(leads)
     }
 
@@ -373,7 +426,7 @@ impl Cluster {
                 }
                 let Some((_, write, writes)) = process.syncs.pop_front() else { break };
                 process.inbox.push_back(Input::Synced { write });
-                let words: Vec<String> = writes.iter().map(render::write).collect();
+                let words: Vec<String> = writes.iter().map(|write| render::write(&self.names, write)).collect();
                 self.say(format!("{letter} disk"), words.join(", "));
                 let host = self.host(letter);
                 for write in &writes {
@@ -410,23 +463,23 @@ impl Cluster {
         true
     }
 
-    /// Writes down what became of a node's replica.
+    /// Writes down what became of a node's replicas.
     fn show_changes(&mut self, letter: char) {
-        let status = self.status(letter);
-        let before = self.process(letter).seen.clone();
-        let seen = status.map_or_else(Seen::default, |status| {
-            let behind = status.leader.map_or("nobody".to_owned(), |leader| render::letter(leader).to_string());
-            let role = match status.role {
-                "leader" => format!("leads {}", render::ballot(status.ballot)),
-                "follower" | "learner" => format!("{} of {behind}", status.role),
-                role => role.to_owned(),
-            };
-            let configuration = status.configuration.as_ref().map(render::configuration).unwrap_or_default();
-            Seen { role, decided: status.decided, configuration }
-        });
-        if seen == before {
-            return;
+        let mut gone: Vec<GroupId> = self.process(letter).seen.keys().copied().collect();
+        for status in self.statuses(letter) {
+            let group = status.replica.group;
+            gone.retain(|known| *known != group);
+            let shape = self.shape(letter, group);
+            self.show_change(letter, group, seen(&status, shape));
         }
+        for group in gone {
+            self.show_change(letter, group, Seen::default());
+        }
+    }
+
+    fn show_change(&mut self, letter: char, group: GroupId, seen: Seen) {
+        self.names.of(group);
+        let before = self.process(letter).seen.remove(&group).unwrap_or_default();
         let mut words = Vec::new();
         if seen.role != before.role {
             words.push(if seen.role.is_empty() { "has no replica".to_owned() } else { seen.role.clone() });
@@ -437,8 +490,15 @@ impl Cluster {
         if seen.configuration != before.configuration && !seen.configuration.is_empty() {
             words.push(seen.configuration.clone());
         }
-        self.process(letter).seen = seen;
-        self.say(letter, words.join(", "));
+        if seen.shape != before.shape && !seen.role.is_empty() {
+            words.push(seen.shape.strip_prefix(", ").unwrap_or("the whole ring, nothing pending").to_owned());
+        }
+        if !seen.role.is_empty() {
+            self.process(letter).seen.insert(group, seen);
+        }
+        if !words.is_empty() {
+            self.say_of(letter, group, words.join(", "));
+        }
     }
 
     fn carry_out(&mut self, letter: char, effects: Effects) {
@@ -457,14 +517,13 @@ impl Cluster {
         }
         for apply in effects.applies {
             let done = self.process(letter).stage.apply(&apply).unwrap();
-            self.applied(letter, &apply.entries.iter().map(|(slot, _)| *slot).collect::<Vec<_>>());
             self.done(letter, done);
         }
         for order in effects.orders {
             let now = self.clock(letter).instant;
             let done = self.process(letter).stage.order(&order, now).unwrap();
             if matches!(order, scatter_core::effects::MachineOrder::Destroy { .. }) {
-                self.say(letter, "destroys its data");
+                self.say_of(letter, order.group(), "destroys its data");
             }
             self.done(letter, done);
         }
@@ -485,27 +544,37 @@ impl Cluster {
         self.say(letter, "gives up its id and ends");
     }
 
-    fn applied(&mut self, letter: char, slots: &[Slot]) {
-        if let Some(first) = slots.first() {
-            self.say(letter, format!("applied {}", render::slots(*first, slots.len())));
-        }
-    }
-
     fn done(&mut self, letter: char, done: Done) {
-        self.process(letter).inbox.extend(done.inputs);
-        for (request, outcome) in done.outcomes {
-            self.answer(letter, request, &render::outcome(&outcome));
-            self.outcomes.insert(request, outcome);
+        for run in done.results.chunk_by(|one, next| one.group == next.group) {
+            self.say_of(letter, run[0].group, format!("applied {}", render::slots(run[0].slot, run.len())));
+        }
+        for input in &done.inputs {
+            match input {
+                Input::Born { child, .. } => self.say_of(letter, child.group, "is born"),
+                Input::Stalled { group, slot } => self.say_of(letter, *group, format!("stands still before {slot}")),
+                Input::Merged { loser, into, at } => {
+                    let into = self.names.of(*into);
+                    self.say_of(letter, loser.group, format!("is taken over by {into} at {at}"));
+                }
+                _ => {}
+            }
+        }
+        let process = self.process(letter);
+        process.inbox.extend(done.inputs);
+        done.moved.iter().for_each(|group| process.stage.published(*group));
+        for answered in done.outcomes {
+            self.answer(letter, answered.request, &render::outcome(&answered.outcome));
+            self.outcomes.insert(answered.request, answered.outcome);
         }
     }
 
     fn reply(&mut self, letter: char, request: RequestId, reply: Reply) {
         match (&reply, self.reads.remove(&request)) {
-            (Reply::ReadNow { .. }, Some(key)) => {
-                let value = self.look_up(letter, &key);
+            (Reply::ReadNow { group }, Some(key)) => {
+                let value = self.look_up(letter, *group, &key);
                 self.answer(letter, request, &value);
             }
-            _ => self.answer(letter, request, &render::reply(&reply)),
+            _ => self.answer(letter, request, &render::reply(&self.names, &reply)),
         }
         self.replies.insert(request, reply);
     }
@@ -517,7 +586,7 @@ impl Cluster {
 
     fn send(&mut self, from: char, out: Outgoing) {
         let to = render::letter(out.to);
-        let words = render::message(&out.message);
+        let words = render::message(&self.names, &out.message);
         let sent = self.network.send(self.now_ms, from, to, out.message);
         if sent.worth_telling {
             self.say(format!("{from} -> {to}"), format!("{words}{}", sent.fate));
@@ -539,4 +608,16 @@ impl Cluster {
             self.input(letter, Input::Answered { address, node: id(other), cluster });
         }
     }
+}
+
+/// What is shown of a replica.
+fn seen(status: &ReplicaStatus, shape: String) -> Seen {
+    let behind = status.leader.map_or("nobody".to_owned(), |leader| render::letter(leader).to_string());
+    let role = match status.role {
+        "leader" => format!("leads {}", render::ballot(status.ballot)),
+        "follower" | "learner" => format!("{} of {behind}", status.role),
+        role => role.to_owned(),
+    };
+    let configuration = status.configuration.as_ref().map(render::configuration).unwrap_or_default();
+    Seen { role, decided: status.decided, configuration, shape }
 }

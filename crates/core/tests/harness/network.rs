@@ -2,7 +2,8 @@
 
 use super::render;
 use scatter_core::message::{Message, PeerMessage};
-use scatter_core::types::{Ballot, Slot};
+use scatter_core::ops::messages::GroupMessage;
+use scatter_core::types::{Ballot, ConfigurationVersion, GroupId, Slot};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A message on its way.
@@ -12,6 +13,9 @@ pub(crate) struct Flight {
     pub(crate) to: char,
     pub(crate) message: PeerMessage,
 }
+
+/// From one node to another, of one group.
+type Way = (char, char, GroupId);
 
 /// What a rule does to a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub(crate) enum Fate {
 pub(crate) struct Rule {
     pub(crate) from: char,
     pub(crate) to: char,
+    /// To which group; `None`: to every.
+    pub(crate) group: Option<GroupId>,
     /// Of which kind; `None`: of every.
     pub(crate) kind: Option<String>,
     pub(crate) fate: Fate,
@@ -55,15 +61,21 @@ pub(crate) struct Network {
     /// Also tell of messages that repeat what the last one said.
     pub(crate) tell_all: bool,
     /// The last heartbeat, and the last answer, from one node to another.
-    heartbeats: BTreeMap<(char, char), (Ballot, Slot)>,
-    answers: BTreeMap<(char, char), (Ballot, Slot)>,
+    heartbeats: BTreeMap<Way, (Ballot, Slot)>,
+    answers: BTreeMap<Way, (Ballot, Slot)>,
+    /// The members of a group that one node last told another of, in answer to what was meant for its leader.
+    pointers: BTreeMap<Way, ConfigurationVersion>,
 }
 
 impl Network {
     pub(crate) fn send(&mut self, now_ms: u64, from: char, to: char, message: PeerMessage) -> Sent {
         let worth_telling = self.is_news(from, to, &message) || self.tell_all;
         let kind = render::kind(&message);
-        let applies = |rule: &&Rule| rule.on(from, to) && rule.kind.as_ref().is_none_or(|wanted| wanted == kind);
+        let group = render::addressed(&message);
+        let applies = |rule: &&Rule| {
+            let kinds = rule.kind.as_ref().is_none_or(|wanted| wanted == kind);
+            rule.on(from, to) && kinds && (rule.group.is_none() || rule.group == group)
+        };
         let rule = self.rules.iter().find(applies).cloned();
         let mut flight = Flight { due_ms: now_ms + 1, from, to, message };
         let fate = match rule.map(|rule| rule.fate) {
@@ -86,14 +98,26 @@ impl Network {
     }
 
     fn is_news(&mut self, from: char, to: char, message: &PeerMessage) -> bool {
-        let PeerMessage::Replica { envelope } = message else { return true };
+        let envelope = match message {
+            PeerMessage::Replica { envelope } => envelope,
+            PeerMessage::Group { envelope } => {
+                let GroupMessage::Moved { configuration } = &envelope.message else { return true };
+                let before = self.pointers.insert((from, to, envelope.from), configuration.version);
+                return before != Some(configuration.version);
+            }
+            PeerMessage::Bind { .. }
+            | PeerMessage::Bound { .. }
+            | PeerMessage::Gone { .. }
+            | PeerMessage::Gossip { .. } => return true,
+        };
+        let way = (from, to, envelope.to.group);
         match &envelope.message {
             Message::Accept { ballot, entries, decided, .. } => {
-                let before = self.heartbeats.insert((from, to), (*ballot, *decided));
+                let before = self.heartbeats.insert(way, (*ballot, *decided));
                 !entries.is_empty() || before != Some((*ballot, *decided))
             }
             Message::Accepted { ballot, through, want, .. } => {
-                let before = self.answers.insert((from, to), (*ballot, *through));
+                let before = self.answers.insert(way, (*ballot, *through));
                 want.is_some() || before != Some((*ballot, *through))
             }
             _ => true,
@@ -102,7 +126,7 @@ impl Network {
 
     /// Whether an arbitrary message would get through.
     pub(crate) fn passes(&self, from: char, to: char) -> bool {
-        !self.rules.iter().any(|rule| rule.on(from, to) && rule.kind.is_none())
+        !self.rules.iter().any(|rule| rule.on(from, to) && rule.kind.is_none() && rule.group.is_none())
     }
 
     /// Messages that arrive.
@@ -115,23 +139,24 @@ impl Network {
     }
 
     /// Sends on what was held back between two nodes.
-    pub(crate) fn release(&mut self, now_ms: u64, from: char, to: char) -> Vec<String> {
+    pub(crate) fn release(&mut self, now_ms: u64, from: char, to: char) -> Vec<PeerMessage> {
         self.rules.retain(|rule| !(rule.fate == Fate::Held && rule.from == from && rule.to == to));
-        let pair = Rule { from, to, kind: None, fate: Fate::Held };
+        let pair = Rule { from, to, group: None, kind: None, fate: Fate::Held };
         let (released, kept) = std::mem::take(&mut self.held).into_iter().partition(|it| pair.on(it.from, it.to));
         self.held = kept;
-        let mut words = Vec::new();
+        let mut messages = Vec::new();
         for flight in Vec::<Flight>::into_iter(released) {
-            words.push(format!("{} -> {}: {}", flight.from, flight.to, render::message(&flight.message)));
+            messages.push(flight.message.clone());
             self.flights.push_back(Flight { due_ms: now_ms + 1, ..flight });
         }
-        words
+        messages
     }
 
     /// A process died: nobody remembers what it said last.
     pub(crate) fn forget(&mut self, letter: char) {
-        self.heartbeats.retain(|(from, to), _| *from != letter && *to != letter);
-        self.answers.retain(|(from, to), _| *from != letter && *to != letter);
+        self.heartbeats.retain(|(from, to, _), _| *from != letter && *to != letter);
+        self.answers.retain(|(from, to, _), _| *from != letter && *to != letter);
+        self.pointers.retain(|(from, to, _), _| *from != letter && *to != letter);
     }
 
     pub(crate) fn greeted(&self, from: char, to: char, boots: (u64, u64)) -> bool {

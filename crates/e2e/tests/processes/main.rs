@@ -9,5 +9,6 @@ mod hostile;
 mod idle;
 mod pauses;
 mod requests;
+mod reshaping;
 mod serving;
 mod starting;

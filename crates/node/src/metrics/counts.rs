@@ -41,6 +41,12 @@ impl ServedRead {
     const NAMES: [&str; 3] = ["lease", "quorum", "stale"];
 }
 
+/// Group operations by kind; the index of their counters.
+const OPERATIONS: [&str; 3] = ["merge", "repartition", "split"];
+
+/// The index of a split in [`OPERATIONS`].
+const SPLIT: usize = 2;
+
 /// Snapshots begun for others, bytes of them, snapshots installed here, bytes of them: the indices of their counters.
 const SNAPSHOT_COUNTS: usize = 4;
 
@@ -51,6 +57,9 @@ pub struct NodeCounts {
     ballots: Counters,
     reads: Counters,
     snapshots: [Counters; SNAPSHOT_COUNTS],
+    /// Group operations that began, were committed, were aborted.
+    operations: [Counters; 3],
+    operation_seconds: Durations,
     entry_commands: Sizes,
     apply_entries: Sizes,
     apply_wait: Durations,
@@ -89,6 +98,30 @@ impl NodeCounts {
                 plain("scatter_snapshots_installed_total", "Snapshots received whole and switched in.")?,
                 plain("scatter_snapshots_received_bytes_total", "Bytes of snapshots received.")?,
             ],
+            operations: [
+                labelled(
+                    "scatter_group_operations_started_total",
+                    "Group operations begun by groups that are led from here, by kind.",
+                    "operation",
+                    &OPERATIONS,
+                )?,
+                labelled(
+                    "scatter_group_operations_committed_total",
+                    "Group operations carried out by groups that are led from here, by kind.",
+                    "operation",
+                    &OPERATIONS,
+                )?,
+                labelled(
+                    "scatter_group_operations_aborted_total",
+                    "Group operations given up by groups that are led from here, by kind.",
+                    "operation",
+                    &OPERATIONS,
+                )?,
+            ],
+            operation_seconds: duration(
+                "scatter_group_operation_seconds",
+                "Time from when a takeover of positions began until it was decided, where the group that gains is led.",
+            )?,
             entry_commands: Sizes::new(
                 "scatter_entry_commands",
                 "Commands in an entry proposed here, once it is decided.",
@@ -106,9 +139,10 @@ impl NodeCounts {
     /// Shows all of it.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
         let counters = [&self.decided, &self.failed, &self.ballots, &self.reads];
-        let counters = counters.into_iter().chain(&self.snapshots).cloned().map(boxed);
+        let counters = counters.into_iter().chain(&self.snapshots).chain(&self.operations).cloned().map(boxed);
         let sizes = [&self.entry_commands, &self.apply_entries].map(|sizes| boxed(sizes.clone()));
-        let durations = [&self.apply_wait, &self.apply].map(|durations| boxed(durations.clone()));
+        let durations =
+            [&self.apply_wait, &self.apply, &self.operation_seconds].map(|durations| boxed(durations.clone()));
         counters.chain(sizes).chain(durations).try_for_each(|collector| registry.register(collector))
     }
 
@@ -128,9 +162,10 @@ impl NodeCounts {
             Reply::Refused(Refused::NoReplica) => Failed::NoReplica,
             Reply::Refused(Refused::Overloaded) => Failed::Overloaded,
             Reply::Refused(Refused::DiskFull) => Failed::DiskFull,
-            Reply::Refused(Refused::Invalid(_) | Refused::GivenUp(_)) | Reply::Done | Reply::ReadNow { .. } => {
-                Failed::Other
-            }
+            Reply::Refused(Refused::Invalid(_) | Refused::GivenUp(_))
+            | Reply::Done
+            | Reply::Split { .. }
+            | Reply::ReadNow { .. } => Failed::Other,
         };
         self.failed.raise(reason as usize);
     }
@@ -148,6 +183,25 @@ impl NodeCounts {
     /// A replica here answered a read.
     pub fn on_read(&self, way: ServedRead) {
         self.reads.raise(way as usize);
+    }
+
+    /// A group led from here was split.
+    pub fn on_split(&self) {
+        let [started, committed, _] = &self.operations;
+        started.raise(SPLIT);
+        committed.raise(SPLIT);
+    }
+
+    /// A group led from here began to take over positions: all that the neighbour has, or some.
+    pub fn on_operation_began(&self, merge: bool) {
+        self.operations[0].raise(usize::from(!merge));
+    }
+
+    /// The takeover that a group led from here had begun was decided.
+    pub fn on_operation_ended(&self, merge: bool, committed: bool, took: Duration) {
+        let [_, committed_ones, aborted] = &self.operations;
+        if committed { committed_ones } else { aborted }.raise(usize::from(!merge));
+        self.operation_seconds.observe(0, took);
     }
 
     /// A piece of work waits for the apply thread.
@@ -192,7 +246,10 @@ impl NodeCounts {
                 let whole = done.inputs.iter().any(|input| matches!(input, Input::Installed { .. }));
                 installed.add(0, u64::from(whole));
             }
-            MachineOrder::Create { .. } | MachineOrder::Expired { .. } | MachineOrder::Destroy { .. } => {}
+            MachineOrder::Create { .. }
+            | MachineOrder::Expired { .. }
+            | MachineOrder::Count { .. }
+            | MachineOrder::Destroy { .. } => {}
         }
     }
 }

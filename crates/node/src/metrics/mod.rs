@@ -7,7 +7,7 @@ mod transport;
 pub use counts::{NodeCounts, ServedRead};
 pub use transport::register as register_transport;
 
-use crate::serving::{Figures, NodeView, Served, Serving};
+use crate::serving::{Figures, NodeView, Serving, Table};
 use crate::storage::rocks::RocksStatistics;
 use crate::storage::sync::LogObserver;
 use prometheus::Registry;
@@ -20,7 +20,7 @@ use std::time::Duration;
 /// One look at the node. The view in it is up to a quarter of a second old.
 struct Look {
     view: Arc<NodeView>,
-    groups: Arc<Vec<Arc<Served>>>,
+    groups: Arc<Table>,
     /// Groups with a replica here whose leader is known.
     with_leader: usize,
     jobs: u64,
@@ -91,7 +91,7 @@ fn consensus() -> Vec<Reading<Look>> {
         Reading::gauge(
             "scatter_has_leader",
             "1 while each group with a replica here has a leader that is known.",
-            |look: &Look| f64::from(u8::from(look.with_leader == look.groups.len())),
+            |look: &Look| f64::from(u8::from(look.with_leader == look.groups.iter().len())),
         ),
         Reading::gauge(
             "scatter_groups_with_leader",
@@ -144,7 +144,7 @@ fn replicas() -> Vec<Reading<Look>> {
         Reading::gauge(
             "scatter_replicas",
             "Replicas on this node, which is groups with a replica here.",
-            |look: &Look| look.groups.len() as f64,
+            |look: &Look| look.groups.iter().len() as f64,
         ),
         Reading::gauge("scatter_keys", "Keys in the replicas here.", |look: &Look| sum(look.figures(|of| &of.keys))),
         Reading::gauge("scatter_data_bytes", "Bytes of keys and values in the replicas here.", |look: &Look| {
@@ -169,8 +169,21 @@ fn replicas() -> Vec<Reading<Look>> {
             "Lanes of clients' sessions that the replicas here remember, for writes to be safe to repeat.",
             |look: &Look| sum(look.figures(|of| &of.lanes)),
         ),
+        Reading::gauge(
+            "scatter_group_operation_oldest_pending_seconds",
+            "How long a replica here has known of the group operation that has held its group longest; 0 if none does.",
+            |look: &Look| {
+                let held = look.groups.iter().filter_map(|served| served.held.as_ref());
+                held.map(|held| held.since.elapsed()).max().unwrap_or_default().as_secs_f64()
+            },
+        ),
+        Reading::gauge(
+            "scatter_ring_gaps",
+            "Ends of ranges here at which no neighbour is known to begin or end: the ring is torn, or a neighbour has not told yet.",
+            |look: &Look| look.groups.iter().map(|served| served.gaps()).sum::<usize>() as f64,
+        ),
         Reading::gauge("scatter_peers_known", "Other nodes this one has spoken to.", |look: &Look| {
-            look.view.known.len() as f64
+            look.view.spoken_to as f64
         }),
         Reading::gauges(
             "scatter_peer_round_trip_seconds",

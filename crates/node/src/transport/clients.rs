@@ -116,7 +116,7 @@ impl Client {
             return body;
         }
         match body {
-            ReplyBody::Value { .. } | ReplyBody::Description { .. } => {
+            ReplyBody::Value { .. } | ReplyBody::Description { .. } | ReplyBody::Located { .. } => {
                 self.metrics.client_values_withheld.add(1);
                 ReplyBody::refused(Refusal::Overloaded)
             }
@@ -295,6 +295,7 @@ fn weight(request: &ClientRequest) -> usize {
         + match &request.body {
             ClientBody::Read { key, .. } => key.bytes().len(),
             ClientBody::Write { command } => command.len(),
+            ClientBody::Locate { position } => position.position().0.len(),
             ClientBody::Describe | ClientBody::Administer { .. } => 0,
         }
 }

@@ -11,7 +11,7 @@ impl World {
     /// Those whom the leader loses stand for election once their grants have ended; the restarted one is the vote they lack,
     /// and only its wait protects the leader's lease.
     pub(super) fn usurp(&mut self) {
-        let groups = self.workload.groups().to_vec();
+        let groups = self.groups();
         let led = groups.iter().filter_map(|group| {
             let leader = (0..self.hosts.len()).find(|host| self.leads(*host, *group))?;
             Some((leader, self.observer.configuration(*group)?))
@@ -49,7 +49,7 @@ impl World {
 
     /// The founder comes back as another node, which may propose another cluster: whoever is bound must not follow.
     pub(super) fn spoil(&mut self) {
-        let in_birth = self.workload.groups().is_empty()
+        let in_birth = self.groups().is_empty()
             && self.hosts.iter().all(|host| host.disk.log.node.as_ref().is_none_or(|record| record.cluster.is_none()));
         let host = self.nemesis.random.index(self.plan.founders);
         if in_birth && self.hosts[host].disk.log.node.is_some() {

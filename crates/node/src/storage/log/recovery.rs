@@ -290,7 +290,7 @@ fn collect(state: &State) -> Result<Recovered, LogError> {
         node: state.node.clone(),
         peers: state.peers.values().copied().collect(),
         replicas: Vec::with_capacity(state.replicas.len()),
-        tombstones: state.tombstones.values().copied().collect(),
+        tombstones: state.tombstones.values().cloned().collect(),
     };
     for replica in state.replicas.values() {
         let mut entries = Vec::new();
@@ -299,6 +299,7 @@ fn collect(state: &State) -> Result<Recovered, LogError> {
             entries.extend(read_run(run, &segment.file)?);
         }
         recovered.replicas.push(RecoveredReplica {
+            inviter: replica.inviter,
             replica: replica.name,
             hard: replica.hard,
             truncated: replica.truncated,

@@ -5,7 +5,7 @@ use super::directory::SegmentFile;
 use bytes::{Bytes, BytesMut};
 use scatter_core::codec::{Decode, Encode};
 use scatter_core::codec_struct;
-use scatter_core::durable::{HardState, NodeRecord, PeerRecord, Write};
+use scatter_core::durable::{HardState, NodeRecord, PeerRecord, Tombstone, Write};
 use scatter_core::types::{GroupId, Incarnation, NodeId, ReplicaName, Slot};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -43,6 +43,7 @@ impl Run {
 #[derive(Debug)]
 pub(super) struct Replica {
     pub(super) name: ReplicaName,
+    pub(super) inviter: Option<ReplicaName>,
     pub(super) hard: HardState,
     pub(super) truncated: Slot,
     /// Which record created it, and where in the file: entries accepted before that are a former self's.
@@ -78,12 +79,13 @@ codec_struct!(Extent { id, first_sequence, last_sequence, end, chain });
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct CheckpointReplica {
     name: ReplicaName,
+    inviter: Option<ReplicaName>,
     hard: HardState,
     truncated: Slot,
     born: (u64, u32),
 }
 
-codec_struct!(CheckpointReplica { name, hard, truncated, born });
+codec_struct!(CheckpointReplica { name, inviter, hard, truncated, born });
 
 /// Everything but the entries, as the first record of each segment holds it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,7 +93,7 @@ pub(super) struct Checkpoint {
     node: Option<NodeRecord>,
     peers: Vec<PeerRecord>,
     replicas: Vec<CheckpointReplica>,
-    tombstones: Vec<(ReplicaName, Incarnation)>,
+    tombstones: Vec<Tombstone>,
     /// The older segments that are still needed.
     pub(super) segments: Vec<Extent>,
 }
@@ -104,7 +106,7 @@ pub(super) struct State {
     pub(super) node: Option<NodeRecord>,
     pub(super) peers: BTreeMap<NodeId, PeerRecord>,
     pub(super) replicas: BTreeMap<GroupId, Replica>,
-    pub(super) tombstones: BTreeMap<GroupId, (ReplicaName, Incarnation)>,
+    pub(super) tombstones: BTreeMap<GroupId, Tombstone>,
     pub(super) segments: BTreeMap<u32, Segment>,
     /// Up to where the newest segment's file holds what was appended: readers stop here.
     pub(super) written: (u32, u32),
@@ -124,6 +126,7 @@ impl State {
     pub(super) fn from_checkpoint(checkpoint: Checkpoint) -> Self {
         let replica = |from: CheckpointReplica| Replica {
             name: from.name,
+            inviter: from.inviter,
             hard: from.hard,
             truncated: from.truncated,
             born: from.born,
@@ -133,7 +136,7 @@ impl State {
             node: checkpoint.node,
             peers: checkpoint.peers.into_iter().map(|peer| (peer.node, peer)).collect(),
             replicas: checkpoint.replicas.into_iter().map(|from| (from.name.group, replica(from))).collect(),
-            tombstones: checkpoint.tombstones.into_iter().map(|(name, by)| (name.group, (name, by))).collect(),
+            tombstones: checkpoint.tombstones.into_iter().map(|gone| (gone.replica.group, gone)).collect(),
             segments: BTreeMap::new(),
             written: (0, 0),
         }
@@ -149,12 +152,13 @@ impl State {
                 .values()
                 .map(|replica| CheckpointReplica {
                     name: replica.name,
+                    inviter: replica.inviter,
                     hard: replica.hard,
                     truncated: replica.truncated,
                     born: replica.born,
                 })
                 .collect(),
-            tombstones: self.tombstones.values().copied().collect(),
+            tombstones: self.tombstones.values().cloned().collect(),
             segments: self.segments.values().filter(|old| old.live_bytes > 0).map(|old| old.extent).collect(),
         };
         let mut out = BytesMut::new();
@@ -200,10 +204,11 @@ impl State {
             Write::Peer { record } => {
                 self.peers.insert(record.node, *record);
             }
-            Write::Create { replica, after } => {
+            Write::Create { replica, after, inviter } => {
                 self.drop_replica(replica.group);
                 let born = Replica {
                     name: *replica,
+                    inviter: *inviter,
                     hard: HardState::default(),
                     truncated: *after,
                     born: (place.sequence, place.offset),
@@ -218,13 +223,15 @@ impl State {
             }
             Write::Accept { group, first, entries, .. } => self.accept(*group, *first, entries.len(), place),
             Write::Truncate { group, through } => self.truncate(*group, *through),
-            Write::Tombstone { replica, removed_by } => {
+            Write::Tombstone { replica, removed_by, merged, configuration } => {
                 if self.replicas.get(&replica.group).is_some_and(|live| live.name.incarnation <= replica.incarnation) {
                     self.drop_replica(replica.group);
                 }
-                let newest = self.tombstones.entry(replica.group).or_insert((*replica, *removed_by));
-                if newest.0.incarnation <= replica.incarnation {
-                    *newest = (*replica, *removed_by);
+                let newer = |known: &Tombstone| known.replica.incarnation <= replica.incarnation;
+                if self.tombstones.get(&replica.group).is_none_or(newer) {
+                    let (replica, removed_by, merged) = (*replica, *removed_by, *merged);
+                    let gone = Tombstone { replica, removed_by, merged, configuration: configuration.clone() };
+                    self.tombstones.insert(replica.group, gone);
                 }
             }
         }

@@ -7,7 +7,7 @@ mod model;
 use super::{Log, LogError, LogSettings, SegmentLog};
 use bytes::Bytes;
 use model::Model;
-use scatter_core::durable::{HardState, NodeRecord, PeerRecord, Recovered, Write};
+use scatter_core::durable::{HardState, Merger, NodeRecord, PeerRecord, Recovered, Write};
 use scatter_core::entry::{Entry, EntryClock, EntryKind};
 use scatter_core::types::{Ballot, GroupId, Incarnation, NodeId, ReplicaName, Slot, Version};
 use std::path::Path;
@@ -37,7 +37,8 @@ fn name(group: u64, incarnation: u64) -> ReplicaName {
 }
 
 fn create(group: u64, incarnation: u64, after: u64) -> Write {
-    Write::Create { replica: name(group, incarnation), after: Slot(after) }
+    let inviter = incarnation.is_multiple_of(2).then(|| name(group, 1));
+    Write::Create { replica: name(group, incarnation), after: Slot(after), inviter }
 }
 
 fn ballot(round: u64) -> Ballot {
@@ -66,7 +67,10 @@ fn truncate(group: u64, through: u64) -> Write {
 }
 
 fn tombstone(group: u64, incarnation: u64) -> Write {
-    Write::Tombstone { replica: name(group, incarnation), removed_by: Incarnation(incarnation + 1) }
+    // Those of every other incarnation were merged away.
+    let merged = incarnation.is_multiple_of(2).then_some(Merger { into: GroupId(9), at: Slot(incarnation) });
+    let removed_by = Incarnation(incarnation + 1);
+    Write::Tombstone { replica: name(group, incarnation), removed_by, merged, configuration: None }
 }
 
 fn node(boot: u64) -> Write {

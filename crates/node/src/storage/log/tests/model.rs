@@ -2,7 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use scatter_core::durable::RecoveredReplica;
+use scatter_core::durable::{RecoveredReplica, Tombstone};
 use std::collections::BTreeMap;
 
 /// Every record applied to maps.
@@ -11,12 +11,13 @@ pub(super) struct Model {
     node: Option<NodeRecord>,
     peers: BTreeMap<NodeId, PeerRecord>,
     pub(super) replicas: BTreeMap<GroupId, Replica>,
-    tombstones: BTreeMap<GroupId, (ReplicaName, Incarnation)>,
+    tombstones: BTreeMap<GroupId, Tombstone>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Replica {
     name: ReplicaName,
+    inviter: Option<ReplicaName>,
     hard: HardState,
     truncated: Slot,
     pub(super) entries: BTreeMap<Slot, (Ballot, Entry)>,
@@ -35,9 +36,9 @@ impl Model {
             Write::Peer { record } => {
                 self.peers.insert(record.node, record);
             }
-            Write::Create { replica, after } => {
-                let fresh =
-                    Replica { name: replica, hard: HardState::default(), truncated: after, entries: BTreeMap::new() };
+            Write::Create { replica, after, inviter } => {
+                let (hard, entries) = (HardState::default(), BTreeMap::new());
+                let fresh = Replica { name: replica, inviter, hard, truncated: after, entries };
                 self.replicas.insert(replica.group, fresh);
             }
             Write::Hard { group, state } => self.replica(group).hard = state,
@@ -54,13 +55,14 @@ impl Model {
                 replica.truncated = replica.truncated.max(through);
                 replica.entries = replica.entries.split_off(&replica.truncated.next());
             }
-            Write::Tombstone { replica, removed_by } => {
+            Write::Tombstone { replica, removed_by, merged, configuration } => {
                 if self.replicas.get(&replica.group).is_some_and(|live| live.name.incarnation <= replica.incarnation) {
                     self.replicas.remove(&replica.group);
                 }
-                let newest = self.tombstones.entry(replica.group).or_insert((replica, removed_by));
-                if newest.0.incarnation <= replica.incarnation {
-                    *newest = (replica, removed_by);
+                let tombstone = Tombstone { replica, removed_by, merged, configuration };
+                let newest = self.tombstones.entry(replica.group).or_insert_with(|| tombstone.clone());
+                if newest.replica.incarnation <= replica.incarnation {
+                    *newest = tombstone;
                 }
             }
         }
@@ -73,6 +75,7 @@ impl Model {
     pub(super) fn recovered(&self) -> Recovered {
         let replica = |replica: &Replica| RecoveredReplica {
             replica: replica.name,
+            inviter: replica.inviter,
             hard: replica.hard,
             truncated: replica.truncated,
             entries: replica.entries.iter().map(|(slot, (ballot, entry))| (*slot, *ballot, entry.clone())).collect(),
@@ -81,7 +84,7 @@ impl Model {
             node: self.node.clone(),
             peers: self.peers.values().copied().collect(),
             replicas: self.replicas.values().map(replica).collect(),
-            tombstones: self.tombstones.values().copied().collect(),
+            tombstones: self.tombstones.values().cloned().collect(),
         }
     }
 }

@@ -1,0 +1,382 @@
+//! Orders to a group: changes of members, transfers of leadership, and what reshapes the ring.
+//!
+//! Each is checked against a picture made for it, then goes to the leader of the group that is to act. An order that was
+//! sent is seen through even if whoever gave it has gone: its outcome is in the history.
+
+use crate::picture::Picture;
+use crate::routes::{Admin, document, group_id, malformed, node_id, parameters, unknown_group};
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use http::HeaderMap;
+use scatter_client::reshape::shift;
+use scatter_client::{AdminError, Boundary, Key, NewMember, Position, Reason, ReshapeOptions, Side};
+use scatter_core::types::{GroupId, NodeId};
+use scatter_service::problem::Kind;
+use scatter_service::{Problem, WriteOutcome};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a question what an order would do may take.
+const DRY_RUN_LIMIT: Duration = Duration::from_secs(10);
+
+/// The body of `POST /v1/groups/{id}/split`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct SplitBody {
+    /// Where the new group begins, in hexadecimal; without it and `key` in the middle of what the group holds.
+    at: Option<String>,
+    /// The same by a key.
+    key: Option<String>,
+    range_version: Option<u64>,
+}
+
+/// The body of `POST /v1/groups/{id}/merge`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct MergeBody {
+    side: Option<SideName>,
+    range_version: Option<u64>,
+}
+
+/// The body of `POST /v1/groups/{id}/repartition`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RepartitionBody {
+    boundary: Option<String>,
+    key: Option<String>,
+    side: Option<SideName>,
+    range_version: Option<u64>,
+}
+
+/// A side of a group.
+#[derive(Deserialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum SideName {
+    Predecessor,
+    Successor,
+}
+
+impl From<SideName> for Side {
+    fn from(name: SideName) -> Self {
+        match name {
+            SideName::Predecessor => Self::Predecessor,
+            SideName::Successor => Self::Successor,
+        }
+    }
+}
+
+/// Splits a group.
+pub(crate) async fn split(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let dry_run = order_parameters(&headers, query.as_deref())?;
+    let (group, body) = (group_id(&id)?, read_body::<SplitBody>(&body)?);
+    let at = position(body.at.as_deref(), body.key.as_deref(), "at")?;
+    let options = prepare(&admin, group, body.range_version, dry_run).await?.1;
+    let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "at": at.as_ref().map(ToString::to_string) });
+    let client = admin.client.clone();
+    carry_out(&admin, "split", group, plan, dry_run, async move { client.split(group, at, options).await }).await
+}
+
+/// Merges a group with a neighbour.
+pub(crate) async fn merge(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let dry_run = order_parameters(&headers, query.as_deref())?;
+    let (group, body) = (group_id(&id)?, read_body::<MergeBody>(&body)?);
+    let options = prepare(&admin, group, body.range_version, dry_run).await?.1;
+    let side = body.side.map_or(Side::Successor, Side::from);
+    let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "side": side_name(side) });
+    let client = admin.client.clone();
+    carry_out(&admin, "merge", group, plan, dry_run, async move { client.merge(group, side, options).await }).await
+}
+
+/// Moves a boundary of a group.
+pub(crate) async fn repartition(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let dry_run = order_parameters(&headers, query.as_deref())?;
+    let (group, body) = (group_id(&id)?, read_body::<RepartitionBody>(&body)?);
+    let boundary = position(body.boundary.as_deref(), body.key.as_deref(), "boundary")?;
+    let boundary =
+        boundary.ok_or_else(|| malformed("the body says under `boundary` or `key` where the boundary shall lie"))?;
+    let side = body.side.map_or(Side::Successor, Side::from);
+    let (picture, options) = prepare(&admin, group, body.range_version, dry_run).await?;
+    let shift = shift(picture.view(), group, &boundary, side)
+        .map_err(|reason| Problem::new(Kind::Conflict, reason.to_string()))?;
+    let plan = json!({
+        "group": group.to_string(), "dry_run": dry_run, "boundary": boundary.to_string(), "side": side_name(side),
+        "gainer": shift.gainer.to_string(), "loser": shift.loser.to_string(),
+    });
+    let client = admin.client.clone();
+    let order = async move { client.repartition(group, boundary, side, options).await };
+    carry_out(&admin, "repartition", shift.gainer, plan, dry_run, order).await
+}
+
+/// A fresh picture, in which the group must be, and how the order is to be given: of the range as it is in that picture, so
+/// that of two operators who order the same only one is heard.
+async fn prepare(
+    admin: &Admin,
+    group: GroupId,
+    range_version: Option<u64>,
+    dry_run: bool,
+) -> Result<(Arc<Picture>, ReshapeOptions), Problem> {
+    admin.forget().await;
+    let picture = admin.picture().await;
+    let known = picture.descriptor(group).ok_or_else(|| unknown_group(group))?.range_version;
+    if let Some(wanted) = range_version.filter(|wanted| *wanted != known.0) {
+        let text = format!("the range of group {group} has version {known}, not {wanted}");
+        return Err(Problem::new(Kind::Conflict, text));
+    }
+    let timeout = Some(if dry_run { admin.order.min(DRY_RUN_LIMIT) } else { admin.order });
+    Ok((picture, ReshapeOptions { range_version: Some(known), dry_run, timeout }))
+}
+
+/// Sends the order, and notes it and what became of it unless it only asks.
+async fn carry_out(
+    admin: &Arc<Admin>,
+    kind: &'static str,
+    group: GroupId,
+    plan: Value,
+    dry_run: bool,
+    order: impl Future<Output = Result<String, AdminError>> + Send + 'static,
+) -> Result<Response, Problem> {
+    if dry_run {
+        return Ok(document(&with_result(plan, order.await.map_err(order_failed)?)));
+    }
+    tracing::info!(%group, %plan, "{kind} ordered");
+    let number = admin.history().ordered(kind, group, plan.clone());
+    let noting = Arc::clone(admin);
+    let work = tokio::spawn(async move {
+        let said = order.await;
+        let mut history = noting.history();
+        match &said {
+            Ok(json) => history.ended(number, "done", None, serde_json::from_str(json).ok()),
+            Err(error @ AdminError::Refused { .. }) => history.ended(number, "refused", Some(error.to_string()), None),
+            Err(error @ AdminError::Unknown { .. }) => history.ended(number, "unknown", Some(error.to_string()), None),
+        }
+        said
+    });
+    let said = work.await.map_err(|_| Problem::new(Kind::Internal, "the order's task ended by itself"))?;
+    admin.forget().await;
+    Ok(document(&with_result(plan, said.map_err(order_failed)?)))
+}
+
+/// A position from its hexadecimal digits or as that of a key.
+fn position(hexadecimal: Option<&str>, key: Option<&str>, name: &str) -> Result<Option<Position>, Problem> {
+    match (hexadecimal, key) {
+        (Some(_), Some(_)) => Err(malformed(format!("the body has both `{name}` and `key`"))),
+        (None, None) => Ok(None),
+        (None, Some(key)) => {
+            let key = Key::new(key.as_bytes().to_vec()).map_err(|error| malformed(error.to_string()))?;
+            Ok(Some(key.position()))
+        }
+        (Some(text), None) => {
+            let wrong =
+                || malformed(format!("`{name}` is a position: an even number of hexadecimal digits, not too many"));
+            let bytes = text.as_bytes().chunks(2).map(|pair| {
+                let digits = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2);
+                let digits = digits.filter(|pair| pair.bytes().all(|byte| byte.is_ascii_hexdigit()));
+                digits.and_then(|pair| u8::from_str_radix(pair, 16).ok())
+            });
+            let bytes: Vec<u8> = bytes.collect::<Option<_>>().ok_or_else(wrong)?;
+            Boundary::new(Position(bytes.into())).map(|boundary| Some(boundary.into())).ok_or_else(wrong)
+        }
+    }
+}
+
+const fn side_name(side: Side) -> &'static str {
+    match side {
+        Side::Predecessor => "predecessor",
+        Side::Successor => "successor",
+    }
+}
+
+/// The body of `POST /v1/groups/{id}/members`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct MembersBody {
+    add: Vec<String>,
+    remove: Vec<String>,
+}
+
+/// Changes a group's members.
+pub(crate) async fn members(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let dry_run = order_parameters(&headers, query.as_deref())?;
+    let (group, body) = (group_id(&id)?, read_body::<MembersBody>(&body)?);
+    let add = body.add.iter().map(|id| node_id(id)).collect::<Result<Vec<_>, _>>()?;
+    let remove = body.remove.iter().map(|id| node_id(id)).collect::<Result<Vec<_>, _>>()?;
+    admin.forget().await;
+    let picture = admin.picture().await;
+    let after = members_after(&picture, group, &add, &remove)?;
+    let newcomers = add.iter().map(|node| {
+        let address = picture.peer_address(*node);
+        let address = address.ok_or_else(|| Problem::new(Kind::NotFound, format!("no node {node} is known")))?;
+        Ok(NewMember { node: *node, address })
+    });
+    let newcomers = newcomers.collect::<Result<Vec<_>, Problem>>()?;
+    let plan = json!({
+        "group": group.to_string(), "dry_run": dry_run, "add": texts(&add), "remove": texts(&remove),
+        "members": texts(&after),
+    });
+    if dry_run {
+        return Ok(document(&plan));
+    }
+    let (client, limit) = (admin.client.clone(), admin.order);
+    let order = async move { client.change_members(group, newcomers, remove, false, Some(limit)).await };
+    carry_out(&admin, "members", group, plan, false, order).await
+}
+
+/// Who the members would be, or why the change makes no sense.
+fn members_after(picture: &Picture, group: GroupId, add: &[NodeId], remove: &[NodeId]) -> Result<Vec<NodeId>, Problem> {
+    let descriptor = picture.descriptor(group).ok_or_else(|| unknown_group(group))?;
+    if add.is_empty() && remove.is_empty() {
+        return Err(malformed("the body names nobody under `add` or `remove`"));
+    }
+    if let Some(both) = add.iter().find(|node| remove.contains(node)) {
+        return Err(malformed(format!("node {both} is both to be added and to be removed")));
+    }
+    let members = &descriptor.configuration;
+    if let Some(known) = add.iter().find(|node| members.member(**node).is_some()) {
+        return Err(Problem::new(Kind::Conflict, format!("node {known} is a member of group {group} already")));
+    }
+    if let Some(stranger) = remove.iter().find(|node| members.member(**node).is_none()) {
+        return Err(Problem::new(Kind::Conflict, format!("node {stranger} is no member of group {group}")));
+    }
+    let kept = members.members.iter().map(|member| member.node).filter(|node| !remove.contains(node));
+    let mut after: Vec<_> = kept.chain(add.iter().copied()).collect();
+    after.sort_unstable();
+    after.dedup();
+    if after.is_empty() {
+        return Err(Problem::new(Kind::Conflict, format!("group {group} would have no member left")));
+    }
+    Ok(after)
+}
+
+/// The body of `POST /v1/groups/{id}/transfer-leader`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct TransferBody {
+    to: Option<String>,
+}
+
+/// Hands a group's leadership over.
+pub(crate) async fn transfer_leader(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let dry_run = order_parameters(&headers, query.as_deref())?;
+    let (group, body) = (group_id(&id)?, read_body::<TransferBody>(&body)?);
+    let to = body.to.as_deref().map(node_id).transpose()?;
+    admin.forget().await;
+    let picture = admin.picture().await;
+    let descriptor = picture.descriptor(group).ok_or_else(|| unknown_group(group))?;
+    if let Some(node) = to
+        && !descriptor.configuration.voters().any(|voter| voter.node == node)
+    {
+        return Err(Problem::new(Kind::Conflict, format!("node {node} is no voting member of group {group}")));
+    }
+    let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "to": to.map(|node| node.to_string()) });
+    if dry_run {
+        return Ok(document(&plan));
+    }
+    let (client, limit) = (admin.client.clone(), admin.order);
+    let order = async move { client.transfer_leader(group, to, false, Some(limit)).await };
+    carry_out(&admin, "transfer-leader", group, plan, false, order).await
+}
+
+/// The plan with what the leader said of it.
+fn with_result(mut plan: Value, said: String) -> Value {
+    let said: Value = serde_json::from_str(&said).unwrap_or(Value::String(said));
+    if let Some(child) = said.get("child") {
+        plan["child"] = child.clone();
+    }
+    plan["result"] = said;
+    plan
+}
+
+pub(crate) fn order_failed(error: AdminError) -> Problem {
+    let text = error.to_string();
+    match error {
+        AdminError::Unknown { .. } => {
+            let text = format!("{text}; /v1/ring shows what came of it");
+            Problem::new(Kind::OutcomeUnknown, text).with_outcome(WriteOutcome::Unknown)
+        }
+        AdminError::Refused { reason: Reason::NoOwner } => {
+            let text = "the group is gone, or nobody who was asked has it; /v1/ring shows what there is";
+            Problem::new(Kind::Conflict, text).with_outcome(WriteOutcome::NotApplied)
+        }
+        AdminError::Refused { reason } => {
+            let kind = match reason {
+                Reason::Conflict(_) => Kind::Conflict,
+                Reason::Malformed(_) => Kind::Malformed,
+                Reason::TooLarge { .. } => Kind::TooLarge,
+                Reason::Deadline => Kind::DeadlineExceeded,
+                Reason::Overloaded { .. } => Kind::Overloaded,
+                Reason::DiskFull => Kind::StorageFull,
+                Reason::NoOwner
+                | Reason::NoLeader
+                | Reason::Unreachable(_)
+                | Reason::Sealed { .. }
+                | Reason::Unavailable(_)
+                | Reason::Forgotten => Kind::Unavailable,
+            };
+            let retry_after =
+                (kind.status() == http::StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
+            Problem::new(kind, text).with_outcome(WriteOutcome::NotApplied).with_retry_after(retry_after)
+        }
+    }
+}
+
+/// Checks that an order does not come from another site's page, and reads `?dry_run=`.
+pub(crate) fn order_parameters(headers: &HeaderMap, query: Option<&str>) -> Result<bool, Problem> {
+    let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
+    if site.is_some_and(|site| site != "same-origin" && site != "none") {
+        return Err(Problem::new(Kind::Forbidden, "orders are not taken from another site's page"));
+    }
+    match parameters(query, &["dry_run"])?.pop() {
+        None => Ok(false),
+        Some((_, value)) => match value.as_slice() {
+            b"true" => Ok(true),
+            b"false" => Ok(false),
+            _ => Err(malformed("`dry_run` is `true` or `false`")),
+        },
+    }
+}
+
+/// Reads a JSON body; an empty one takes the defaults.
+pub(crate) fn read_body<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(body).map_err(|error| malformed(format!("the body is not what this path takes: {error}")))
+}
+
+fn texts(nodes: &[NodeId]) -> Vec<String> {
+    nodes.iter().map(ToString::to_string).collect()
+}

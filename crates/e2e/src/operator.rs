@@ -1,0 +1,111 @@
+//! An operator: looks at the ring through the admin program and gives orders.
+
+use crate::http::{self, Reply, Request};
+use crate::wait;
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How long an order may take: longer than the admin program waits for it.
+const ORDER_LIMIT: Duration = Duration::from_secs(90);
+
+/// One group as the ring shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// Its id.
+    pub id: String,
+    /// Where its range begins, in hexadecimal.
+    pub start: String,
+    /// Where it ends; the same for the whole ring.
+    pub end: String,
+    /// The version of its range.
+    pub range_version: u64,
+    /// Who leads it; empty if nobody does.
+    pub leader: String,
+}
+
+/// Somebody at the admin program.
+#[derive(Clone, Copy, Debug)]
+pub struct Operator {
+    /// Where it serves.
+    pub admin: SocketAddr,
+}
+
+impl Operator {
+    /// The ring.
+    #[must_use]
+    pub fn ring(&self) -> Value {
+        wait::until("the ring is shown", || {
+            http::get(self.admin, "/v1/ring").ok().filter(|reply| reply.status == 200).map(|reply| reply.json())
+        })
+    }
+
+    /// The groups in ring order.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Group> {
+        let ring = self.ring();
+        let groups = ring["groups"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let group = |group: &Value| Group {
+            id: text(&group["id"]),
+            start: text(&group["range"]["start"]),
+            end: text(&group["range"]["end"]),
+            range_version: group["epoch"]["range"].as_u64().unwrap_or(0),
+            leader: text(&group["leader"]),
+        };
+        groups.iter().map(group).collect()
+    }
+
+    /// Waits until the ring is whole, nothing is pending and nothing is wrong; then its groups.
+    #[must_use]
+    pub fn settled(&self) -> Vec<Group> {
+        let mut last = Value::Null;
+        let begun = std::time::Instant::now();
+        loop {
+            let ring = self.ring();
+            let pending =
+                ring["groups"].as_array().is_some_and(|groups| groups.iter().any(|group| !group["pending"].is_null()));
+            if !pending && ring["problems"].as_array().is_some_and(Vec::is_empty) {
+                return self.groups();
+            }
+            if ring != last {
+                last = ring;
+            }
+            assert!(begun.elapsed() < wait::LIMIT, "the ring does not come to rest: {last:#}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until the ring is at rest with so many groups.
+    #[must_use]
+    pub fn settled_with(&self, count: usize) -> Vec<Group> {
+        let mut groups = self.settled();
+        let begun = std::time::Instant::now();
+        while groups.len() != count {
+            assert!(begun.elapsed() < wait::LIMIT, "not {count} groups: {groups:?}");
+            groups = self.settled();
+        }
+        groups
+    }
+
+    /// Gives an order; whatever comes of it.
+    ///
+    /// # Panics
+    /// If there is no answer.
+    #[must_use]
+    pub fn try_order(&self, group: &str, what: &str, body: &str) -> Reply {
+        let path = format!("/v1/groups/{group}/{what}");
+        let request = Request { limit: ORDER_LIMIT, ..Request::new("POST", &path).with_body(body.as_bytes()) };
+        request.ask(self.admin).unwrap_or_else(|error| panic!("{path} {body}: {error:?}"))
+    }
+
+    /// Gives an order that must succeed.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn order(&self, group: &str, what: &str, body: &str) -> Value {
+        let reply = self.try_order(group, what, body);
+        assert_eq!(reply.status, 200, "{what} of {group} with {body}: {}", reply.text());
+        reply.json()
+    }
+}
