@@ -1,7 +1,7 @@
 //! What must hold in every state.
 
 use crate::action::{self, Action, Pace};
-use crate::ledger::{Ledger, Lock};
+use crate::ledger::{Commit, Ledger, Lock};
 use crate::mistake::Mistake;
 use crate::proposals::proposals;
 use crate::recovery;
@@ -144,7 +144,10 @@ fn stores_agree(ledger: &Ledger, state: &State) -> bool {
             let store = state.replica(group, node).store;
             // What was merged away hands its data over.
             let handed_over = ledger.ended(group).is_some() && store.data == Data::NONE;
-            handed_over || store.data == ledger.due(group, store.applied)
+            let due = ledger.due(group, store.applied);
+            // What the gainer has is not in every store of the loser.
+            let without = |commit: Commit| store.data == due.outside(commit.begin.moves);
+            handed_over || store.data == due || ledger.taken(&state.nodes, group, node).is_some_and(without)
         })
     })
 }

@@ -47,6 +47,9 @@ pub enum Mistake {
     ForgetsWhatParted,
     /// A replica of the loser takes a snapshot past a seal although the gainer's replica beside it has not assembled.
     SnapshotPastSeal,
+    /// A replica of the loser takes a snapshot that leaves out what is sealed, although the gainer's replica beside it has not
+    /// assembled.
+    SnapshotOfTaken,
     /// The commit of a merge leaves in the outbox what was meant for the group that ends.
     OutboxToTheDead,
 }
@@ -89,7 +92,9 @@ impl Mistake {
             Mistake::PrepareIgnoresConfiguration => (change_loser, Some(Fault::Lost)),
             Mistake::LoserAnswers => (SHIFT, Some(Fault::TwoAnswer)),
             Mistake::ForgetsWhatParted => (Budget { changes: [0, 1], ..SHIFT }, Some(Fault::Lost)),
-            Mistake::SnapshotPastSeal => (Budget { writes: [0, 1], cuts: 2, ..SHIFT }, Some(Fault::Lost)),
+            Mistake::SnapshotPastSeal | Mistake::SnapshotOfTaken => {
+                (Budget { writes: [0, 1], cuts: 2, ..SHIFT }, Some(Fault::Lost))
+            }
             Mistake::OutboxToTheDead => (Budget { merges: [2, 0], ..MERGE }, Some(Fault::Stuck)),
         }
     }

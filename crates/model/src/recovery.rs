@@ -35,7 +35,8 @@ fn recovers(ledger: &Ledger, state: &State, group: GroupId, survivors: Members) 
 fn is_whole(ledger: &Ledger, nodes: &Nodes, group: GroupId, node: NodeIndex) -> bool {
     let own = replicas::replica(nodes, group, node);
     let len = ledger.len(group);
-    own.is_live() && own.store.applied == len && own.store.data.holds(ledger.due(group, len))
+    let taken = ledger.taken(nodes, group, node).map(|commit| commit.begin.moves).unwrap_or_default();
+    own.is_live() && own.store.applied == len && own.store.data.holds(ledger.due(group, len).outside(taken))
 }
 
 fn read_logs(ledger: &Ledger, nodes: &mut Nodes, survivors: Members) -> bool {

@@ -55,7 +55,8 @@ impl Ledger {
         }
         let lock = self.machine(loser, store.applied).lock;
         if store.applied > commit.seal && lock == Some(Lock::Participates(commit.operation, commit.seal)) {
-            return Some(store.data.at(moves));
+            // A snapshot may have left out what is sealed.
+            return store.data.holds(moves.first_data()).then(|| store.data.at(moves));
         }
         let parted = store.parted.at(moves);
         (store.applied > commit.seal && parted.holds(moves.first_data())).then_some(parted)
@@ -191,7 +192,19 @@ impl Ledger {
             return false;
         }
         let needed = source.start > own.has || self.cannot_assemble(nodes, group, node, from);
-        needed && !self.crosses_a_seal(nodes, group, node, source.store.applied)
+        needed && !self.lacks_what_is_needed(nodes, group, node, from)
+    }
+
+    /// What the replica has sealed and its gainer beside it has taken over already: the replica's snapshots leave it out, for its
+    /// tablets hold what the gainer makes of it.
+    pub fn taken(&self, nodes: &Nodes, group: GroupId, node: NodeIndex) -> Option<Commit> {
+        let own = replica(nodes, group, node).store;
+        let Some(Lock::Participates(operation, _)) = self.machine(group, own.applied).lock else { return None };
+        let commit = self.commits(group.other()).find(|commit| commit.operation == operation)?;
+        let gainer = replica(nodes, group.other(), node);
+        let has_taken = gainer.is_live() && gainer.store.applied > commit.decided;
+        let came_without = !own.data.holds(commit.begin.moves.first_data());
+        (commit.begin.kind == Kind::Shift && (has_taken || came_without)).then_some(commit)
     }
 
     /// Whether the replica's machine stands still and, as far as that other node knows, will go on standing.
@@ -208,17 +221,15 @@ impl Ledger {
             && (self.was_removed(loser, node) || !helper.is_live() || helper.start > beside.has)
     }
 
-    /// Whether a snapshot at that slot would jump past a seal whose positions the gainer's replica on this node has yet to
-    /// take over. It would throw away what that replica needs.
-    fn crosses_a_seal(&self, nodes: &Nodes, group: GroupId, node: NodeIndex, upto: Slot) -> bool {
-        if self.makes(Mistake::SnapshotPastSeal) {
-            return false;
-        }
-        let from = replica(nodes, group, node).store.applied;
-        self.commits(group.other()).any(|commit| {
-            let passed = self.resolved(&commit).is_some_and(|slot| from <= slot && slot < upto);
-            passed && self.awaits(nodes, node, &commit)
-        })
+    /// Whether that other replica's snapshot is without what the gainer's replica on this node has yet to take over: it jumps
+    /// past where the loser let go of it, or leaves it out. It would throw away what that replica needs.
+    fn lacks_what_is_needed(&self, nodes: &Nodes, group: GroupId, node: NodeIndex, from: NodeIndex) -> bool {
+        let (applied, upto) = (replica(nodes, group, node).store.applied, replica(nodes, group, from).store.applied);
+        let jumps = |commit: &Commit| self.resolved(commit).is_some_and(|slot| applied <= slot && slot < upto);
+        let is_awaited = |commit: Commit| self.awaits(nodes, node, &commit);
+        let jumps_past = self.commits(group.other()).filter(jumps).any(is_awaited);
+        let leaves_out = self.taken(nodes, group, from).is_some_and(is_awaited);
+        (jumps_past && !self.makes(Mistake::SnapshotPastSeal)) || (leaves_out && !self.makes(Mistake::SnapshotOfTaken))
     }
 
     /// Where the loser heard of the commit.
@@ -233,9 +244,11 @@ impl Ledger {
     pub fn take_snapshot(&self, nodes: &mut Nodes, group: GroupId, node: NodeIndex, from: NodeIndex) {
         let source = *replica(nodes, group, from);
         let passed = replica(nodes, group, node).store.applied;
+        let left_out = self.taken(nodes, group, from).map(|commit| commit.begin.moves).unwrap_or_default();
         let own = replica_mut(nodes, group, node);
         own.presence = Presence::Live;
-        own.store = Store { applied: source.store.applied, data: source.store.data, parted: own.store.parted };
+        let data = source.store.data.outside(left_out);
+        own.store = Store { applied: source.store.applied, data, parted: own.store.parted };
         if own.has < source.store.applied {
             // The log has a gap: it begins anew after the snapshot.
             own.start = source.store.applied;
@@ -333,8 +346,9 @@ impl Ledger {
     /// Whether the replica may not take a snapshot, or may not forget, for the sake of the gainer's replica beside it.
     pub fn is_held_back(&self, nodes: &Nodes, group: GroupId, node: NodeIndex) -> bool {
         let own = replica(nodes, group, node);
-        let held_from_snapshot = (0..NODES).map(|from| replica(nodes, group, from)).any(|source| {
-            source.is_live() && source.start > own.has && self.crosses_a_seal(nodes, group, node, source.store.applied)
+        let held_from_snapshot = (0..NODES).any(|from| {
+            let source = replica(nodes, group, from);
+            source.is_live() && source.start > own.has && self.lacks_what_is_needed(nodes, group, node, from)
         });
         let held_from_forgetting = self.was_removed(group, node) && self.is_needed_beside(nodes, group, node);
         own.is_live() && (held_from_snapshot || held_from_forgetting)
