@@ -92,7 +92,7 @@ impl Trial {
         if report.counterexample.is_none() {
             return report;
         }
-        let shortest = self.shortest(threads);
+        let shortest = self.shortest();
         if shortest.counterexample.is_some() { shortest } else { report }
     }
 
@@ -101,14 +101,15 @@ impl Trial {
         self.search(threads, |builder| builder.spawn_dfs().join())
     }
 
-    /// Looks for a shortest path to a state in which something is wrong.
-    pub fn shortest(self, threads: usize) -> Report {
-        self.search(threads, |builder| builder.target_state_count(LOOK_FOR_SHORTEST).spawn_bfs().join())
+    /// Looks for a shortest path to a state in which something is wrong. Two threads could meet a longer one first.
+    pub fn shortest(self) -> Report {
+        self.search(1, |builder| builder.target_state_count(LOOK_FOR_SHORTEST).spawn_bfs().join())
     }
 
     fn search<C: Checker<World>>(self, threads: usize, run: impl FnOnce(CheckerBuilder<World>) -> C) -> Report {
         let began = Instant::now();
         let seen = Arc::new(AtomicU32::new(0));
+        let firsts = self.scenario.first_states().len();
         let world = World { trial: self, seen: Arc::clone(&seen) };
         let checker = run(world.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures));
         let path = checker.discovery(ALWAYS).map(|path| path.into_vec());
@@ -117,7 +118,7 @@ impl Trial {
         Report {
             scenario: self.scenario,
             states: checker.unique_state_count(),
-            depth: checker.max_depth(),
+            steps: checker.state_count() - firsts,
             time: began.elapsed(),
             unseen: self.scenario.expects.iter().filter(|w| seen & w.bit() == 0).copied().collect(),
             counterexample,
@@ -132,8 +133,8 @@ pub struct Report {
     pub scenario: Scenario,
     /// How many states there are, apart from names of nodes.
     pub states: usize,
-    /// The longest path that was gone.
-    pub depth: usize,
+    /// How many steps there are from one state to another.
+    pub steps: usize,
     /// How long it took.
     pub time: Duration,
     /// What the scenario promises to show, and did not.

@@ -107,6 +107,8 @@ pub struct Rules {
     pub mistake: Option<Mistake>,
     /// Whether replicas take every step singly. Otherwise steps that nothing can tell apart are taken together.
     pub singly: bool,
+    /// Whether the loser hears of a commit only once every member of the gainer has assembled.
+    pub waits: bool,
 }
 
 /// What follows from the two logs.

@@ -1,5 +1,6 @@
 //! Deliberate mistakes: each must be found, in a world as small as will do.
 
+use crate::check::Report;
 use crate::invariants::Fault;
 use crate::scenario::{MERGE, QUIET, SHIFT, Scenario};
 use crate::state::Budget;
@@ -63,6 +64,14 @@ pub struct Planted {
     pub scenario: Scenario,
     /// What goes wrong; nothing, if the rule only spares snapshots and waiting.
     pub shows: Option<Fault>,
+}
+
+impl Planted {
+    /// Looks for a shortest path to what goes wrong, or at every state if nothing should.
+    pub fn search(&self, threads: usize) -> Report {
+        let trial = self.scenario.with(Some(self.mistake));
+        if self.shows.is_some() { trial.shortest() } else { trial.find(threads) }
+    }
 }
 
 impl Mistake {

@@ -107,7 +107,7 @@ impl Acting<'_> {
             let merged = outcome == Outcome::Commit && self.ledger.begin(operation).kind == Kind::Merge;
             let is_sent = pace == Pace::Anything
                 || self.neighbour().is_some_and(|machine| machine.sent(operation.begin).is_some());
-            if merged || !is_sent {
+            if merged || !is_sent || (outcome == Outcome::Commit && self.waits_for_members(pace, operation)) {
                 continue;
             }
             let heard = self.state.group(self.group).log.from(0);
@@ -116,6 +116,18 @@ impl Acting<'_> {
                 entries.push(Entry::Resolve { operation, outcome });
             }
         }
+    }
+
+    /// Whether the coordinator keeps the commit to itself, for one of its members has not assembled. What was said before members
+    /// changed may still be under way.
+    fn waits_for_members(&self, pace: Pace, operation: Operation) -> bool {
+        let coordinator = operation.coordinator;
+        let all_told = |members: Members| members.iter().all(|node| self.state.nodes[node].told);
+        let then = self.ledger.commits(coordinator).find(|commit| commit.operation == operation);
+        let then =
+            then.filter(|_| pace == Pace::Anything).map(|commit| self.ledger.machine(coordinator, commit.decided));
+        let now = self.ledger.decided(coordinator);
+        self.ledger.rules.waits && !all_told(now.members) && !then.is_some_and(|then| all_told(then.members))
     }
 
     /// Planted: whoever leads the coordinator, or believes it does, says *aborted* of what it has no record of.

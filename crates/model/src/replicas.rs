@@ -153,6 +153,8 @@ impl Ledger {
         beside.parted = beside.parted.outside(commit.begin.moves);
         if commit.begin.kind == Kind::Merge {
             beside.data = Data::NONE;
+        }
+        if commit.begin.kind == Kind::Merge || self.rules.waits {
             nodes[node].told = true;
         }
     }

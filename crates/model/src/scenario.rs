@@ -23,6 +23,8 @@ pub struct Scenario {
     pub budget: Budget,
     /// Whether replicas take every step singly.
     pub singly: bool,
+    /// Whether the loser hears of a commit only once every member of the gainer has assembled. For a single shift.
+    pub waits: bool,
     /// What must be seen.
     pub expects: &'static [Witness],
 }
@@ -52,6 +54,7 @@ pub const QUIET: Scenario = Scenario {
     hosts: [ABC, ABC],
     budget: NOTHING,
     singly: false,
+    waits: false,
     expects: &[],
 };
 
@@ -109,6 +112,14 @@ pub const SCENARIOS: &[Scenario] = &[
             Witness::WaitsForAssembly,
             Witness::Cuts,
         ],
+        ..QUIET
+    },
+    Scenario {
+        name: "shift-told-late",
+        about: "S hears of the commit only once every member of G has assembled; a leader is deposed, a node crashes, a log is cut",
+        budget: Budget { writes: [0, 1], crashes: 1, elections: 1, cuts: 1, ..SHIFT },
+        waits: true,
+        expects: &[Witness::ShiftCommits, Witness::NeedsSnapshot, Witness::Parts, Witness::WaitsForAssembly],
         ..QUIET
     },
     Scenario {
@@ -224,7 +235,7 @@ impl Scenario {
 
     /// The same, with a mistake or none.
     pub const fn with(self, mistake: Option<Mistake>) -> Trial {
-        Trial { scenario: self, rules: Rules { mistake, singly: self.singly } }
+        Trial { scenario: self, rules: Rules { mistake, singly: self.singly, waits: self.waits } }
     }
 }
 

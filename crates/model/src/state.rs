@@ -275,7 +275,8 @@ impl Replica {
 pub struct Node {
     /// Its replicas of the two groups.
     pub replicas: [Replica; 2],
-    /// It told the coordinator once that it has assembled a merge. It may have crashed since.
+    /// It told the coordinator once that it has assembled. It may have crashed since. Of shifts it is kept only where somebody waits
+    /// for it.
     pub told: bool,
 }
 
