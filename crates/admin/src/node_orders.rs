@@ -145,7 +145,7 @@ fn note(admin: &Admin, number: u64, said: &Result<String, AdminError>) {
 }
 
 /// The groups that have a member on the node.
-fn hosted<'a>(picture: &'a Picture, node: NodeId) -> Vec<&'a Arc<Descriptor>> {
+fn hosted(picture: &Picture, node: NodeId) -> Vec<&Arc<Descriptor>> {
     picture.descriptors().filter(|group| group.configuration.member(node).is_some()).collect()
 }
 

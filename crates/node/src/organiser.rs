@@ -36,7 +36,7 @@ pub struct PolicySettings {
     pub policy: Settings,
     /// How many operations a second a node answers at most, as far as the operator knows.
     pub capacity: u64,
-    /// How often each group is looked at, about; no longer than [`GROUP_EVERY`].
+    /// How often each group is looked at, about; no longer than `GROUP_EVERY`.
     pub look_every: Duration,
 }
 

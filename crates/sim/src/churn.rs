@@ -7,7 +7,6 @@ use crate::plan::{MILLISECOND, Plan, Profile, SECOND};
 use crate::policies::Rules;
 use crate::random::Random;
 use crate::world::{Event, World};
-use std::time::Duration;
 
 /// Sets the streams of what is drawn here apart from those that other profiles go by.
 const STREAM: u64 = 0xc4a2_15c4_a215;
@@ -78,8 +77,7 @@ fn draw_ring(plan: &mut Plan, random: &mut Random) {
     plan.lifetimes = Some(Lifetimes::draw(random));
     // Many groups say much: more hosts take their time.
     let heartbeat = plan.config.heartbeat * (1 + plan.hosts as u32 / 12);
-    let slower = |span: Duration| span.max(heartbeat * 4);
-    plan.config.lease = slower(plan.config.lease);
+    plan.config.lease = plan.config.lease.max(heartbeat * 4);
     plan.config.election_min = plan.config.lease + plan.config.lease / 20;
     plan.config.election_max = plan.config.lease + plan.config.lease / 2;
     plan.config.heartbeat = heartbeat;

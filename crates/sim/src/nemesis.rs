@@ -16,7 +16,7 @@ use crate::plan::{Fault, MICROSECOND, MILLISECOND, Plan, SECOND};
 use crate::random::Random;
 use crate::world::{Event, World};
 use scatter_core::birth::Origin;
-use scatter_core::group::Role;
+use scatter_core::group::{Configuration, Role};
 use scatter_core::input::Input;
 use scatter_core::types::{ConfigurationVersion, FeatureLevel, GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -431,11 +431,30 @@ impl World {
     /// Whether every group survives the loss of one more node, this one.
     pub(crate) fn may_lose(&self, node: NodeId) -> bool {
         let groups = self.groups();
-        let current = groups.iter().filter_map(|group| self.observer.configuration(*group)).map(voters);
+        let current = groups.iter().flat_map(|group| self.in_force(*group, node)).map(voters);
         let ordered = self.nemesis.ordered.iter().filter(|ordered| self.may_come_to_be(ordered));
         let sets: Vec<Vec<NodeId>> = current.chain(ordered.map(|ordered| ordered.set.clone())).collect();
         let spared = sets.iter().all(|set| !set.contains(&node) || self.lives_without(set, Some(node)));
         !groups.is_empty() && spared && groups.iter().all(|group| self.has_begun_without(*group, node))
+    }
+
+    /// The configurations that a group may need a majority of without `node`: the newest one, and the one before it until
+    /// those who are left know on disk that it is past.
+    fn in_force(&self, group: GroupId, node: NodeId) -> Vec<&Configuration> {
+        let known = self.observer.configurations(group);
+        let Some((slot, newest)) = known.last() else { return Vec::new() };
+        let knows = |voter: &NodeId| {
+            *voter != node
+                && !self.nemesis.replaced.iter().any(|(_, gone)| gone == voter)
+                && self.hosts.iter().any(|host| {
+                    let log = &host.disk.log;
+                    let own = log.node.as_ref().is_some_and(|record| record.node == *voter);
+                    own && log.replicas.get(&group).is_some_and(|replica| replica.hard.decided >= *slot)
+                })
+        };
+        let past = voters(newest).iter().filter(|voter| knows(voter)).count() >= newest.majority();
+        let count = if past { 1 } else { 2 };
+        known[known.len().saturating_sub(count)..].iter().map(|(_, configuration)| configuration).collect()
     }
 
     fn may_come_to_be(&self, ordered: &Ordered) -> bool {

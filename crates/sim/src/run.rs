@@ -91,6 +91,7 @@ fn live(world: &mut World) -> Checked {
             return Ok(());
         }
     }
+    world.calm_policies();
     progress(world)?;
     resize(world)?;
     quiesce(world)?;
@@ -140,7 +141,6 @@ fn progress(world: &mut World) -> Checked {
 
 /// I36: after healing every group comes to its size, as far as there are nodes, by its own policy.
 fn resize(world: &mut World) -> Checked {
-    world.calm_policies();
     let end = world.now + PROGRESS_BOUND;
     while !world.is_at_size() {
         if world.now >= end {
@@ -170,6 +170,10 @@ fn converge(world: &mut World) -> Checked {
         world.run_until(world.now + 500 * MILLISECOND)?;
         if world.groups().iter().all(|group| equal_slot(world, *group).is_some()) && world.is_settled() {
             return Ok(());
+        }
+        // An order to merge that was given before may have made a lost node a learner after all were replaced.
+        if world.plan.policies.is_none() && !world.is_repaired() {
+            world.repair()?;
         }
     }
     let status = describe(world);
