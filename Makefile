@@ -13,8 +13,9 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 SEEDS ?= 200
 SEED ?=
 ARGS ?=
+MODEL ?=
 
-.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix settings sim processes planted loom bench scale clean
+.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix settings sim processes planted model loom bench scale clean
 
 # verify's steps go one after the other: each uses every core.
 .NOTPARALLEL:
@@ -95,6 +96,9 @@ processes: deps ## Runs only those tests that start real processes: kills, pause
 
 planted: deps ## Shows that the simulator catches every planted bug
 	@exec cargo run -q --target-dir "$(TARGET)/planted" -p scatter-sim --features planted -- planted $(ARGS)
+
+model: deps ## Explores the model of the operations between groups, every state of it (minutes; MODEL=planted shows the mistakes)
+	@exec cargo run -q --release -p scatter-model -- $(MODEL) $(ARGS)
 
 loom: deps ## Checks the read word under every interleaving of threads
 	RUSTFLAGS="--cfg loom" cargo test --release --target-dir "$(TARGET)/loom" -p scatter-core \
