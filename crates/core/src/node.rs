@@ -705,6 +705,8 @@ impl Node {
         if self.replicas.get(&loser.group).is_some_and(|replica| replica.name == loser) {
             self.with(now, loser.group, effects, |replica, cx| replica.on_merged(merger, cx));
             self.merged.insert(loser.group);
+            // The gainer here may have been buried while its machine took over.
+            self.settle_merged(now, None, effects);
             if planted::on(Bug::BuriedAtOnce) {
                 self.with(now, loser.group, effects, |replica, cx| replica.on_settled(merger, cx));
             }

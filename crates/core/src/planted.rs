@@ -198,6 +198,8 @@ bugs! {
     ToldBeforeAssembled => "told-before-assembled",
     /// A loser's snapshot holds what the gainer has made of what was sealed.
     TakenInSnapshot => "taken-in-snapshot",
+    /// A member takes a snapshot of the loser without what moved, while the gainer beside it needs that.
+    SnapshotOfTaken => "snapshot-of-taken",
     /// A link update is acknowledged without being applied (hazard 16).
     LinkAcknowledgedUnread => "link-acknowledged-unread",
 }

@@ -21,7 +21,7 @@ use super::release::release;
 use super::{GroupState, TabletMap, idempotency, kv};
 use crate::codec::{Decode, DecodeError, Encode};
 use crate::codec_struct;
-use crate::ops::Pending;
+use crate::ops::{OperationId, Pending};
 use crate::planted::{self, Bug};
 use crate::ring::Position;
 use crate::store::{Batch, Read, Store, StoreError, Visit};
@@ -67,6 +67,12 @@ pub struct SnapshotHeader {
 codec_struct!(SnapshotHeader { state, lanes, idempotency_records, fingerprint, taken });
 
 impl SnapshotHeader {
+    /// The operation that moves what is left out, if something is.
+    #[must_use]
+    pub fn left_out(&self) -> Option<OperationId> {
+        self.state.pending.as_ref().map(Pending::operation).filter(|_| self.taken)
+    }
+
     /// Which snapshot this is the header of.
     #[must_use]
     pub fn id(&self) -> SnapshotId {
@@ -380,6 +386,11 @@ impl<S: Store> SnapshotSink<S> {
         self.progress.name
     }
 
+    /// The operation that moves what the snapshot leaves out, once the first chunk is there.
+    pub fn left_out(&self) -> Option<OperationId> {
+        self.progress.header.as_ref().and_then(SnapshotHeader::left_out)
+    }
+
     /// Which snapshot, once the first chunk is there.
     pub fn id(&self) -> Option<SnapshotId> {
         self.progress.header.as_ref().map(SnapshotHeader::id)
@@ -461,7 +472,7 @@ impl<S: Store> SnapshotSink<S> {
         if lanes.len() as u64 != header.lanes && !torn {
             return Err(SnapshotError::Mismatch);
         }
-        let taken = header.state.pending.as_ref().map(Pending::operation).filter(|_| header.taken);
+        let taken = header.left_out();
         let state = header.state.clone();
         let mark = Mark::new(&state, header.idempotency_records, header.fingerprint);
         let frame =
