@@ -40,6 +40,13 @@ impl Operator {
         })
     }
 
+    /// The ring, if it is shown within `limit`.
+    #[must_use]
+    pub fn try_ring(&self, limit: Duration) -> Option<Value> {
+        let reply = Request { limit, ..Request::new("GET", "/v1/ring") }.ask(self.admin).ok()?;
+        (reply.status == 200).then(|| reply.json())
+    }
+
     /// The groups in ring order.
     #[must_use]
     pub fn groups(&self) -> Vec<Group> {

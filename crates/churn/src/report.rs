@@ -1,0 +1,277 @@
+//! What was found: a verdict, a table for people, JSON for programs.
+
+use crate::books::Judged;
+use crate::fleet::Counts;
+use crate::options::{Options, Replace};
+use crate::orders::Tally;
+use crate::timeline::{self, Figures, Mark};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// Answers a second, on the whole, below which a run says nothing.
+const LEAST_RATE: f64 = 10.0;
+/// The share of operations answered, in percent, below which a run says nothing.
+const LEAST_PERCENT: f64 = 50.0;
+
+/// All that was found.
+#[derive(Clone, Debug)]
+pub(crate) struct Findings {
+    pub figures: Figures,
+    /// How long nodes came and went.
+    pub seconds: f64,
+    pub nodes: Counts,
+    pub orders: Tally,
+    pub judged: Judged,
+    /// Replies that make no sense.
+    pub odd: Vec<String>,
+    /// How long the ring took to come to rest, or what it still had to do.
+    pub rest: Result<f64, String>,
+    /// Keys that nobody answered for at the end.
+    pub unread: u64,
+}
+
+impl Findings {
+    /// Why the run failed; nothing if it did not.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        let mut fail = |failed: bool, why: String| failures.extend(failed.then_some(why));
+        let (judged, nodes) = (&self.judged, &self.nodes);
+        fail(judged.violated > 0, format!("{} histories are not linearizable", judged.violated));
+        fail(self.unread > 0, format!("{} keys cannot be read any more", self.unread));
+        fail(!nodes.ended.is_empty(), format!("{} nodes ended by themselves", nodes.ended.len()));
+        fail(!self.odd.is_empty(), format!("{} replies make no sense", self.odd.len()));
+        if let Err(unrest) = &self.rest {
+            fail(true, format!("the ring does not come to rest: {unrest}"));
+        }
+        fail(nodes.kills == 0, "nobody was killed, so nothing was shown".into());
+        let rate = self.figures.answered() as f64 / self.seconds.max(0.001);
+        let little = rate < LEAST_RATE || self.figures.percent() < LEAST_PERCENT;
+        fail(little, format!("too little was answered to say anything: {rate:.0} a second"));
+        failures
+    }
+
+    /// What went wrong, in full.
+    pub(crate) fn details(&self) -> impl Iterator<Item = &String> {
+        self.judged.violations.iter().chain(&self.nodes.ended).chain(&self.odd)
+    }
+}
+
+fn milliseconds(us: u64) -> String {
+    format!("{:.1} ms", us as f64 / 1e3)
+}
+
+/// The middle one; 0 if there is none.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
+
+const fn replaced_by(replace: Replace) -> &'static str {
+    match replace {
+        Replace::ByPolicy => "the nodes' policies",
+        Replace::ByHand => "orders of this program",
+    }
+}
+
+/// The table. Writing to a string cannot fail.
+pub(crate) fn table(options: &Options, findings: &Findings) -> String {
+    let Findings { figures, nodes, judged, .. } = findings;
+    let mut out = String::new();
+    let mut row = |name: &str, text: String| {
+        let _ = writeln!(out, "{name:<28} {text}");
+    };
+    let answered = figures.answered();
+    row(
+        "run",
+        format!(
+            "{:.0} s, {} nodes, groups of {}, median lifetime {:.0} s (Weibull, shape 0.6), dead members replaced by {} after {:.1} s",
+            findings.seconds,
+            options.nodes,
+            options.group_size,
+            options.median_lifetime.as_secs_f64(),
+            replaced_by(options.replace),
+            options.replace_dead_after.as_secs_f64()
+        ),
+    );
+    row(
+        "nodes killed",
+        format!(
+            "{} (kill -9; {} before they were ready; half had lived {:.0} s), {} came with empty disks",
+            nodes.kills,
+            nodes.unready_kills,
+            median(&nodes.lived),
+            nodes.arrivals
+        ),
+    );
+    row(
+        "mercy",
+        if options.mercy {
+            let waited = nodes.waited.as_secs_f64();
+            format!(
+                "on: {} kills waited for a group that could not spare the node, {waited:.0} s together",
+                nodes.postponed
+            )
+        } else {
+            "off: groups may lose their majority, and their data with it".into()
+        },
+    );
+    row("operations answered", format!("{answered}, {:.0} a second", answered as f64 / findings.seconds.max(0.001)));
+    row(
+        "availability",
+        format!(
+            "{:.3} % of {} operations were answered within their time limits of 0.3 to 3 s; {} of {} stretches of {} s without an answer",
+            figures.percent(),
+            figures.asked(),
+            figures.dark(),
+            figures.buckets.len(),
+            figures.bucket.as_secs()
+        ),
+    );
+    for (name, tally) in [("reads", &figures.reads), ("writes", &figures.writes)] {
+        let at = |quantile| milliseconds(tally.latency_us.value_at_quantile(quantile));
+        row(
+            name,
+            format!(
+                "{} answered, {} refused, {} unheard; p50 {}, p99 {}, p99.9 {}, longest {}",
+                tally.answered,
+                tally.refused,
+                tally.unheard,
+                at(0.5),
+                at(0.99),
+                at(0.999),
+                milliseconds(tally.latency_us.max())
+            ),
+        );
+    }
+    for ((kind, outcome), count) in &findings.orders {
+        row(&format!("orders: {kind}"), format!("{count} {outcome}"));
+    }
+    row(
+        "at rest",
+        match &findings.rest {
+            Ok(seconds) => format!("{seconds:.1} s after the churn"),
+            Err(unrest) => format!("no: {unrest}"),
+        },
+    );
+    row(
+        "histories judged",
+        format!(
+            "{} of keys, with {} operations, {} of unknown outcome; {} keys could not be read at the end",
+            judged.keys, judged.operations, judged.unknown, findings.unread
+        ),
+    );
+    row("violations", judged.violated.to_string());
+    out
+}
+
+/// Everything, for programs.
+pub(crate) fn json(options: &Options, findings: &Findings) -> Value {
+    let Findings { figures, nodes, judged, .. } = findings;
+    let tally = |tally: &timeline::Tally| {
+        let at = |quantile| tally.latency_us.value_at_quantile(quantile);
+        json!({
+            "answered": tally.answered, "refused": tally.refused, "unheard": tally.unheard,
+            "p50_us": at(0.5), "p90_us": at(0.9), "p99_us": at(0.99), "p999_us": at(0.999), "max_us": tally.latency_us.max(),
+        })
+    };
+    let bucket = |(index, bucket): (usize, &timeline::Bucket)| {
+        json!({
+            "second": figures.seconds(index), "asked": bucket.asked, "answered": bucket.answered, "p50_us": bucket.p50_us,
+            "p99_us": bucket.p99_us, "max_us": bucket.most_us, "nodes": bucket.nodes, "groups": bucket.groups,
+        })
+    };
+    let mark = |(second, mark): &(f64, Mark)| {
+        let what = match mark {
+            Mark::Kill => "kill",
+            Mark::Start => "start",
+            Mark::Order => "order",
+        };
+        json!({ "second": second, "what": what })
+    };
+    let order =
+        |((kind, outcome), count): (&(&str, &str), &u64)| json!({ "kind": kind, "outcome": outcome, "count": count });
+    json!({
+        "passed": findings.failures().is_empty(),
+        "failures": findings.failures(),
+        "options": {
+            "seconds": findings.seconds, "median_lifetime_seconds": options.median_lifetime.as_secs_f64(),
+            "lifetimes": "Weibull, shape 0.6", "absence_seconds": options.absence.as_secs_f64(), "nodes": options.nodes,
+            "group_size": options.group_size, "groups": options.groups, "clients": options.clients, "keys": options.keys,
+            "value_bytes": options.value_bytes, "seed": options.seed, "mercy": options.mercy,
+            "replaced_by": replaced_by(options.replace),
+            "replace_dead_after_seconds": options.replace_dead_after.as_secs_f64(),
+        },
+        "availability_percent": figures.percent(),
+        "reads": tally(&figures.reads),
+        "writes": tally(&figures.writes),
+        "kills": nodes.kills, "kills_before_ready": nodes.unready_kills, "arrivals": nodes.arrivals,
+        "kills_postponed": nodes.postponed, "postponed_seconds": nodes.waited.as_secs_f64(), "lived_seconds": nodes.lived,
+        "ended_by_themselves": nodes.ended,
+        "orders": findings.orders.iter().map(order).collect::<Vec<_>>(),
+        "at_rest_after_seconds": findings.rest.as_ref().ok(),
+        "histories": {
+            "judged": judged.keys, "operations": judged.operations, "unknown": judged.unknown,
+            "violations": judged.violated, "unread": findings.unread,
+        },
+        "details": findings.details().collect::<Vec<_>>(),
+        "timeline": figures.buckets.iter().enumerate().map(bucket).collect::<Vec<_>>(),
+        "marks": figures.marks.iter().map(mark).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timeline::{Heard, Kind, Timeline};
+    use clap::Parser;
+    use std::time::{Duration, Instant};
+
+    fn findings() -> Findings {
+        let timeline = Timeline::new(Duration::from_secs(1));
+        (0..100).for_each(|_| timeline.heard(Kind::Read, Instant::now(), Heard::Answer));
+        timeline.mark(Mark::Kill);
+        Findings {
+            figures: timeline.finish(),
+            seconds: 1.0,
+            nodes: Counts { kills: 1, lived: vec![3.0], ..Counts::default() },
+            orders: Tally::from([(("split", "done"), 2)]),
+            judged: Judged::default(),
+            odd: Vec::new(),
+            rest: Ok(1.0),
+            unread: 0,
+        }
+    }
+
+    #[test]
+    fn only_a_sound_run_passes() {
+        assert_eq!(findings().failures(), [""; 0]);
+        let bad: [fn(&mut Findings); 7] = [
+            |found| found.judged.violated = 1,
+            |found| found.unread = 1,
+            |found| found.nodes.ended.push("node-1".into()),
+            |found| found.odd.push("418".into()),
+            |found| found.rest = Err("group 1 has no leader".into()),
+            |found| found.nodes.kills = 0,
+            |found| found.seconds = 1_000.0,
+        ];
+        for (number, spoil) in bad.into_iter().enumerate() {
+            let mut found = findings();
+            spoil(&mut found);
+            assert_eq!(found.failures().len(), 1, "{number}");
+        }
+    }
+
+    #[test]
+    fn table_and_json_tell_the_same() {
+        let options = Options::parse_from(["scatter-churn"]);
+        let found = findings();
+        let table = table(&options, &found);
+        assert!(table.contains("100.000 % of 100 operations"), "{table}");
+        assert!(table.contains("2 done"), "{table}");
+        let json = json(&options, &found);
+        assert_eq!(json["passed"], true);
+        assert_eq!(json["reads"]["answered"], 100);
+        assert_eq!(json["marks"][0]["what"], "kill");
+    }
+}
