@@ -57,7 +57,9 @@ struct Life {
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Counts {
     pub kills: u64,
-    /// Of these, nodes that had not become ready.
+    /// Of these, nodes that led a group.
+    pub leaders: u64,
+    /// Nodes that had not become ready.
     pub unready_kills: u64,
     /// Nodes that came later.
     pub arrivals: u64,
@@ -215,9 +217,9 @@ impl<'a> Fleet<'a> {
     fn kill_due(&mut self, timeline: &Timeline) {
         let now = Instant::now();
         let Some(index) = self.lives.iter().position(|life| life.ends.is_some_and(|ends| ends <= now)) else { return };
-        let life = &self.lives[index];
+        let ring = self.ring();
         // Also the last node of all is needed, to tell the next one where the cluster is.
-        let spared = self.options.mercy && (self.lives.len() < 2 || !self.can_be_spared(life.id.as_deref()));
+        let spared = self.options.mercy && (self.lives.len() < 2 || !self.can_be_spared(index, ring.as_ref()));
         let life = &mut self.lives[index];
         if spared {
             life.ends = Some(now + SPARED);
@@ -233,14 +235,20 @@ impl<'a> Fleet<'a> {
         self.counts.unready_kills += u64::from(!life.ready);
         let lived = life.began.elapsed().as_secs_f64();
         self.counts.lived.push(lived);
-        self.events.tell(&format!("{} is killed after {lived:.1} s", self.cluster.nodes[index].name));
+        let led = match (&life.id, &ring) {
+            (Some(id), Some(ring)) => ring.groups.iter().filter(|group| group.leader.as_ref() == Some(id)).count(),
+            _ => 0,
+        };
+        self.counts.leaders += u64::from(led > 0);
+        self.events.tell(&format!("{}, leader of {led}, is killed after {lived:.1} s", self.cluster.nodes[index].name));
         timeline.mark(Mark::Kill);
         self.bury(index);
     }
 
-    fn can_be_spared(&self, id: Option<&str>) -> bool {
+    fn can_be_spared(&self, index: usize, ring: Option<&Ring>) -> bool {
         // Who has not told its id is a member of nothing.
-        id.is_none_or(|id| self.ring().is_some_and(|ring| ring.can_spare(id, &self.events.alive())))
+        let Some(id) = &self.lives[index].id else { return true };
+        ring.is_some_and(|ring| ring.can_spare(id, &self.events.alive()))
     }
 
     /// Kills a node if it still runs, removes its data, and has another one come later.

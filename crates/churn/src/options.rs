@@ -12,7 +12,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "2m", value_parser = parse_duration)]
     pub duration: Duration,
     /// How long half of the nodes live at most. Lifetimes are Weibull with shape 0.6: many die young, a few live very long.
-    #[arg(long, default_value = "45s", value_parser = parse_duration)]
+    #[arg(long, default_value = "20s", value_parser = parse_duration)]
     pub median_lifetime: Duration,
     /// How long it takes, on average, until a new node with an empty disk comes in a dead one's place.
     #[arg(long, default_value = "3s", value_parser = parse_duration)]

@@ -123,7 +123,8 @@ impl<'a> Orders<'a> {
         }
     }
 
-    /// Puts a group onto nodes of its own, as far as there are that many. Returns whether it is there.
+    /// Orders the next that is needed for a group to be on nodes of its own, as far as there are that many, and to be led by one
+    /// that leads no other. Returns whether nothing is.
     fn spread(&self, ring: &Ring, number: usize) -> bool {
         let Some(group) = ring.groups.get(number) else { return false };
         let nodes: Vec<String> = self.events.alive().into_iter().collect();
@@ -131,8 +132,16 @@ impl<'a> Orders<'a> {
         let wanted: Vec<&String> = (0..size).map(|step| &nodes[(number * size + step) % nodes.len()]).collect();
         let add: Vec<&&String> = wanted.iter().filter(|node| !group.has(node)).collect();
         let remove: Vec<&String> = group.members().filter(|member| !wanted.contains(member)).collect();
-        add.is_empty()
-            || self.give("first spread", "members", group, &json!({ "add": add, "remove": remove }).to_string())
+        let leader = wanted[number % size];
+        if !add.is_empty() {
+            let body = json!({ "add": add, "remove": remove }).to_string();
+            self.give("first spread", "members", group, &body);
+        } else if group.leader.as_ref() != Some(leader) {
+            self.give("first spread", "transfer-leader", group, &json!({ "to": leader }).to_string());
+        } else {
+            return true;
+        }
+        false
     }
 
     /// Replaces who is dead for long enough and removes learners that are left over, until told to stop.

@@ -17,6 +17,9 @@ const MOST_POINTS: usize = 600;
 
 /// The figure as SVG.
 pub(crate) fn draw(figures: &Figures) -> String {
+    // The last stretch is not a whole one.
+    let whole = figures.buckets.len().saturating_sub(1).max(1).min(figures.buckets.len());
+    let figures = &Figures { buckets: figures.buckets[..whole].to_vec(), ..figures.clone() };
     let buckets = &figures.buckets;
     let mut figure = Figure::new(WIDTH, TOP + 4.0 * STEP);
     let most = |of: fn(&Bucket) -> f64| buckets.iter().map(of).fold(1.0, f64::max);
@@ -43,13 +46,13 @@ pub(crate) fn draw(figures: &Figures) -> String {
     let length = figures.bucket.as_secs_f64();
     let up = round_up(most(|bucket| bucket.answered as f64) / length);
     let panel = self::panel(figures, 2, "Operations answered a second", (0.0, up));
-    ticks(&mut figure, &panel, up);
+    ticks(&mut figure, &panel, panel.y);
     frame(&mut figure, &panel, figures);
     curve(&mut figure, &panel, figures, |bucket| Some(rate(bucket) / length), f64::min, COLOURS[0]);
 
     let up = round_up(most(|bucket| bucket.nodes.max(bucket.groups).unwrap_or(0) as f64));
     let panel = self::panel(figures, 3, "Nodes alive, and groups", (0.0, up));
-    ticks(&mut figure, &panel, up);
+    ticks(&mut figure, &panel, panel.y);
     frame(&mut figure, &panel, figures);
     let of: [(&str, &str, fn(&Bucket) -> Option<usize>); 2] =
         [("nodes", COLOURS[0], |bucket| bucket.nodes), ("groups", COLOURS[2], |bucket| bucket.groups)];
@@ -61,8 +64,11 @@ pub(crate) fn draw(figures: &Figures) -> String {
 }
 
 fn availability(figure: &mut Figure, figures: &Figures) {
-    let panel = panel(figures, 0, "Operations answered in time (%)", (0.0, 100.0));
-    ticks(figure, &panel, 100.0);
+    let least = figures.buckets.iter().filter_map(Bucket::percent).fold(100.0, f64::min);
+    // What is near to all is to be told apart.
+    let from = [99.0, 90.0].into_iter().find(|from| *from < least).unwrap_or(0.0);
+    let panel = panel(figures, 0, "Operations answered in time (%)", (from, 100.0));
+    ticks(figure, &panel, panel.y);
     frame(figure, &panel, figures);
     curve(figure, &panel, figures, Bucket::percent, f64::min, COLOURS[0]);
     // Where the curve is not when all is well.
@@ -86,15 +92,17 @@ fn frame(figure: &mut Figure, panel: &Panel<'_>, figures: &Figures) {
         }
     }
     panel.frame(figure);
-    for part in 0..=6 {
-        let at = panel.x.1 * f64::from(part) / 6.0;
-        panel.tick_across(figure, at, &format!("{at:.0}"));
+    let step = round_up(panel.x.1 / 2.0) / 4.0;
+    let mut at = 0.0;
+    while at <= panel.x.1 {
+        panel.tick_across(figure, at, &format!("{at}"));
+        at += step;
     }
 }
 
-fn ticks(figure: &mut Figure, panel: &Panel<'_>, up: f64) {
+fn ticks(figure: &mut Figure, panel: &Panel<'_>, (from, to): (f64, f64)) {
     for part in 0..=4 {
-        let at = up * f64::from(part) / 4.0;
+        let at = from + (to - from) * f64::from(part) / 4.0;
         panel.tick_up(figure, at, &format!("{at}"));
     }
 }

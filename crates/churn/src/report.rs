@@ -97,8 +97,9 @@ pub(crate) fn table(options: &Options, findings: &Findings) -> String {
     row(
         "nodes killed",
         format!(
-            "{} (kill -9; {} before they were ready; half had lived {:.0} s), {} came with empty disks",
+            "{} (kill -9; {} led a group, {} were not ready; half had lived {:.0} s), {} came with empty disks",
             nodes.kills,
+            nodes.leaders,
             nodes.unready_kills,
             median(&nodes.lived),
             nodes.arrivals
@@ -205,7 +206,7 @@ pub(crate) fn json(options: &Options, findings: &Findings) -> Value {
         "availability_percent": figures.percent(),
         "reads": tally(&figures.reads),
         "writes": tally(&figures.writes),
-        "kills": nodes.kills, "kills_before_ready": nodes.unready_kills, "arrivals": nodes.arrivals,
+        "kills": nodes.kills, "kills_of_leaders": nodes.leaders, "kills_before_ready": nodes.unready_kills, "arrivals": nodes.arrivals,
         "kills_postponed": nodes.postponed, "postponed_seconds": nodes.waited.as_secs_f64(), "lived_seconds": nodes.lived,
         "ended_by_themselves": nodes.ended,
         "orders": findings.orders.iter().map(order).collect::<Vec<_>>(),
