@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// How many clients ask, each one thing at a time and with a time limit of its own.
     #[arg(long, default_value_t = 12)]
     pub clients: u32,
-    /// A client's pause after each operation.
+    /// A client's pause after each turn, on average.
     #[arg(long, default_value = "5ms", value_parser = parse_duration)]
     pub pace: Duration,
     /// How many keys are in use at a time.

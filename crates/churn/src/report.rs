@@ -1,6 +1,7 @@
 //! What was found: a verdict, a table for people, JSON for programs.
 
 use crate::books::Judged;
+use crate::client::TIMEOUT_MS;
 use crate::fleet::Counts;
 use crate::options::{Options, Replace};
 use crate::orders::Tally;
@@ -121,9 +122,11 @@ pub(crate) fn table(options: &Options, findings: &Findings) -> String {
     row(
         "availability",
         format!(
-            "{:.3} % of {} operations were answered within their time limits of 0.3 to 3 s; {} of {} stretches of {} s without an answer",
+            "{:.3} % of {} operations were answered within their time limits of {} to {} ms; {} of {} stretches of {} s without an answer",
             figures.percent(),
             figures.asked(),
+            TIMEOUT_MS.0,
+            TIMEOUT_MS.1,
             figures.dark(),
             figures.buckets.len(),
             figures.bucket.as_secs()
@@ -202,6 +205,7 @@ pub(crate) fn json(options: &Options, findings: &Findings) -> Value {
             "value_bytes": options.value_bytes, "seed": options.seed, "mercy": options.mercy,
             "replaced_by": replaced_by(options.replace),
             "replace_dead_after_seconds": options.replace_dead_after.as_secs_f64(),
+            "shortest_timeout_ms": TIMEOUT_MS.0, "longest_timeout_ms": TIMEOUT_MS.1,
         },
         "availability_percent": figures.percent(),
         "reads": tally(&figures.reads),
