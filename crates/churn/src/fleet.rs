@@ -7,7 +7,7 @@ use crate::lifetime;
 use crate::options::{Options, Replace};
 use crate::ring::Ring;
 use crate::timeline::{Mark, Timeline};
-use scatter_e2e::cluster::Cluster;
+use scatter_e2e::cluster::{Cluster, Member};
 use scatter_e2e::http::Request;
 use scatter_e2e::operator::Operator;
 use scatter_sim::random::Random;
@@ -21,8 +21,8 @@ const SPARED: Duration = Duration::from_millis(500);
 const WORD: Duration = Duration::from_millis(300);
 /// How long the admin program may take to show the ring.
 const RING: Duration = Duration::from_secs(5);
-/// The logs of so many dead nodes are kept.
-const MOST_LOGS: usize = 200;
+/// The logs of so many dead nodes are kept, and so long nobody gets their ports.
+const MOST_DEAD: usize = 200;
 /// How much of the log of a node that ended by itself is told.
 const LAST_BYTES: usize = 3_000;
 
@@ -35,7 +35,7 @@ pub(crate) struct Fleet<'a> {
     lives: Vec<Life>,
     /// When the next nodes come.
     arrivals: Vec<Instant>,
-    logs: VecDeque<String>,
+    dead: VecDeque<Member>,
     random: Random,
     pub counts: Counts,
 }
@@ -99,8 +99,8 @@ impl<'a> Fleet<'a> {
         for (node, life) in cluster.nodes.iter().zip(&lives) {
             events.tell(&format!("{} is node {}", node.name, life.id.as_deref().unwrap_or_default()));
         }
-        let (arrivals, logs, counts) = (Vec::new(), VecDeque::new(), Counts::default());
-        Self { cluster, options, events, lives, arrivals, logs, random, counts }
+        let (arrivals, dead, counts) = (Vec::new(), VecDeque::new(), Counts::default());
+        Self { cluster, options, events, lives, arrivals, dead, random, counts }
     }
 
     /// Where the gateway serves.
@@ -254,17 +254,17 @@ impl<'a> Fleet<'a> {
     /// Kills a node if it still runs, removes its data, and has another one come later.
     fn bury(&mut self, index: usize) {
         let life = self.lives.remove(index);
-        let name = self.cluster.remove_node(index);
+        let dead = self.cluster.remove_node(index);
         if let Some(id) = &life.id {
             self.events.has_died(id);
         }
         self.arrivals.push(Instant::now() + lifetime::wait(self.options.absence, &mut self.random));
-        self.logs.push_back(name);
-        if self.logs.len() > MOST_LOGS
-            && let Some(oldest) = self.logs.pop_front()
+        self.dead.push_back(dead);
+        if self.dead.len() > MOST_DEAD
+            && let Some(oldest) = self.dead.pop_front()
         {
             // A log that stays does no harm.
-            let _ = std::fs::remove_file(self.cluster.folder().join(format!("{oldest}.log")));
+            let _ = std::fs::remove_file(self.cluster.folder().join(format!("{}.log", oldest.name)));
         }
     }
 }

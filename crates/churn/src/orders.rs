@@ -4,7 +4,7 @@
 use crate::events::Events;
 use crate::lifetime;
 use crate::options::Options;
-use crate::ring::{Group, Ring, position};
+use crate::ring::{AROUND, Group, Ring, position};
 use crate::timeline::{Mark, Timeline};
 use scatter_e2e::operator::Operator;
 use scatter_sim::random::Random;
@@ -103,7 +103,7 @@ impl<'a> Orders<'a> {
         let began = Instant::now();
         let wanted = self.options.groups;
         for part in 1..wanted {
-            let at = (1_u128 << 64) * part as u128 / wanted as u128;
+            let at = AROUND * part as u128 / wanted as u128;
             let mut is_done = false;
             while !is_done {
                 assert!(began.elapsed() < PREPARING, "the ring was not split into {wanted} in time");
@@ -206,7 +206,7 @@ impl<'a> Orders<'a> {
         let (least, most) = (self.options.groups.div_ceil(2), self.options.groups * 2);
         match random.below(6) {
             0 | 1 if count < most && (count <= least || random.permille(500)) => {
-                let middle = from + to.saturating_sub(from) / 2;
+                let middle = from + (to - from) / 2;
                 // Half of the times where the group thinks best.
                 let body = if random.permille(500) { json!({}) } else { json!({ "at": position(middle) }) };
                 self.give("split", "split", group, &body.to_string())
@@ -216,8 +216,11 @@ impl<'a> Orders<'a> {
                 self.give("merge", "merge", group, &json!({ "side": side }).to_string())
             }
             2 => {
-                let Some(next) = groups.iter().find(|next| next.span().0 == to) else { return false };
-                let (low, high) = (from + (to - from) / 2, to + (next.span().1 - to) / 2);
+                let Some(next) = groups.iter().find(|next| next.span().0 == to % AROUND && next.id != group.id) else {
+                    return false;
+                };
+                let next = next.span();
+                let (low, high) = (from + (to - from) / 2, to + (next.1 - next.0) / 2);
                 let boundary = low + u128::from(random.below(u64::try_from(high - low).unwrap_or(u64::MAX)));
                 self.give("repartition", "repartition", group, &json!({ "boundary": position(boundary) }).to_string())
             }

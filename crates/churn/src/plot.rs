@@ -12,54 +12,38 @@ const STEP: f64 = 215.0;
 const TOP: f64 = 60.0;
 const KILL: &str = "#d1495b66";
 const ORDER: &str = "#2e8b57";
+/// The decimal logarithm of the shortest latency told apart from shorter ones, in milliseconds.
+const SHORTEST: f64 = -1.0;
 /// The curve has at most so many points, each the worst of its neighbours.
 const MOST_POINTS: usize = 600;
+
+/// One of several curves of a panel.
+struct Curve {
+    label: &'static str,
+    colour: &'static str,
+    of: fn(&Bucket) -> Option<f64>,
+}
+
+const LATENCIES: [Curve; 2] = [
+    Curve { label: "99th percentile", colour: COLOURS[1], of: |bucket| log_ms(bucket.p99_us) },
+    Curve { label: "median", colour: COLOURS[0], of: |bucket| log_ms(bucket.p50_us) },
+];
+
+const COUNTS: [Curve; 2] = [
+    Curve { label: "nodes", colour: COLOURS[0], of: |bucket| bucket.nodes.map(|count| count as f64) },
+    Curve { label: "groups", colour: COLOURS[2], of: |bucket| bucket.groups.map(|count| count as f64) },
+];
 
 /// The figure as SVG.
 pub(crate) fn draw(figures: &Figures) -> String {
     // The last stretch is not a whole one.
     let whole = figures.buckets.len().saturating_sub(1).max(1).min(figures.buckets.len());
     let figures = &Figures { buckets: figures.buckets[..whole].to_vec(), ..figures.clone() };
-    let buckets = &figures.buckets;
     let mut figure = Figure::new(WIDTH, TOP + 4.0 * STEP);
-    let most = |of: fn(&Bucket) -> f64| buckets.iter().map(of).fold(1.0, f64::max);
     availability(&mut figure, figures);
-
-    let longest = most(|bucket| bucket.p99_us as f64 / 1e3);
-    let title = "Latency of answers (ms)";
-    let panel = panel(figures, 1, title, (-1.0, longest.log10().ceil().max(1.0)));
-    let mut power = -1.0;
-    while power <= panel.y.1 {
-        panel.tick_up(&mut figure, power, &format!("{}", 10_f64.powf(power)));
-        power += 1.0;
-    }
-    frame(&mut figure, &panel, figures);
-    let of: [(&str, &str, fn(&Bucket) -> u64); 2] =
-        [("99th percentile", COLOURS[1], |bucket| bucket.p99_us), ("median", COLOURS[0], |bucket| bucket.p50_us)];
-    for (row, (label, colour, of)) in of.into_iter().enumerate() {
-        let log = |bucket: &Bucket| (of(bucket) > 0).then(|| (of(bucket) as f64 / 1e3).log10().max(-1.0));
-        curve(&mut figure, &panel, figures, log, f64::max, colour);
-        panel.legend(&mut figure, row, colour, label);
-    }
-
-    let rate = |bucket: &Bucket| bucket.answered as f64;
-    let length = figures.bucket.as_secs_f64();
-    let up = round_up(most(|bucket| bucket.answered as f64) / length);
-    let panel = self::panel(figures, 2, "Operations answered a second", (0.0, up));
-    ticks(&mut figure, &panel, panel.y);
-    frame(&mut figure, &panel, figures);
-    curve(&mut figure, &panel, figures, |bucket| Some(rate(bucket) / length), f64::min, COLOURS[0]);
-
-    let up = round_up(most(|bucket| bucket.nodes.max(bucket.groups).unwrap_or(0) as f64));
-    let panel = self::panel(figures, 3, "Nodes alive, and groups", (0.0, up));
-    ticks(&mut figure, &panel, panel.y);
-    frame(&mut figure, &panel, figures);
-    let of: [(&str, &str, fn(&Bucket) -> Option<usize>); 2] =
-        [("nodes", COLOURS[0], |bucket| bucket.nodes), ("groups", COLOURS[2], |bucket| bucket.groups)];
-    for (row, (label, colour, of)) in of.into_iter().enumerate() {
-        curve(&mut figure, &panel, figures, |bucket| of(bucket).map(|count| count as f64), f64::min, colour);
-        panel.legend(&mut figure, row, colour, label);
-    }
+    latencies(&mut figure, figures);
+    rate(&mut figure, figures);
+    counts(&mut figure, figures);
     figure.finish()
 }
 
@@ -74,6 +58,45 @@ fn availability(figure: &mut Figure, figures: &Figures) {
     // Where the curve is not when all is well.
     panel.legend(figure, 4, KILL, "a node is killed");
     panel.legend(figure, 5, ORDER, "an operation of groups is done");
+}
+
+fn latencies(figure: &mut Figure, figures: &Figures) {
+    let most = most(figures, LATENCIES[0].of).ceil().max(1.0);
+    let panel = panel(figures, 1, "Latency of answers (ms)", (SHORTEST, most));
+    let mut power = panel.y.0;
+    while power <= panel.y.1 {
+        panel.tick_up(figure, power, &format!("{}", 10_f64.powf(power)));
+        power += 1.0;
+    }
+    frame(figure, &panel, figures);
+    curves(figure, &panel, figures, &LATENCIES, f64::max);
+}
+
+fn rate(figure: &mut Figure, figures: &Figures) {
+    let length = figures.bucket.as_secs_f64();
+    let of = |bucket: &Bucket| Some(bucket.answered as f64 / length);
+    let panel = panel(figures, 2, "Operations answered a second", (0.0, round_up(most(figures, of))));
+    ticks(figure, &panel, panel.y);
+    frame(figure, &panel, figures);
+    curve(figure, &panel, figures, of, f64::min, COLOURS[0]);
+}
+
+fn counts(figure: &mut Figure, figures: &Figures) {
+    let most = COUNTS.iter().map(|curve| most(figures, curve.of)).fold(0.0, f64::max);
+    let panel = panel(figures, 3, "Nodes alive, and groups", (0.0, round_up(most)));
+    ticks(figure, &panel, panel.y);
+    frame(figure, &panel, figures);
+    curves(figure, &panel, figures, &COUNTS, f64::min);
+}
+
+/// The greatest of what `of` makes of the buckets; 0 if there is nothing.
+fn most(figures: &Figures, of: impl Fn(&Bucket) -> Option<f64>) -> f64 {
+    figures.buckets.iter().filter_map(of).fold(0.0, f64::max)
+}
+
+/// The decimal logarithm of a latency in milliseconds; what is below a tenth of one is shown as that. None for no latency.
+fn log_ms(us: u64) -> Option<f64> {
+    (us > 0).then(|| (us as f64 / 1e3).log10().max(SHORTEST))
 }
 
 fn panel<'a>(figures: &Figures, row: usize, title: &'a str, y: (f64, f64)) -> Panel<'a> {
@@ -104,6 +127,14 @@ fn ticks(figure: &mut Figure, panel: &Panel<'_>, (from, to): (f64, f64)) {
     for part in 0..=4 {
         let at = from + (to - from) * f64::from(part) / 4.0;
         panel.tick_up(figure, at, &format!("{at}"));
+    }
+}
+
+/// Curves, and what they are.
+fn curves(figure: &mut Figure, panel: &Panel<'_>, figures: &Figures, all: &[Curve], worse: fn(f64, f64) -> f64) {
+    for (row, Curve { label, colour, of }) in all.iter().enumerate() {
+        curve(figure, panel, figures, of, worse, colour);
+        panel.legend(figure, row, colour, label);
     }
 }
 

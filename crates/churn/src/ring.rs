@@ -3,6 +3,9 @@
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// So many beginnings of positions there are, eight bytes each.
+pub(crate) const AROUND: u128 = 1 << 64;
+
 /// Ids of nodes, as the admin program writes them.
 pub(crate) type Nodes = BTreeSet<String>;
 
@@ -108,10 +111,11 @@ impl Group {
         self.members().any(|member| member == node)
     }
 
-    /// The ends of its range as numbers: the first eight bytes of each. The end of the last group is past all.
+    /// The ends of its range as numbers: the first eight bytes of each. A range may go past the last position and on from
+    /// the first one; its end is then once around.
     pub(crate) fn span(&self) -> (u128, u128) {
-        let end = if self.end.is_empty() { 1 << 64 } else { number(&self.end) };
-        (number(&self.start), end)
+        let (start, end) = (number(&self.start), number(&self.end));
+        (start, if end > start { end } else { end + AROUND })
     }
 }
 
@@ -121,9 +125,9 @@ fn number(position: &str) -> u128 {
     u128::from_str_radix(&digits[..16], 16).unwrap_or(0)
 }
 
-/// The position that begins with these eight bytes, without zeroes at its end: such are no boundaries.
+/// The position that begins with these eight bytes, once around or not, without zeroes at its end: such are no boundaries.
 pub(crate) fn position(number: u128) -> String {
-    let digits = format!("{number:016x}");
+    let digits = format!("{:016x}", number % AROUND);
     let mut digits = digits.as_str();
     while let Some(shorter) = digits.strip_suffix("00") {
         digits = shorter;
@@ -190,7 +194,10 @@ mod tests {
             assert_eq!(position(value), text);
         }
         assert_eq!(number("0123456789abcdef6162"), 0x0123_4567_89ab_cdef);
-        let last = Group { start: "c0".into(), ..Group::default() };
-        assert_eq!(last.span(), (3 << 62, 1 << 64));
+        let group = |start: &str, end: &str| Group { start: start.into(), end: end.into(), ..Group::default() };
+        assert_eq!(group("c0", "").span(), (3 << 62, AROUND));
+        assert_eq!(group("c0", "40").span(), (3 << 62, AROUND + (1 << 62)));
+        assert_eq!(group("", "").span(), (0, AROUND));
+        assert_eq!(position(AROUND + (1 << 62)), "40");
     }
 }

@@ -231,15 +231,16 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
-    /// Kills a node, forgets it and removes its data; what it said stays. Returns what it was called.
-    pub fn remove_node(&mut self, index: usize) -> String {
+    /// Kills a node, if it still runs, and removes its data. What it said stays, and nobody gets its ports as long as what is returned
+    /// is kept.
+    pub fn remove_node(&mut self, index: usize) -> Member {
         let mut node = self.nodes.remove(index);
         if node.is_running() {
             node.kill();
         }
         // A node that had not begun to write has none.
         let _ = std::fs::remove_dir_all(&node.data);
-        node.name
+        node
     }
 
     /// Where everything is kept.
