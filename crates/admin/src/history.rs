@@ -11,14 +11,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The most operations remembered.
 pub(crate) const MOST_OPERATIONS: usize = 256;
 
+/// How long after the end of an order a loser may still be seen to be held by it.
+const LATE_MS: u64 = 10_000;
+
 /// One operation.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub(crate) struct Entry {
     /// Counts up from 1 since the program started.
     pub(crate) id: u64,
-    /// `split`, `merge`, `repartition`, `members` or `transfer-leader`.
+    /// `split`, `merge`, `repartition`, `members`, `transfer-leader`, `drain`, `undrain` or `remove`.
     pub(crate) kind: &'static str,
-    /// The group that was ordered to act, or that gains.
+    /// The group that was ordered to act, or that gains; empty of orders about a node.
     pub(crate) group: String,
     /// `ordered` through this program, or `seen`.
     pub(crate) origin: &'static str,
@@ -34,9 +37,9 @@ pub(crate) struct Entry {
     pub(crate) began_ms: u64,
     /// When it was known to have ended.
     pub(crate) ended_ms: Option<u64>,
-    /// The version of the group's range before.
+    /// Of what was only seen: the group that it was seen to hold, and the version of that group's range then.
     #[serde(skip)]
-    range_version: Option<u64>,
+    held: Option<(String, u64)>,
 }
 
 /// The last operations.
@@ -50,6 +53,11 @@ impl History {
     /// Notes an order. Returns its number.
     pub(crate) fn ordered(&mut self, kind: &'static str, group: GroupId, detail: Value) -> u64 {
         self.push(kind, group.to_string(), "ordered", detail)
+    }
+
+    /// Notes an order about a node, which its detail names. Returns its number.
+    pub(crate) fn ordered_of_node(&mut self, kind: &'static str, detail: Value) -> u64 {
+        self.push(kind, String::new(), "ordered", detail)
     }
 
     /// Notes how an order ended.
@@ -76,35 +84,33 @@ impl History {
                 continue;
             }
             let gainer = if operation.gains { group.id.clone() } else { operation.other.clone() };
-            let ordered = self.entries.iter_mut().find(|entry| {
-                entry.state == "running"
-                    && entry.operation.is_none()
-                    && entry.kind == operation.kind
-                    && entry.group == gainer
+            // The loser may hear of it only after whoever ordered it has.
+            let ordered = self.entries.iter_mut().rev().find(|entry| {
+                let fresh = entry.ended_ms.is_none_or(|ended| now_ms() < ended + LATE_MS);
+                fresh && entry.operation.is_none() && entry.kind == operation.kind && entry.group == gainer
             });
             if let Some(entry) = ordered {
                 entry.operation = Some((*id).to_owned());
                 continue;
             }
-            let number =
-                self.push(operation.kind, gainer.clone(), "seen", serde_json::json!({ "moving": operation.moving }));
+            let number = self.push(operation.kind, gainer, "seen", serde_json::json!({ "moving": operation.moving }));
             if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == number) {
                 entry.operation = Some((*id).to_owned());
-                let gains = groups.iter().find(|group| group.id == gainer);
-                entry.range_version = gains.map(|group| group.epoch.range);
+                entry.held = Some((group.id.clone(), group.epoch.range));
             }
         }
-        for entry in &mut self.entries {
-            let seen = entry.origin == "seen" && entry.state == "running";
-            if seen && entry.operation.as_deref().is_none_or(|id| !held.contains_key(id)) {
-                let now = groups.iter().find(|group| group.id == entry.group).map(|group| group.epoch.range);
-                entry.state = match (entry.range_version, now) {
-                    (Some(before), Some(now)) if now > before => "done",
-                    (Some(_), Some(_)) => "aborted",
-                    (None, _) | (_, None) => "unknown",
-                };
-                entry.ended_ms = Some(now_ms());
+        for entry in self.entries.iter_mut().filter(|entry| entry.state == "running") {
+            let Some((holder, before)) = &entry.held else { continue };
+            if entry.operation.as_deref().is_some_and(|id| held.contains_key(id)) {
+                continue;
             }
+            entry.state = match groups.iter().find(|group| group.id == *holder) {
+                Some(group) if group.epoch.range > *before => "done",
+                Some(_) => "aborted",
+                None if entry.kind == "merge" => "done",
+                None => "unknown",
+            };
+            entry.ended_ms = Some(now_ms());
         }
     }
 
@@ -130,7 +136,7 @@ impl History {
             detail,
             began_ms: now_ms(),
             ended_ms: None,
-            range_version: None,
+            held: None,
         });
         self.count
     }

@@ -3,6 +3,7 @@
 
 mod document;
 mod history;
+mod node_orders;
 mod orders;
 mod page;
 mod picture;

@@ -320,7 +320,7 @@ fn with_result(mut plan: Value, said: String) -> Value {
     plan
 }
 
-fn order_failed(error: AdminError) -> Problem {
+pub(crate) fn order_failed(error: AdminError) -> Problem {
     let text = error.to_string();
     match error {
         AdminError::Unknown { .. } => {
@@ -354,7 +354,7 @@ fn order_failed(error: AdminError) -> Problem {
 }
 
 /// Checks that an order does not come from another site's page, and reads `?dry_run=`.
-fn order_parameters(headers: &HeaderMap, query: Option<&str>) -> Result<bool, Problem> {
+pub(crate) fn order_parameters(headers: &HeaderMap, query: Option<&str>) -> Result<bool, Problem> {
     let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
     if site.is_some_and(|site| site != "same-origin" && site != "none") {
         return Err(Problem::new(Kind::Forbidden, "orders are not taken from another site's page"));
@@ -370,7 +370,7 @@ fn order_parameters(headers: &HeaderMap, query: Option<&str>) -> Result<bool, Pr
 }
 
 /// Reads a JSON body; an empty one takes the defaults.
-fn read_body<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
+pub(crate) fn read_body<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(T::default());
     }

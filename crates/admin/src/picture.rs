@@ -236,13 +236,40 @@ impl Picture {
         })
     }
 
-    /// All nodes.
+    /// All groups.
+    pub fn descriptors(&self) -> impl Iterator<Item = &Arc<Descriptor>> {
+        self.descriptors.values()
+    }
+
+    /// The ids of all nodes.
     #[must_use]
-    pub fn nodes(&self) -> Nodes {
+    pub fn node_ids(&self) -> BTreeSet<NodeId> {
         let mut ids: BTreeSet<NodeId> = self.survey.descriptions.keys().copied().collect();
         ids.extend(self.survey.unreached.keys());
         ids.extend(self.survey.hearsay.keys());
-        Nodes { nodes: ids.into_iter().map(|id| self.node(id)).collect() }
+        ids
+    }
+
+    /// How a node is: as it says itself, else as others say. A node that nobody can tell of and that does not answer is
+    /// suspected.
+    #[must_use]
+    pub fn state(&self, node: NodeId) -> Option<NodeState> {
+        let own = self.survey.descriptions.get(&node).map(|description| description.node.state);
+        let heard = || self.survey.hearsay.get(&node).map(|info| info.state);
+        let not_alive = |state| if state == NodeState::Alive { NodeState::Suspect } else { state };
+        own.or_else(|| heard().map(not_alive)).or_else(|| self.survey.unreached.get(&node).map(|_| NodeState::Suspect))
+    }
+
+    /// How many replicas a node hosts, if it answered.
+    #[must_use]
+    pub fn replica_count(&self, node: NodeId) -> usize {
+        self.survey.descriptions.get(&node).map_or(0, |description| description.node.replicas.len())
+    }
+
+    /// All nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Nodes {
+        Nodes { nodes: self.node_ids().into_iter().map(|id| self.node(id)).collect() }
     }
 
     /// One group with its replicas.
@@ -357,7 +384,11 @@ impl Picture {
             peer: self.peer_address(id).unwrap_or_default(),
             http: info.map(|info| info.http_address.clone()).unwrap_or_default(),
             zone: info.map(|info| info.zone.clone()).unwrap_or_default(),
-            state: answered.map_or("unreachable", |description| state(description.node.state)),
+            state: match (answered, self.state(id)) {
+                (None, Some(NodeState::Dead)) => "dead",
+                (None, _) => "unreachable",
+                (Some(description), _) => state(description.node.state),
+            },
             replicas: answered
                 .map(|description| description.node.replicas.iter().map(|replica| shown(id, replica)).collect())
                 .unwrap_or_default(),
@@ -373,7 +404,10 @@ impl Picture {
         for descriptor in self.in_ring_order() {
             self.find_group_problems(descriptor, &mut problems);
         }
-        for (node, why) in &self.survey.unreached {
+        // The dead whom every group has replaced are missed by nobody.
+        let is_member = |node| self.descriptors.values().any(|group| group.configuration.member(node).is_some());
+        let is_missed = |node| is_member(node) || self.state(node) != Some(NodeState::Dead);
+        for (node, why) in self.survey.unreached.iter().filter(|(node, _)| is_missed(**node)) {
             let text = format!("node {node} does not answer: {why}");
             problems.push(Problem { node: Some(node.to_string()), ..problem("unreachable", text) });
         }

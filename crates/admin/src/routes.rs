@@ -1,6 +1,7 @@
 //! The JSON routes: questions about the ring. [`crate::orders`] takes the orders.
 
 use crate::history::History;
+use crate::node_orders;
 use crate::orders;
 use crate::picture::Picture;
 use crate::settings::AdminProgramSettings;
@@ -83,6 +84,9 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/groups/{id}/repartition", post(orders::repartition))
         .route("/v1/groups/{id}/members", post(orders::members))
         .route("/v1/groups/{id}/transfer-leader", post(orders::transfer_leader))
+        .route("/v1/nodes/{id}/drain", post(node_orders::drain))
+        .route("/v1/nodes/{id}/undrain", post(node_orders::undrain))
+        .route("/v1/nodes/{id}/remove", post(node_orders::remove))
         .with_state(admin)
 }
 

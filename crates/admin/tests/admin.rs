@@ -9,7 +9,7 @@ use scatter_admin::{AdminProgramSettings, PROGRAM};
 use scatter_core::types::NodeId;
 use scatter_service::configuration::{Loaded, load};
 use scatter_service::{Process, Shutdown};
-use scatter_wire::{AdminRequest, NewMember};
+use scatter_wire::{AdminRequest, Boundary, NewMember, Side};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -138,6 +138,30 @@ async fn transfers_leadership() {
 }
 
 #[tokio::test]
+async fn reshapes_the_ring_and_keeps_what_was_done() {
+    let admin = Admin::start().await;
+    let split = format!("/v1/groups/{GROUP}/split");
+    let (status, plan) = admin.post(&format!("{split}?dry_run=true"), "").await;
+    assert_eq!((status, &plan["dry_run"]), (StatusCode::OK, &json!(true)), "{plan}");
+    assert_eq!(admin.get("/v1/operations").await.1, json!({ "operations": [] }), "a dry run is no operation");
+    assert_eq!(admin.post(&split, r#"{"key":"users/42"}"#).await.0, StatusCode::OK);
+    assert_eq!(admin.post(&format!("/v1/groups/{GROUP}/merge"), "{}").await.0, StatusCode::OK);
+    let ordered = admin.cluster.group.lock().orders.clone();
+    let (group, range_version) = (scatter_core::types::GroupId(0xabc), Some(scatter_core::types::RangeVersion(1)));
+    let at = Boundary::of(&scatter_client::Key::new("users/42").expect("a key"));
+    let expected = [
+        AdminRequest::Split { group, at: None, range_version, dry_run: true },
+        AdminRequest::Split { group, at: Some(at), range_version, dry_run: false },
+        AdminRequest::TakeOver { group, from: Side::Successor, boundary: None, range_version, dry_run: false },
+    ];
+    assert_eq!(ordered, expected, "what is ordered is ordered of the range as it was seen");
+    let (_, done) = admin.get("/v1/operations").await;
+    let list = done["operations"].as_array().expect("a list");
+    let kinds: Vec<_> = list.iter().map(|entry| (&entry["kind"], &entry["state"])).collect();
+    assert_eq!(kinds, [(&json!("merge"), &json!("done")), (&json!("split"), &json!("done"))], "the newest first");
+}
+
+#[tokio::test]
 async fn bad_requests_are_refused() {
     let admin = Admin::start().await;
     let members = format!("/v1/groups/{GROUP}/members");
@@ -157,6 +181,16 @@ async fn bad_requests_are_refused() {
         ("/v1/groups/77/members".into(), r#"{"remove":["1"]}"#, 404),
         ("/v1/groups/77/transfer-leader".into(), "", 404),
         (format!("/v1/groups/{GROUP}/transfer-leader"), r#"{"to":"9"}"#, 409),
+        (format!("/v1/groups/{GROUP}/split"), r#"{"at":"0"}"#, 400),
+        (format!("/v1/groups/{GROUP}/split"), r#"{"at":"+1"}"#, 400),
+        (format!("/v1/groups/{GROUP}/split"), r#"{"at":"00","key":"a"}"#, 400),
+        (format!("/v1/groups/{GROUP}/split"), r#"{"key":""}"#, 400),
+        (format!("/v1/groups/{GROUP}/split"), r#"{"range_version":2}"#, 409),
+        (format!("/v1/groups/{GROUP}/merge"), r#"{"side":"up"}"#, 400),
+        (format!("/v1/groups/{GROUP}/repartition"), "{}", 400),
+        (format!("/v1/groups/{GROUP}/repartition"), r#"{"boundary":"80"}"#, 409),
+        ("/v1/groups/77/split".into(), "", 404),
+        ("/v1/groups/77/merge".into(), "", 404),
     ] {
         let (status, problem) = admin.post(&path, body).await;
         assert_eq!(status.as_u16(), expected, "{path} {body}: {problem}");
@@ -229,6 +263,10 @@ async fn the_document_has_every_path_that_is_served() {
         "/v1/groups/{id}",
         "/v1/groups/{id}/members",
         "/v1/groups/{id}/transfer-leader",
+        "/v1/groups/{id}/split",
+        "/v1/groups/{id}/merge",
+        "/v1/groups/{id}/repartition",
+        "/v1/operations",
         "/livez",
         "/readyz",
         "/metrics",

@@ -258,10 +258,25 @@ impl Client {
 
     /// A node's own status, a JSON document.
     pub async fn node_status(&self, node: NodeId, timeout: Option<Duration>) -> Result<String, AdminError> {
+        self.ask_node(node, AdminRequest::Status, timeout).await
+    }
+
+    /// Has a node emptied, or not any more. Returns what it says, a JSON document; it goes on afterwards.
+    pub async fn drain(&self, node: NodeId, on: bool, timeout: Option<Duration>) -> Result<String, AdminError> {
+        self.ask_node(node, AdminRequest::Drain { on }, timeout).await
+    }
+
+    /// Asks one node. All that is asked so may be asked again.
+    async fn ask_node(
+        &self,
+        node: NodeId,
+        request: AdminRequest,
+        timeout: Option<Duration>,
+    ) -> Result<String, AdminError> {
         let refused = |text: String| AdminError::Refused { reason: Reason::Unreachable(text) };
         let ask = async {
             let link = self.shared.nodes.connect(node).await.map_err(|error| refused(error.to_string()))?;
-            let body = ClientBody::Administer { request: AdminRequest::Status };
+            let body = ClientBody::Administer { request };
             let reply =
                 link.request(body, u32::MAX, NO_FORWARDING).await.map_err(|error| refused(error.to_string()))?;
             match reply {

@@ -63,3 +63,48 @@ fn next(view: &RingView, goal: &Position, asked: &HashSet<NodeId>) -> Option<Nod
     let whom = before.flat_map(|route| route.leader.into_iter().chain(candidates(route).map(|member| member.node)));
     whom.into_iter().find(|node| !asked.contains(node))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::RingCache;
+    use bytes::Bytes;
+    use scatter_core::group::{Configuration, Descriptor, Member, Role};
+    use scatter_core::ring::KeyRange;
+    use scatter_core::types::{Ballot, ConfigurationVersion, GroupId, Incarnation, RangeVersion};
+
+    fn position(byte: u8) -> Position {
+        if byte == 0 { Position::first() } else { Position(Bytes::copy_from_slice(&[byte])) }
+    }
+
+    /// A group of one member, whose node has the same number.
+    fn descriptor(group: u64, start: u8, end: u8) -> Descriptor {
+        let member =
+            Member { node: NodeId(group), incarnation: Incarnation(1), role: Role::Voter, address: String::new() };
+        Descriptor {
+            group: GroupId(group),
+            configuration: Configuration { version: ConfigurationVersion(1), members: vec![member] },
+            range_version: RangeVersion(1),
+            range: KeyRange { start: position(start), end: position(end) },
+            leader: None,
+            ballot: Ballot::ZERO,
+        }
+    }
+
+    #[test]
+    fn the_group_that_starts_closest_before_is_asked_first_and_nobody_twice() {
+        let cache = RingCache::default();
+        // Of five groups these are known; who owns 60 is not.
+        cache.learn(&[descriptor(1, 0, 10), descriptor(2, 10, 20), descriptor(3, 30, 50), descriptor(5, 80, 0)]);
+        let mut asked = HashSet::new();
+        let mut order = Vec::new();
+        while let Some(node) = next(&cache.view(), &position(60), &asked) {
+            asked.insert(node);
+            order.push(node.0);
+        }
+        assert_eq!(order, [3, 2, 1, 5]);
+        // Round the ring, past the first position.
+        assert_eq!(next(&cache.view(), &position(25), &HashSet::new()), Some(NodeId(2)));
+        assert_eq!(next(&RingCache::default().view(), &position(60), &HashSet::new()), None);
+    }
+}

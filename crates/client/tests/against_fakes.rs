@@ -5,11 +5,11 @@ mod fake;
 
 use fake::{Cluster, GROUP, Trick};
 use scatter_client::{
-    Client, ClientConfig, Condition, Consistency, Key, NodeId, ReadOptions, Reason, StartError, Version, WriteError,
-    WriteOptions,
+    AdminError, Boundary, Client, ClientConfig, Condition, Consistency, Key, NodeId, Position, RangeVersion,
+    ReadOptions, Reason, ReshapeOptions, Side, StartError, Version, WriteError, WriteOptions,
 };
 use scatter_core::command::Outcome;
-use scatter_wire::Refusal;
+use scatter_wire::{AdminRequest, Refusal};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -343,4 +343,68 @@ async fn a_survey_finds_everybody_and_names_who_is_silent() {
     assert_eq!(survey.descriptions.len(), 2);
     assert!(survey.unreached.contains_key(&NodeId(3)), "{survey:?}");
     assert!(survey.hearsay.contains_key(&NodeId(3)));
+}
+
+#[tokio::test]
+async fn sealed_positions_are_waited_for_and_not_reported_before_the_time_is_over() {
+    let (cluster, client) = start().await;
+    for _ in 0..6 {
+        cluster.trick(Trick::Refuse(Refusal::Sealed));
+    }
+    put(&client, "a").await.expect("written once the seal is gone");
+    assert_eq!(client.metrics().value("sealed"), Some(6));
+    assert_eq!(cluster.group.lock().applied.len(), 1);
+    for _ in 0..100 {
+        cluster.trick(Trick::Refuse(Refusal::Sealed));
+    }
+    let begun = Instant::now();
+    let refused = client.put(key("b"), "value".into(), short()).await;
+    assert!(matches!(refused, Err(WriteError::NotApplied { reason: Reason::Sealed { .. } })), "{refused:?}");
+    assert!(begun.elapsed() >= Duration::from_millis(300), "it waits for as long as it may");
+}
+
+#[tokio::test]
+async fn orders_that_reshape_the_ring_say_what_is_wanted() {
+    let (cluster, client) = start().await;
+    let version = Some(RangeVersion(1));
+    let options = ReshapeOptions { range_version: version, ..ReshapeOptions::default() };
+    let at = Boundary::of(&key("users/42"));
+    client.split(GROUP, None, ReshapeOptions::default()).await.expect("taken");
+    client.split(GROUP, Some(at.position().clone()), options).await.expect("taken");
+    client.merge(GROUP, Side::Predecessor, ReshapeOptions { dry_run: true, ..options }).await.expect("taken");
+    let expected = [
+        AdminRequest::Split { group: GROUP, at: None, range_version: None, dry_run: false },
+        AdminRequest::Split { group: GROUP, at: Some(at.clone()), range_version: version, dry_run: false },
+        AdminRequest::TakeOver {
+            group: GROUP,
+            from: Side::Predecessor,
+            boundary: None,
+            range_version: version,
+            dry_run: true,
+        },
+    ];
+    assert_eq!(cluster.group.lock().orders, expected);
+    // The whole ring has no boundary that could move, and nobody is asked.
+    let refused = client.repartition(GROUP, at.position().clone(), Side::Successor, ReshapeOptions::default()).await;
+    assert!(matches!(refused, Err(AdminError::Refused { reason: Reason::Conflict(_) })), "{refused:?}");
+    let long = Position(vec![0; 5000].into());
+    let refused = client.split(GROUP, Some(long), ReshapeOptions::default()).await;
+    assert!(matches!(refused, Err(AdminError::Refused { reason: Reason::Malformed(_) })), "{refused:?}");
+    assert_eq!(cluster.group.lock().orders.len(), 3);
+}
+
+#[tokio::test]
+async fn an_order_under_way_is_not_given_to_another_leader_too() {
+    let (cluster, client) = start().await;
+    put(&client, "a").await.expect("the connection stands");
+    cluster.freeze(1, true);
+    let options = ReshapeOptions { timeout: Some(Duration::from_millis(700)), ..ReshapeOptions::default() };
+    let order = client.merge(GROUP, Side::Successor, options);
+    let elsewhere = async {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        cluster.elect(2);
+    };
+    let (outcome, ()) = tokio::join!(order, elsewhere);
+    assert!(matches!(outcome, Err(AdminError::Unknown { .. })), "{outcome:?}");
+    assert!(cluster.group.lock().orders.is_empty(), "the one that leads by then was not asked");
 }

@@ -240,6 +240,54 @@ async fn members_are_changed_only_after_a_yes() {
 }
 
 #[tokio::test]
+async fn groups_are_reshaped_with_a_plan_and_a_yes() {
+    let server = Server::start().await;
+    let plan = r#"{"group":"abc","result":{"operation":"merge","gainer":"abc","loser":"def",
+        "range":{"start":"","end":""}}}"#;
+    server.next(200, "", plan);
+    let run = server.run(&["merge", "abc", "--dry-run"], b"").await;
+    assert!(text(&run.stdout).contains("take over all of group def"), "{run:?}");
+    assert_eq!(server.last().1, "/v1/groups/abc/merge?dry_run=true");
+    server.next(200, "", plan);
+    let run = server.run(&["merge", "abc"], b"").await;
+    assert_eq!(run.status.code(), Some(2), "nobody can be asked: {run:?}");
+    server.next(200, "", r#"{"result":{"done":true}}"#);
+    let run = server.run(&["merge", "abc", "--side", "predecessor", "--yes"], b"").await;
+    assert_eq!((run.status.code(), text(&run.stdout).as_str()), (Some(0), "done\n"));
+    let seen = server.last();
+    assert_eq!((seen.1.as_str(), &seen.3[..]), ("/v1/groups/abc/merge", &br#"{"side":"predecessor"}"#[..]));
+
+    server.next(200, "", r#"{"child":"def","result":{"done":true,"child":"def"}}"#);
+    let run = server.run(&["split", "abc", "--at", "80", "--range-version", "3"], b"").await;
+    assert_eq!(text(&run.stdout), "done: the new group is def\n");
+    let body: serde_json::Value = serde_json::from_slice(&server.last().3).expect("JSON");
+    assert_eq!(body, serde_json::json!({ "at": "80", "range_version": 3 }));
+
+    server.next(409, "", r#"{"title":"T","detail":"D","outcome":"not_applied"}"#);
+    let run = server.run(&["repartition", "abc", "--key", "users/42", "--yes"], b"").await;
+    assert_eq!(run.status.code(), Some(7), "{run:?}");
+    let body: serde_json::Value = serde_json::from_slice(&server.last().3).expect("JSON");
+    let position = scatter_client::Key::new("users/42").expect("a key").position();
+    assert_eq!(body, serde_json::json!({ "boundary": position.to_string() }));
+
+    let plan = r#"{"group":"abc","add":["4"],"members":["2","4"]}"#;
+    server.next(200, "", plan);
+    server.next(200, "", r#"{"result":{"done":true}}"#);
+    let run = server.run(&["migrate", "abc", "--add", "4", "--remove", "1", "--yes"], b"").await;
+    assert_eq!((run.status.code(), text(&run.stdout).as_str()), (Some(0), "done\n"));
+}
+
+#[tokio::test]
+async fn operations_are_listed() {
+    let server = Server::start().await;
+    let body = r#"{"operations":[{"id":1,"kind":"split","group":"abc","origin":"ordered","state":"refused",
+        "operation":null,"reason":"busy"}]}"#;
+    server.next(200, "", body);
+    let run = server.run(&["operations"], b"").await;
+    assert!(text(&run.stdout).lines().any(|line| line.contains("refused") && line.ends_with("busy")), "{run:?}");
+}
+
+#[tokio::test]
 async fn a_reader_that_goes_early_is_no_failure() {
     for line in ["completions bash", "completions fish"] {
         let script =

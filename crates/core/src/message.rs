@@ -271,6 +271,11 @@ pub enum PeerMessage {
         /// The slot at which it did.
         at: Slot,
     },
+    /// Hints for the shell, of which the core knows nothing.
+    Gossip {
+        /// As the gossip's own format has it.
+        datagram: Bytes,
+    },
 }
 
 codec_enum!(PeerMessage {
@@ -279,6 +284,7 @@ codec_enum!(PeerMessage {
     3 => Bound { binding },
     4 => Group { envelope },
     5 => Gone { to, into, at },
+    6 => Gossip { datagram },
 });
 
 /// How a node introduces itself on a connection.

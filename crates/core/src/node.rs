@@ -16,6 +16,7 @@ use crate::ops::messages::{GroupEnvelope, GroupMessage};
 use crate::ops::{Obligation, Pending};
 use crate::paxos::acceptor::Unsynced;
 use crate::planted::{self, Bug};
+use crate::policy::Busy;
 use crate::replica::{Context, Replica, Role};
 use crate::rng::Rng;
 use crate::time::{Instant, Now};
@@ -362,6 +363,12 @@ impl Node {
             Role::Candidate(_) | Role::Retired(_) | Role::Merged(_) => None,
         };
         Some((leader, replica.promised))
+    }
+
+    /// What keeps a group that is led here from anything new, if something does.
+    #[must_use]
+    pub fn busy(&self, group: GroupId) -> Option<Busy> {
+        self.replicas.get(&group).and_then(Replica::busy)
     }
 
     /// The groups with a replica here.
@@ -844,7 +851,7 @@ impl Node {
             PeerMessage::Gone { to, into, at } if to.node == self.record.node => {
                 self.on_gone(now, to, Merger { into, at }, effects);
             }
-            PeerMessage::Gone { .. } => {}
+            PeerMessage::Gone { .. } | PeerMessage::Gossip { .. } => {}
             PeerMessage::Replica { envelope } => {
                 if envelope.from.node == from && envelope.from.group == envelope.to.group {
                     self.on_envelope(now, envelope, effects);
@@ -858,11 +865,12 @@ impl Node {
     fn on_group_envelope(&mut self, now: Now, from: NodeId, envelope: GroupEnvelope, effects: &mut Effects) {
         let GroupEnvelope { from: group, to, message } = envelope;
         let target = self.heir_of(to);
+        let asks = message.asks();
         if self.with(now, target, effects, |replica, cx| replica.on_group_message(from, group, message, cx)) {
             return;
         }
         let gone = self.tombstones.get(&target).and_then(|gone| gone.last());
-        if let Some(configuration) = gone.and_then(|gone| gone.configuration.clone()) {
+        if let Some(configuration) = gone.and_then(|gone| gone.configuration.clone()).filter(|_| asks) {
             let message = GroupMessage::Moved { configuration };
             let message = PeerMessage::Group { envelope: GroupEnvelope { from: target, to: group, message } };
             effects.messages.push(Outgoing { to: from, address: None, bulk: false, message });

@@ -21,6 +21,12 @@ macro_rules! bugs {
                     $(Self::$bug => $name,)*
                 }
             }
+
+            /// Whether it is a bug of operations of groups on the ring, which are listed last.
+            #[must_use]
+            pub const fn is_between_groups(self) -> bool {
+                self as usize >= Self::UnalignedTakeover as usize
+            }
         }
     };
 }
@@ -138,13 +144,13 @@ bugs! {
     VouchedWithoutLease => "vouched-without-lease",
     /// A follower counts its age from when the leader's word arrived instead of when it asked.
     FreshFromArrival => "fresh-from-arrival",
-    /// A group takes over from one with other members.
+    /// A group takes over from one with other members, led elsewhere.
     UnalignedTakeover => "unaligned-takeover",
-    /// A Prepare is not checked against the version of the range (hazard 4).
+    /// A Prepare is not checked against what has become of the range (hazard 4).
     VersionNotChecked => "version-not-checked",
     /// A Prepare that comes after its operation was aborted locks (hazard 23).
     LatePrepareLocks => "late-prepare-locks",
-    /// A group votes yes while another operation holds it.
+    /// A group begins, or votes yes on, an operation while another holds it.
     TwoPendingOperations => "two-pending-operations",
     /// Members change while an operation holds the group.
     ConfigurationWhileLocked => "configuration-while-locked",

@@ -20,6 +20,7 @@ use crate::paxos::leader::Leader;
 use crate::paxos::log::Log;
 use crate::paxos::membership::Retired;
 use crate::planted::{self, Bug};
+use crate::policy::Busy;
 use crate::rng::Rng;
 use crate::time::{Instant, Now};
 use crate::types::{Ballot, GroupId, NodeId, ReplicaName, RequestId, Slot, WriteId};
@@ -546,6 +547,22 @@ impl Replica {
             self.hard = HardState { decided: self.decided, ..self.hard };
             self.unsynced.push_back((cx.write, Unsynced::Decided(self.decided)));
             cx.write(Write::Hard { group: self.name.group, state: self.hard });
+        }
+    }
+
+    /// What keeps the group from anything new, if it is led here.
+    pub(crate) fn busy(&self) -> Option<Busy> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let locked = self.report.as_ref().is_none_or(|report| report.state.pending.is_some());
+        let changing = leader.change.is_some() || leader.structural.is_some() || self.applied < leader.barrier;
+        if locked {
+            Some(Busy::Locked)
+        } else if leader.operations.order.is_some() {
+            Some(Busy::Aligning)
+        } else if changing {
+            Some(Busy::ChangingMembers)
+        } else {
+            leader.hand_over.is_some().then_some(Busy::HandingOver)
         }
     }
 

@@ -343,7 +343,7 @@ impl Model {
         self.range = range;
         self.range_version = range_version;
         self.counted = false;
-        self.key_count -= self.key_count / 2;
+        self.key_count = self.key_count.wrapping_sub(self.key_count / 2);
         self.byte_count = self.byte_count.wrapping_sub(self.byte_count / 2);
         let range = self.range.clone();
         let kept = |key: &[u8]| range.contains(&Key::new(key.to_vec()).unwrap().position());
@@ -404,7 +404,7 @@ impl Model {
         let alone = self.range.is_whole();
         let upper = KeyRange { start: split.at.clone(), end: self.range.end.clone() };
         let lower = KeyRange { start: self.range.start.clone(), end: split.at.clone() };
-        self.record_count -= self.record_count / 2;
+        self.record_count = self.record_count.wrapping_sub(self.record_count / 2);
         self.narrow(lower, self.range_version + 1);
         let child = Link {
             group: CHILD,
@@ -448,6 +448,7 @@ impl Model {
             range.start = moving.end.clone();
             wider.end = moving.end;
         }
+        self.record_count = self.record_count.wrapping_sub(self.record_count / 2);
         self.narrow(range, self.range_version.max(gainer.range_version.0) + 1);
         let wider = Link { range: wider, range_version: RangeVersion(self.range_version), ..gainer };
         let (before, after) = (wider.range.end == self.range.start, wider.range.start == self.range.end);
@@ -626,7 +627,8 @@ impl Model {
         let deadline = LogTime(self.log_time + limits().idempotency_life_micros);
         self.records.insert(name, (version, deadline, idempotency.digest, outcome.clone()));
         self.record_count = self.record_count.wrapping_add(1);
-        for _ in 0..16 {
+        let sealed = self.pending.as_ref().is_some_and(|lock| lock.sealed.is_some());
+        for _ in 0..if sealed { 0 } else { 16 } {
             let shown = if self.record_count > u64::MAX / 2 { 0 } else { self.record_count };
             let oldest = self.records.iter().min_by_key(|(_, record)| (record.1, record.0));
             let Some((oldest, _)) = oldest.filter(|_| shown > limits().max_idempotency_records) else { break };

@@ -117,6 +117,8 @@ impl Told {
 pub struct Load {
     /// Replicas hosted.
     pub replicas: u32,
+    /// Of those, the ones that still catch up.
+    pub incoming: u32,
     /// Groups led.
     pub leaders: u32,
     /// Bytes of user data held, all replicas together.
@@ -129,7 +131,7 @@ pub struct Load {
     pub uptime_seconds: u64,
 }
 
-codec_struct!(Load { replicas, leaders, bytes, operations_per_second, free_disk_bytes, uptime_seconds });
+codec_struct!(Load { replicas, incoming, leaders, bytes, operations_per_second, free_disk_bytes, uptime_seconds });
 
 /// One node's load with its version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -59,6 +59,7 @@ mod gossip;
 mod groups;
 mod hint;
 mod identity;
+mod node_hints;
 mod nodes;
 mod receive;
 mod rumors;

@@ -253,6 +253,7 @@ mod tests {
             |(node, boot, revision, replicas, leaders, bytes, rest)| {
                 let load = Load {
                     replicas,
+                    incoming: leaders / 2,
                     leaders,
                     bytes,
                     operations_per_second: rest,

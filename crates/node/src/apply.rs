@@ -312,7 +312,7 @@ impl Worker {
             Ok(found) => {
                 self.serving.counts.on_read(ServedRead::Quorum);
                 if let Some(figures) = self.figures.get(&group) {
-                    figures.reads.fetch_add(1, Ordering::Relaxed);
+                    figures.on_read(key);
                 }
                 let (path, staleness_ms) = (ReadPath::Quorum, Some(0));
                 waiter.answer(ReplyBody::Value { found, group, epoch, path, staleness_ms, stamp });

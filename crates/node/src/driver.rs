@@ -12,6 +12,8 @@
 
 use crate::apply::{ApplyHandle, Job};
 use crate::events::{Event, Inbox, Waiter};
+use crate::hearsay::{Hearsay, Own};
+use crate::organiser::{LOOK_EVERY, Look, Organiser, PolicySettings};
 use crate::rates::Rates;
 use crate::serving::{Leadership, NodeView, Queues, Serving};
 use crate::storage::log::{LogReader, Space};
@@ -23,6 +25,7 @@ use scatter_core::durable::Write;
 use scatter_core::effects::{Outgoing, Refused, Reply};
 use scatter_core::entry::EntryKind;
 use scatter_core::message::{Hello, HelloError, PeerMessage};
+use scatter_core::policy::Proposal;
 use scatter_core::ring::Key;
 use scatter_core::time::Instant;
 use scatter_core::types::{Ballot, GroupId, NodeId, RequestId, WriteId};
@@ -70,6 +73,10 @@ pub struct Parts {
     pub inbox: Arc<Inbox>,
     /// What this node says of itself.
     pub identity: Identity,
+    /// How its groups look after themselves.
+    pub policies: PolicySettings,
+    /// It is to be emptied.
+    pub emptying: bool,
 }
 
 /// Why the driver ended.
@@ -105,8 +112,15 @@ pub struct Driver {
     leadership: BTreeMap<GroupId, Leadership>,
     leader_changes: u64,
     rates: Rates,
+    /// The gossip, once there is a cluster.
+    hearsay: Option<Hearsay>,
+    organiser: Organiser,
+    organise_at: Instant,
     log_full: bool,
     store_full: bool,
+    /// An operator wants the node to host nothing.
+    emptying: bool,
+    /// The process is about to end.
     draining: bool,
     /// Groups that a node without room led, or one that drains, each with the ballot in which it handed over last.
     handed_over: BTreeMap<GroupId, Ballot>,
@@ -146,8 +160,12 @@ impl Driver {
             leadership: BTreeMap::new(),
             leader_changes: 0,
             rates: Rates::new(std::time::Instant::now()),
+            hearsay: None,
+            organiser: Organiser::new(parts.policies, rand::random()),
+            organise_at: crate::clock::instant(),
             log_full: false,
             store_full: false,
+            emptying: parts.emptying,
             draining: false,
             handed_over: BTreeMap::new(),
             full_hand_over_at: None,
@@ -180,6 +198,9 @@ impl Driver {
         if !self.effects.writes.is_empty() {
             self.rearm.notify_one();
         }
+        if let Some(hearsay) = &mut self.hearsay {
+            hearsay.met(crate::clock::instant(), theirs.node, &theirs.peer_address);
+        }
         self.known.insert(theirs.node, theirs.clone());
         Ok(())
     }
@@ -198,6 +219,12 @@ impl Driver {
     /// A frame of a peer.
     pub fn on_frame(&mut self, from: NodeId, frame: Bytes) {
         match PeerMessage::from_all(frame) {
+            Ok(PeerMessage::Gossip { datagram }) => {
+                if let Some(hearsay) = &mut self.hearsay {
+                    // The frame shares its buffer with others, and gossip keeps what it is told.
+                    hearsay.take(crate::clock::instant(), from, Bytes::copy_from_slice(&datagram));
+                }
+            }
             Ok(message) => self.step(Input::Message { from, message }),
             Err(error) => tracing::warn!(%from, %error, "a peer's message does not decode"),
         }
@@ -206,6 +233,7 @@ impl Driver {
     /// All frames of one read were handed in.
     pub fn on_batch_end(&mut self) {
         self.carry_out();
+        self.send_gossip();
         let deadline = self.node.deadline();
         if deadline.is_some_and(|at| self.armed.is_none_or(|armed| at < armed)) {
             self.rearm.notify_one();
@@ -488,6 +516,15 @@ impl Driver {
                 let request = self.request(Pending::Order(waiter, group));
                 self.step(Input::Reshape { request, group, order });
             }
+            Event::Organised { group, outcome, text } => {
+                tracing::info!(%group, %text, "policy");
+                self.organiser.ended(crate::clock::instant(), group, outcome, text, &self.serving);
+            }
+            Event::SetDraining { on, waiter } => {
+                tracing::info!(on, "this node is to be emptied");
+                self.emptying = on;
+                waiter.answer(ReplyBody::Administered { json: format!(r#"{{"draining":{on}}}"#) });
+            }
             Event::Misdirected { address } => self.forget_address(&address),
             Event::StoreFull(full) => {
                 self.store_full = full;
@@ -570,10 +607,100 @@ impl Driver {
         self.known.keys().filter_map(|node| Some((*node, transport.round_trip(*node)?))).collect()
     }
 
+    /// The others need not find out that this node is gone.
+    fn say_goodbye(&mut self) {
+        if let Some(hearsay) = &mut self.hearsay {
+            hearsay.leave(crate::clock::instant());
+        }
+        self.send_gossip();
+    }
+
     /// The last that the log hears.
     fn settle(&mut self) {
         self.node.settle(crate::clock::now(), &mut self.effects);
         self.carry_out();
+    }
+
+    /// Joins the gossip of the cluster, once there is one, and does what is due of it.
+    fn gossip(&mut self) {
+        let now = crate::clock::instant();
+        if self.hearsay.is_none() && self.node.cluster().is_some() {
+            match Hearsay::start(&self.identity(), rand::random(), now) {
+                Ok(mut hearsay) => {
+                    self.known.values().for_each(|known| hearsay.met(now, known.node, &known.peer_address));
+                    self.hearsay = Some(hearsay);
+                }
+                Err(error) => self.ended = Some(Ended::Fatal(format!("gossip does not start: {error}"))),
+            }
+        }
+        if let Some(hearsay) = &mut self.hearsay
+            && hearsay.deadline().is_some_and(|at| at <= now)
+        {
+            hearsay.tick(now);
+        }
+        self.send_gossip();
+    }
+
+    fn send_gossip(&mut self) {
+        let (Some(hearsay), Some(transport)) = (&mut self.hearsay, &self.transport) else { return };
+        let mut any = false;
+        for out in hearsay.outgoing() {
+            if transport.address(out.to).is_none() {
+                transport.set_address(out.to, out.address.to_string());
+            }
+            let message = PeerMessage::Gossip { datagram: out.bytes };
+            transport.queue(out.to, Channel::Control, &Frame::encode(&message));
+            any = true;
+        }
+        if any {
+            transport.flush();
+        }
+    }
+
+    /// Tells by gossip what is new here.
+    fn tell_hearsay(&mut self, view: &NodeView) {
+        let Some(hearsay) = &mut self.hearsay else { return };
+        let count = |roles: &[&str]| {
+            let found = view.replicas.iter().filter(|status| roles.contains(&status.role)).count();
+            u32::try_from(found).unwrap_or(u32::MAX)
+        };
+        let own = Own {
+            draining: self.emptying || self.draining,
+            full: self.log_full || self.store_full,
+            incoming: count(&["joining", "learner"]),
+            joining: count(&["joining"]),
+            leaders: count(&["leader"]),
+        };
+        hearsay.exchange(crate::clock::instant(), &self.serving, own);
+    }
+
+    /// Has the groups led here looked after.
+    fn organise(&mut self) {
+        let now = crate::clock::instant();
+        if now < self.organise_at || self.draining {
+            return;
+        }
+        self.organise_at = now.after(LOOK_EVERY);
+        let Some(hearsay) = &self.hearsay else { return };
+        let look = Look {
+            now,
+            node: &self.node,
+            serving: &self.serving,
+            hints: hearsay.node_hints(self.organiser.capacity()),
+            round_trips: &self.round_trips(),
+        };
+        for (group, proposal) in self.organiser.look(look) {
+            self.order(group, proposal);
+        }
+    }
+
+    /// Gives an order of the policies, beside the loop.
+    fn order(&self, group: GroupId, proposal: Proposal) {
+        let (serving, inbox) = (self.serving.clone(), self.inbox.clone());
+        tokio::task::spawn_local(async move {
+            let (outcome, text) = crate::organiser::carry_out(&serving, &inbox, group, proposal.action).await;
+            inbox.push(Event::Organised { group, outcome, text });
+        });
     }
 
     fn publish_view(&mut self) {
@@ -581,7 +708,9 @@ impl Driver {
         let view = NodeView {
             cluster: self.node.cluster(),
             replicas: self.node.status(crate::clock::now()),
-            known: self.known.clone(),
+            nodes: self.hearsay.as_ref().map(Hearsay::nodes).unwrap_or_default(),
+            spoken_to: self.known.len(),
+            draining: self.emptying,
             problem: self.node.birth_problem().map(str::to_owned),
             waiting: self.pending.len(),
             proposals: self.pending.values().filter(|pending| matches!(pending, Pending::Write(..))).count(),
@@ -590,6 +719,7 @@ impl Driver {
             disk_full: self.log_full || self.store_full,
             leader_changes: self.leader_changes,
         };
+        self.tell_hearsay(&view);
         self.serving.view.store(Arc::new(view));
     }
 }
@@ -619,6 +749,8 @@ pub async fn run(shared: Shared) -> Ended {
             }
             driver.hand_over_if_full();
             driver.carry_out();
+            driver.gossip();
+            driver.organise();
             if let Some(ended) = driver.ended.take() {
                 return ended;
             }
@@ -626,6 +758,7 @@ pub async fn run(shared: Shared) -> Ended {
                 let by = *drained_by.get_or_insert_with(|| tokio::time::Instant::now() + HAND_OVER_PATIENCE);
                 if driver.is_relieved() && driver.pending.is_empty() || tokio::time::Instant::now() >= by {
                     driver.settle();
+                    driver.say_goodbye();
                     return Ended::Drained;
                 }
             }
@@ -633,7 +766,8 @@ pub async fn run(shared: Shared) -> Ended {
                 driver.publish_view();
                 view_at = tokio::time::Instant::now() + VIEW_EVERY;
             }
-            driver.armed = driver.node.deadline();
+            let gossip = driver.hearsay.as_ref().and_then(Hearsay::deadline);
+            driver.armed = driver.node.deadline().into_iter().chain(gossip).min();
             driver.armed.map_or(VIEW_EVERY, |at| at.since(crate::clock::instant()))
         };
         let until = view_at.min(tokio::time::Instant::now() + wait);

@@ -5,6 +5,7 @@ use crate::transport::Responder;
 use parking_lot::Mutex;
 use scatter_core::Input;
 use scatter_core::ops::order::Order;
+use scatter_core::policy::Outcome;
 use scatter_core::ring::Key;
 use scatter_core::types::{GroupId, NodeId};
 use scatter_wire::{LocalReply, NewMember, ReplyBody};
@@ -81,6 +82,22 @@ pub enum Event {
         group: GroupId,
         /// What it is to do.
         order: Order,
+        /// Who waits.
+        waiter: Waiter,
+    },
+    /// What the policies ordered of a group has come to an end.
+    Organised {
+        /// The group.
+        group: GroupId,
+        /// How.
+        outcome: Outcome,
+        /// In words.
+        text: String,
+    },
+    /// An operator wants the node emptied, or not.
+    SetDraining {
+        /// Whether.
+        on: bool,
         /// Who waits.
         waiter: Waiter,
     },

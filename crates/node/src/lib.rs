@@ -2,6 +2,7 @@
 //!
 //! * [`driver`]: the loop that steps the core; [`transport`]: peers and clients on its thread.
 //! * [`storage`]: the consensus log and the data store; [`apply`]: the thread that applies what is decided.
+//! * [`hearsay`]: what nodes tell each other by gossip; [`organiser`]: what groups do by themselves.
 //! * [`serving`]: what other threads see; [`service`]: requests of clients; [`backend`]: requests over HTTP.
 //! * [`metrics`], [`rates`]: what is counted, for people and dashboards.
 
@@ -12,8 +13,10 @@ pub mod clock;
 pub mod driver;
 pub mod events;
 pub mod gate;
+pub mod hearsay;
 pub mod metrics;
 pub mod orders;
+pub mod organiser;
 pub mod rates;
 pub mod service;
 pub mod serving;

@@ -27,6 +27,9 @@ use tokio::sync::oneshot;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The file in the data directory that is there while the node is to be emptied.
+const DRAIN_MARK: &str = "draining";
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const PROGRAM: Program = Program {
@@ -58,7 +61,8 @@ async fn run(settings: NodeSettings, process: Process) -> Result<(), Failure> {
     tracing::info!(node = %identity.node, boot = identity.boot, "started");
     let serving = Arc::new(Serving::new(booted.store.clone(), NodeCounts::new()?));
     let inbox = Inbox::new();
-    let service = NodeService::new(serving.clone(), inbox.clone(), identity.clone());
+    let drain_mark = settings.node.data_dir.join(DRAIN_MARK);
+    let service = NodeService::new(serving.clone(), inbox.clone(), identity.clone(), drain_mark);
     metrics::register(&registry, serving.clone(), inbox.clone())?;
     let times = LogTimes::register(&registry)?;
 
@@ -173,6 +177,8 @@ fn start_consensus(
         serving,
         inbox: inbox.clone(),
         identity: identity.clone(),
+        policies: settings.policies(),
+        emptying: settings.node.data_dir.join(DRAIN_MARK).exists(),
     };
     let config = TransportConfig { listen: peer_listen, ..TransportConfig::default() };
     let (tell_ended, ended) = oneshot::channel();

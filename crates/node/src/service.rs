@@ -18,6 +18,7 @@ use scatter_wire::{
     AdminRequest, Boundary, ClientBody, Consistency, Description, Identity, LocalNode, LocalReply, NodeInfo, NodeState,
     ReadPath, Refusal, ReplicaInfo, ReplicaRole, ReplyBody,
 };
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct NodeService {
     serving: Arc<Serving>,
     inbox: Arc<Inbox>,
     identity: Arc<Identity>,
+    /// Is there while the node is to be emptied, so that it still is after a restart.
+    drain_mark: Arc<PathBuf>,
     /// Taken while the middle of a group is looked for, which reads much.
     looks: Arc<Semaphore>,
 }
@@ -75,8 +78,9 @@ impl std::fmt::Debug for NodeService {
 impl NodeService {
     /// The service of the node that says `identity` of itself.
     #[must_use]
-    pub fn new(serving: Arc<Serving>, inbox: Arc<Inbox>, identity: Identity) -> Self {
-        Self { serving, inbox, identity: Arc::new(identity), looks: Arc::new(Semaphore::new(MOST_LOOKS)) }
+    pub fn new(serving: Arc<Serving>, inbox: Arc<Inbox>, identity: Identity, drain_mark: PathBuf) -> Self {
+        let (identity, drain_mark) = (Arc::new(identity), Arc::new(drain_mark));
+        Self { serving, inbox, identity, drain_mark, looks: Arc::new(Semaphore::new(MOST_LOOKS)) }
     }
 
     /// What other threads see of the node.
@@ -151,6 +155,9 @@ impl NodeService {
             let text = "the keys of a batch belong to one group".to_owned();
             return waiter.answer(ReplyBody::refused(Refusal::Malformed { text }));
         }
+        if let Some(key) = keys.first() {
+            served.figures.on_write(key);
+        }
         self.inbox.push(Event::Propose { group: served.group, command: bytes, waiter });
     }
 
@@ -177,10 +184,28 @@ impl NodeService {
                 let boundary = boundary.map(Position::from);
                 self.take_over(TakeOverOrder { group, from, boundary, range_version, dry_run }, waiter);
             }
+            AdminRequest::Drain { on } => self.drain(on, waiter),
             AdminRequest::TransferLeader { group, to, dry_run: true } => {
                 waiter.answer(planned(crate::status::plan_transfer(&self.serving, group, to)));
             }
         }
+    }
+
+    /// Marks on disk that the node is to be emptied, or not, and has it done.
+    fn drain(&self, on: bool, waiter: Waiter) {
+        let (mark, inbox) = (self.drain_mark.clone(), self.inbox.clone());
+        tokio::task::spawn_blocking(move || {
+            let marked = if on {
+                std::fs::File::create(&*mark).and_then(|file| file.sync_all())
+            } else {
+                std::fs::remove_file(&*mark)
+                    .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+            };
+            match marked {
+                Ok(()) => inbox.push(Event::SetDraining { on, waiter }),
+                Err(error) => waiter.answer(ReplyBody::refused(Refusal::Unavailable { text: error.to_string() })),
+            }
+        });
     }
 
     /// An order to split a group. Without a position its middle is looked for first, beside the loop.
@@ -239,29 +264,28 @@ impl NodeService {
     fn describe(&self) -> Description {
         let view = self.serving.view.load();
         let replicas = view.replicas.iter().map(|status| self.replica(status)).collect();
-        let joining = view.cluster.is_none();
+        let state = if view.cluster.is_none() {
+            NodeState::Joining
+        } else if view.draining {
+            if view.replicas.is_empty() { NodeState::Drained } else { NodeState::Draining }
+        } else {
+            NodeState::Alive
+        };
         let own = NodeInfo {
             node: self.identity.node,
             peer_address: self.identity.peer_address.clone(),
             http_address: self.identity.http_address.clone(),
             zone: self.identity.zone.clone(),
-            state: if joining { NodeState::Joining } else { NodeState::Alive },
+            state,
             replicas,
         };
-        let nodes = view.known.values().map(|known| NodeInfo {
-            node: known.node,
-            peer_address: known.peer_address.clone(),
-            http_address: known.http_address.clone(),
-            zone: known.zone.clone(),
-            state: NodeState::Alive,
-            replicas: Vec::new(),
-        });
+        let others = view.nodes.iter().filter(|node| node.node != self.identity.node);
         Description {
             cluster_name: self.identity.cluster_name.clone(),
             cluster: view.cluster,
             node: own,
             descriptors: self.serving.known_descriptors(),
-            nodes: nodes.collect(),
+            nodes: others.cloned().collect(),
         }
     }
 

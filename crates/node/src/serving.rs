@@ -4,17 +4,22 @@
 //! leads. Readers take whichever is current; the read word tells whether that was still true at the end of the read.
 
 use crate::metrics::{NodeCounts, ServedRead};
+use crate::organiser::Records;
 use crate::storage::rocks::RocksStore;
 use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
 use scatter_core::command::Found;
 use scatter_core::group::read_word::ReadWord;
 use scatter_core::group::{Configuration, Descriptor, Link, Links, TabletMap};
 use scatter_core::node::ReplicaStatus;
 use scatter_core::ops::{OperationId, Pending};
+use scatter_core::policy::Sampler;
+use scatter_core::ring::routing::RoutingTable;
 use scatter_core::ring::{Key, KeyRange, Position};
+use scatter_core::rng::Rng;
 use scatter_core::store::StoreError;
 use scatter_core::types::{Ballot, ClusterId, GroupId, NodeId, RangeVersion, Version};
-use scatter_wire::{Epoch, Identity, PendingInfo};
+use scatter_wire::{Epoch, NodeInfo, PendingInfo};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,6 +98,12 @@ impl Held {
 
 /// The most descriptors that an answer about one position carries.
 const MOST_HINTS: usize = 8;
+
+/// Of how many groups elsewhere a node remembers what it heard.
+const MOST_ROUTES: usize = 1 << 14;
+
+/// The most descriptors that a client which knows nothing is told.
+const MOST_TOLD: usize = 4096;
 
 /// How many groups on each side of a position are looked at for hints about it.
 const HINTS_ASIDE: usize = 2;
@@ -185,6 +196,42 @@ pub struct Figures {
     pub reads: AtomicU64,
     /// Commands and reads in the last full second.
     pub per_second: AtomicU64,
+    /// Writes asked for since the process started.
+    asked: AtomicU64,
+    /// Where some of them were, to find the middle of the load by.
+    sample: Mutex<Sampler>,
+}
+
+/// One operation in so many is sampled.
+const SAMPLED: u64 = 32;
+
+impl Figures {
+    /// A read of `key` was answered.
+    pub fn on_read(&self, key: &Key) {
+        let count = self.reads.fetch_add(1, Ordering::Relaxed);
+        self.sample(key, count);
+    }
+
+    /// A write of `key` was asked for.
+    pub fn on_write(&self, key: &Key) {
+        let count = self.asked.fetch_add(1, Ordering::Relaxed);
+        self.sample(key, count);
+    }
+
+    fn sample(&self, key: &Key, count: u64) {
+        // Whoever finds the sample in use goes without: nobody waits for a hint.
+        if count.is_multiple_of(SAMPLED)
+            && let Some(mut sample) = self.sample.try_lock()
+        {
+            sample.record(&key.position(), &mut Rng::new(count));
+        }
+    }
+
+    /// The boundary inside `range` that leaves `permille` of the observed load before it.
+    #[must_use]
+    pub fn quantile(&self, range: &KeyRange, permille: u16) -> Option<Position> {
+        self.sample.lock().quantile(range, permille)
+    }
 }
 
 impl Served {
@@ -237,8 +284,12 @@ pub struct NodeView {
     pub cluster: Option<ClusterId>,
     /// How the replicas stand.
     pub replicas: Vec<ReplicaStatus>,
-    /// What other nodes have said of themselves.
-    pub known: BTreeMap<NodeId, Identity>,
+    /// What is known of the nodes.
+    pub nodes: Vec<NodeInfo>,
+    /// How many other nodes this one has spoken to.
+    pub spoken_to: usize,
+    /// This node is being emptied.
+    pub draining: bool,
     /// Why there is no cluster yet.
     pub problem: Option<String>,
     /// Commands, reads and orders that wait for the protocol.
@@ -265,6 +316,10 @@ pub struct Serving {
     pub leadership: ArcSwap<BTreeMap<GroupId, Leadership>>,
     /// The rest.
     pub view: ArcSwap<NodeView>,
+    /// What was heard of groups elsewhere.
+    routes: RwLock<RoutingTable>,
+    /// What the policies decided.
+    pub policies: Mutex<Records>,
     /// What all threads count.
     pub counts: NodeCounts,
 }
@@ -273,7 +328,23 @@ impl Serving {
     /// Nothing yet.
     #[must_use]
     pub fn new(store: RocksStore, counts: NodeCounts) -> Self {
-        Self { store, groups: ArcSwap::default(), leadership: ArcSwap::default(), view: ArcSwap::default(), counts }
+        Self {
+            store,
+            groups: ArcSwap::default(),
+            leadership: ArcSwap::default(),
+            view: ArcSwap::default(),
+            routes: RwLock::new(RoutingTable::new(MOST_ROUTES)),
+            policies: Mutex::default(),
+            counts,
+        }
+    }
+
+    /// Takes in what was heard of groups.
+    pub fn learn_routes<'a>(&self, heard: impl Iterator<Item = &'a Arc<Descriptor>>) {
+        let mut routes = self.routes.write();
+        for descriptor in heard {
+            routes.learn(descriptor);
+        }
     }
 
     /// The group here that owns a key.
@@ -304,7 +375,7 @@ impl Serving {
             // It moved meanwhile, or is sealed: the long way tells.
             Some(_) | None => return Ok(None),
         };
-        served.figures.reads.fetch_add(1, Ordering::Relaxed);
+        served.figures.on_read(key);
         self.counts.on_read(ServedRead::Lease);
         Ok(Some(found))
     }
@@ -320,7 +391,7 @@ impl Serving {
         if too_old || !served.word.confirms(glance) {
             return Ok(None);
         }
-        served.figures.reads.fetch_add(1, Ordering::Relaxed);
+        served.figures.on_read(key);
         self.counts.on_read(ServedRead::Stale);
         Ok(Some((found, age)))
     }
@@ -338,17 +409,25 @@ impl Serving {
         descriptor(served, self.leadership.load().get(&served.group))
     }
 
-    /// What this node knows of the groups it has replicas of, and of their neighbours.
+    /// What this node knows of the groups it has replicas of, of their neighbours, and of others.
     #[must_use]
     pub fn known_descriptors(&self) -> Vec<Descriptor> {
-        self.gathered(self.groups.load().iter()).into_values().collect()
+        let mut found = self.gathered(self.groups.load().iter());
+        for route in self.routes.read().routes().take(MOST_TOLD) {
+            keep_newer(&mut found, Descriptor::clone(route));
+        }
+        found.into_values().collect()
     }
 
     /// The few groups, here or next to one here, that most likely own a position, the likeliest first. A walk along the ring
     /// ends with these alone: the successor of the group that starts closest before the position is nearer to it.
     #[must_use]
     pub fn hints(&self, position: &Position) -> Vec<Descriptor> {
-        let mut hints: Vec<Descriptor> = self.gathered(self.groups.load().around(position)).into_values().collect();
+        let mut found = self.gathered(self.groups.load().around(position));
+        for route in self.routes.read().closest_before(position).take(HINTS_ASIDE) {
+            keep_newer(&mut found, Descriptor::clone(route));
+        }
+        let mut hints: Vec<Descriptor> = found.into_values().collect();
         // Of several claims the latest stands; of the rest, whoever starts closest before the position.
         let rank = |hint: &Descriptor| {
             let claim = hint.range.contains(position).then_some(hint.range_version);
@@ -363,25 +442,31 @@ impl Serving {
     #[must_use]
     pub fn hints_of(&self, group: GroupId) -> Vec<Descriptor> {
         let groups = self.groups.load();
-        self.gathered(groups.group(group).or_else(|| groups.heir(group)).into_iter()).into_values().collect()
+        let mut found = self.gathered(groups.group(group).or_else(|| groups.heir(group)).into_iter());
+        if let Some(route) = self.routes.read().group(group) {
+            keep_newer(&mut found, Descriptor::clone(route));
+        }
+        found.into_values().collect()
     }
 
     /// The descriptors of these groups and of their neighbours, of each group the newest.
     fn gathered<'a>(&self, groups: impl Iterator<Item = &'a Arc<Served>>) -> BTreeMap<GroupId, Descriptor> {
         let leadership = self.leadership.load();
         let mut found: BTreeMap<GroupId, Descriptor> = BTreeMap::new();
-        let mut add = |heard: Descriptor| {
-            let rank = |known: &Descriptor| (known.range_version, known.configuration.version, known.leader.is_some());
-            if found.get(&heard.group).is_none_or(|known| rank(known) < rank(&heard)) {
-                found.insert(heard.group, heard);
-            }
-        };
         for served in groups {
-            add(descriptor(served, leadership.get(&served.group)));
-            add(neighbour(&served.links.predecessor));
-            add(neighbour(&served.links.successor));
+            keep_newer(&mut found, descriptor(served, leadership.get(&served.group)));
+            keep_newer(&mut found, neighbour(&served.links.predecessor));
+            keep_newer(&mut found, neighbour(&served.links.successor));
         }
         found
+    }
+}
+
+/// Adds a descriptor, unless what is there tells more.
+fn keep_newer(found: &mut BTreeMap<GroupId, Descriptor>, heard: Descriptor) {
+    let rank = |known: &Descriptor| (known.range_version, known.configuration.version, known.leader.is_some());
+    if found.get(&heard.group).is_none_or(|known| rank(known) < rank(&heard)) {
+        found.insert(heard.group, heard);
     }
 }
 

@@ -1,6 +1,8 @@
 //! The node's settings. The sample file says what each key means.
 
+use crate::organiser::PolicySettings;
 use scatter_api::ApiSettings;
+use scatter_core::policy::{self, Switches};
 use scatter_core::{Config, ReadMode};
 use scatter_service::http::HttpSettings;
 use scatter_service::{Address, LogSettings, Settings, Unacceptable};
@@ -19,6 +21,7 @@ pub struct NodeSettings {
     pub cluster: ClusterSection,
     pub consensus: ConsensusSection,
     pub storage: StorageSection,
+    pub policy: PolicySection,
     pub api: ApiSettings,
     pub log: LogSettings,
 }
@@ -97,6 +100,40 @@ pub struct StorageSection {
     pub snapshot_chunk_bytes: usize,
 }
 
+/// The `[policy]` section.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the sample explains each key")]
+pub struct PolicySection {
+    pub resilience: bool,
+    pub zones: bool,
+    pub split: bool,
+    pub merge: bool,
+    pub repartition: bool,
+    pub migrate: bool,
+    pub leaders: bool,
+    pub latency: bool,
+    pub target_size: usize,
+    pub min_size: usize,
+    pub max_size: usize,
+    pub max_replicas_per_node: u32,
+    pub replace_dead_after_ms: u64,
+    pub reserved_disk_bytes: u64,
+    pub max_incoming_per_node: u32,
+    pub node_operations_per_second: u64,
+    pub split_bytes: u64,
+    pub split_operations_per_second: u64,
+    pub merge_bytes: u64,
+    pub merge_operations_per_second: u64,
+    pub load_gap_permille: u32,
+    pub damping_ms: u64,
+    pub merge_damping_ms: u64,
+    pub cool_down_ms: u64,
+    pub retry_ms: u64,
+    pub operations_per_node: usize,
+    pub budget_window_ms: u64,
+}
+
 impl Settings for NodeSettings {
     const SAMPLE: &'static str = include_str!("../scatter-node.sample.toml");
 
@@ -127,6 +164,11 @@ impl Settings for NodeSettings {
         within("storage.segment_bytes", self.storage.segment_bytes, 1 << 20..=1 << 30)?;
         within("storage.flush_interval_ms", self.storage.flush_interval_ms, 100..=3_600_000)?;
         within("storage.snapshot_chunk_bytes", self.storage.snapshot_chunk_bytes as u64, 4096..=8 << 20)?;
+        within("policy.node_operations_per_second", self.policy.node_operations_per_second, 1..=u64::MAX)?;
+        within("policy.replace_dead_after_ms", self.policy.replace_dead_after_ms, 1000..=1 << 40)?;
+        if let Err(error) = self.policies().policy.check() {
+            return Err(Unacceptable { key: "policy", problem: error.to_string() });
+        }
         if self.cluster.name.is_empty() || self.cluster.name.len() > 64 {
             return Err(Unacceptable { key: "cluster.name", problem: "allowed is 1 to 64 bytes".to_owned() });
         }
@@ -149,6 +191,48 @@ impl NodeSettings {
     #[must_use]
     pub fn http_address(&self) -> String {
         self.http.advertise.as_ref().unwrap_or(&self.http.listen).to_string()
+    }
+
+    /// The policies' settings.
+    #[must_use]
+    pub fn policies(&self) -> PolicySettings {
+        let policy = &self.policy;
+        let switches = Switches {
+            resilience: policy.resilience,
+            zones: policy.zones,
+            split: policy.split,
+            merge: policy.merge,
+            repartition: policy.repartition,
+            migrate: policy.migrate,
+            leaders: policy.leaders,
+            latency: policy.latency,
+        };
+        let defaults = policy::Settings::default();
+        let retry = Duration::from_millis(policy.retry_ms);
+        let settings = policy::Settings {
+            switches,
+            target_size: policy.target_size,
+            min_size: policy.min_size,
+            max_size: policy.max_size,
+            max_replicas_per_node: policy.max_replicas_per_node,
+            replace_dead_after: Duration::from_millis(policy.replace_dead_after_ms),
+            reserved_disk_bytes: policy.reserved_disk_bytes,
+            max_incoming_per_node: policy.max_incoming_per_node,
+            split_bytes: policy.split_bytes,
+            split_operations_per_second: policy.split_operations_per_second,
+            merge_bytes: policy.merge_bytes,
+            merge_operations_per_second: policy.merge_operations_per_second,
+            load_gap_permille: policy.load_gap_permille,
+            damping: Duration::from_millis(policy.damping_ms),
+            merge_damping: Duration::from_millis(policy.merge_damping_ms),
+            cool_down: Duration::from_millis(policy.cool_down_ms),
+            retry,
+            retry_limit: defaults.retry_limit.max(retry),
+            operations_per_node: policy.operations_per_node,
+            budget_window: Duration::from_millis(policy.budget_window_ms),
+            ..defaults
+        };
+        PolicySettings::new(settings, policy.node_operations_per_second)
     }
 
     /// The core's settings.
@@ -189,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sample_says_the_cores_defaults() {
+    fn the_sample_says_the_cores_and_the_policies_defaults() {
         let settings: NodeSettings = {
             let mut table: toml::Table = toml::from_str(NodeSettings::SAMPLE).expect("TOML");
             let common: toml::Table = toml::from_str(scatter_service::COMMON_SAMPLE).expect("TOML");
@@ -203,5 +287,6 @@ mod tests {
         };
         let (sample, default) = (settings.core(), Config::default());
         assert_eq!(format!("{sample:?}"), format!("{default:?}"));
+        assert_eq!(format!("{:?}", settings.policies().policy), format!("{:?}", policy::Settings::default()));
     }
 }

@@ -1,6 +1,7 @@
 //! What the node tells of itself over HTTP, and what an operator's order would do.
 
 use crate::orders::range;
+use crate::organiser::{Record, action_name};
 use crate::serving::{Held, Serving};
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -51,9 +52,23 @@ pub fn status(serving: &Serving, identity: &Identity) -> Value {
             "zone": identity.zone,
             "boot": identity.boot,
         },
+        "draining": view.draining,
         "replicas": replicas,
+        "policy": serving.policies.lock().iter().map(decision).collect::<Vec<_>>(),
         "disk_full": view.disk_full,
         "problem": view.problem,
+    })
+}
+
+fn decision(record: &Record) -> Value {
+    let at = record.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    json!({
+        "group": record.group.to_string(),
+        "at_ms": u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+        "action": action_name(&record.proposal.action),
+        "reason": record.proposal.reason.name(),
+        "text": record.proposal.reason.to_string(),
+        "outcome": record.outcome,
     })
 }
 

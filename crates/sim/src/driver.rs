@@ -8,6 +8,7 @@ use crate::host::{Asked, Process, Work};
 use crate::invariants::{Checked, holds, require};
 use crate::nemesis::Undo;
 use crate::plan::{MICROSECOND, MILLISECOND, SECOND};
+use crate::policies::Policies;
 use crate::world::{Event, World};
 use scatter_core::durable::Write;
 use scatter_core::effects::{Apply, Effects, LogRead, MachineOrder, Reply};
@@ -35,6 +36,7 @@ impl World {
         let wall = self.hosts[host].clock.wall_offset_micros();
         // A boot clock means nothing after a reboot.
         self.hosts[host].clock = crate::clock::Clock::new(now, reading, rate, wall);
+        let rules = self.plan.policies.is_some().then(|| self.random.next());
         let boot = Boot { fresh_id, nonce, seed, origin: self.origin(host) };
         let store = self.hosts[host].disk.store.clone();
         let patience = self.plan.config.snapshot_patience;
@@ -68,6 +70,7 @@ impl World {
         target.epoch += 1;
         target.paused_until = 0;
         let epoch = target.epoch;
+        let policies = rules.map(|seed| Policies::new(seed, now, clocks.instant));
         let (id, boot) = (node.id(), node.record().boot);
         target.process = Some(Process {
             node,
@@ -88,6 +91,9 @@ impl World {
             next_reader: 1,
             connections: BTreeMap::new(),
             book: BTreeMap::new(),
+            gossip: None,
+            gossip_timer: None,
+            policies,
         });
         target.flushed = flushed;
         self.directory.insert(id, host);
@@ -95,6 +101,11 @@ impl World {
         self.note([2, host as u64, id.0], || format!("host {host} starts as node {id}, boot {boot}"));
         let flush_at = now + self.random.below(self.plan.speed.flush_every);
         self.at(flush_at, Event::FlushBegin(host, epoch));
+        if rules.is_some() {
+            self.at(now, Event::Gossip(host, epoch));
+            let first = now + self.random.below(SECOND);
+            self.at(first, Event::Policies(host, epoch));
+        }
         let full = self.hosts[host].disk_full;
         self.carry_out(host, effects)?;
         if full { self.input(host, Input::DiskFull { full }) } else { Ok(()) }
@@ -242,6 +253,7 @@ impl World {
             self.check_clusters(host, &writes)?;
             let digest = writes.len() as u64;
             self.note([6, id.0, digest], || format!("host {host} writes {id}: {writes:?}"));
+            self.watch_proposals(host, &writes);
             self.hosts[host].disk.waiting.push_back((id, writes));
             self.begin_sync(host);
         } else {
@@ -374,6 +386,7 @@ impl World {
         for (_, writes) in &done {
             self.observer.synced(&self.hosts[host].disk.log, writes);
             self.observer.binds(writes)?;
+            self.watch_synced(host, writes);
         }
         self.begin_sync(host);
         match done.last() {
@@ -488,6 +501,7 @@ impl World {
             }
         }
         self.observer.ring_is_whole()?;
+        self.watch_applied(host, &done);
         for applied in &done.results {
             let AppliedEntry { group, slot, entry, outcomes } = applied;
             if self.observer.applied(*group, *slot, entry, outcomes)? {
@@ -594,6 +608,10 @@ impl World {
             Asked::Read { reader } => self.read_answered(host, reader, reply),
             Asked::Order => {
                 self.note([12, host as u64, 0], || format!("host {host}: order {reply:?}"));
+                Ok(())
+            }
+            Asked::Policy { group, change } => {
+                self.policy_answered(host, group, change, &reply);
                 Ok(())
             }
         }

@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskCopy};
 use crate::history::Time;
+use crate::policies::Policies;
 use scatter_core::config::Config;
 use scatter_core::effects::{Apply, MachineOrder};
 use scatter_core::group::TabletMap;
@@ -15,6 +16,7 @@ use scatter_core::stage::Stage as Machines;
 use scatter_core::store::map::{MapStore, MapView};
 use scatter_core::time::Instant;
 use scatter_core::types::{GroupId, NodeId, RangeVersion, RequestId, Slot};
+use scatter_gossip::Gossip;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -63,6 +65,13 @@ pub enum Asked {
     },
     /// An operator.
     Order,
+    /// A policy of a group that is led here.
+    Policy {
+        /// The group.
+        group: GroupId,
+        /// Whether its members are to change.
+        change: bool,
+    },
 }
 
 /// One attempt to read, on a thread of its own.
@@ -166,12 +175,24 @@ pub struct Process {
     pub connections: BTreeMap<NodeId, Connection>,
     /// Where other nodes were last heard to live.
     pub book: BTreeMap<NodeId, String>,
+    /// Its end of the gossip, once it belongs to a cluster.
+    pub gossip: Option<Gossip>,
+    /// When the gossip's next tick is due.
+    pub gossip_timer: Option<Time>,
+    /// What its groups' policies remember, if there are any.
+    pub policies: Option<Policies>,
 }
 
 /// A machine somebody could point at.
 pub struct Host {
     /// Under which others reach it.
     pub address: String,
+    /// The address that it has for good.
+    pub home: String,
+    /// How many machines have stood in this place.
+    pub life: u64,
+    /// It is to be emptied.
+    pub draining: bool,
     /// Log and store.
     pub disk: Disk,
     /// Boot and wall clock.

@@ -1,9 +1,11 @@
 //! Scatter's simulator: the real core, under simulated network, disks and clocks, all from one seed.
 
 pub mod checks;
+pub mod churn;
 pub mod clock;
 pub mod disk;
 pub mod driver;
+pub mod gossip;
 pub mod history;
 pub mod host;
 pub mod invariants;
@@ -11,6 +13,7 @@ pub mod linearizability;
 pub mod nemesis;
 pub mod network;
 pub mod plan;
+pub mod policies;
 pub mod random;
 pub mod ring;
 pub mod run;

@@ -1,5 +1,8 @@
 //! `scatter-sim`: runs seeds, replays one, and shows that planted bugs are caught.
 
+#[cfg(feature = "planted")]
+mod planted;
+
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use scatter_sim::plan::Profile;
@@ -70,7 +73,7 @@ fn main() -> ExitCode {
     catch_panics();
     let passed = match Arguments::parse().command {
         Command::Run(run) => run_seeds(&run),
-        Command::Planted(planted) => run_planted(&planted),
+        Command::Planted(arguments) => run_planted(&arguments),
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -178,72 +181,5 @@ fn run_planted(_: &Planted) -> bool {
 
 #[cfg(feature = "planted")]
 fn run_planted(arguments: &Planted) -> bool {
-    use scatter_core::planted::Bug;
-    let bugs: Vec<Bug> =
-        Bug::ALL.iter().copied().filter(|bug| arguments.bug.as_deref().is_none_or(|name| name == bug.name())).collect();
-    if bugs.is_empty() {
-        say("no planted bug has that name");
-        return false;
-    }
-    let mut survivors = Vec::new();
-    for bug in &bugs {
-        let bar = progress_bar(arguments.seeds);
-        bar.set_message(bug.name());
-        let caught = catch(*bug, arguments, &bar);
-        bar.finish_and_clear();
-        match caught {
-            Some((tried, report)) => {
-                let invariant = report.invariant.unwrap_or_default();
-                say(&format!("{}: caught after {tried} seeds (seed {}, I{invariant})", bug.name(), report.seed));
-            }
-            None => {
-                say(&format!("{}: SURVIVED {} seeds", bug.name(), arguments.seeds));
-                survivors.push(bug.name());
-            }
-        }
-    }
-    say(&format!("{} of {} planted bugs caught", bugs.len() - survivors.len(), bugs.len()));
-    if !survivors.is_empty() {
-        say(&format!("survivors: {}", survivors.join(", ")));
-    }
-    survivors.is_empty()
-}
-
-/// Whether a seed passes with no bug in: else its failure says nothing about the bug.
-#[cfg(feature = "planted")]
-fn passes_without(bug: scatter_core::planted::Bug, seed: u64) -> bool {
-    scatter_core::planted::plant(None);
-    let passes = run(seed, None, false).failure.is_none();
-    scatter_core::planted::plant(Some(bug));
-    passes
-}
-
-/// Runs seeds with one bug until one fails.
-#[cfg(feature = "planted")]
-fn catch(bug: scatter_core::planted::Bug, arguments: &Planted, bar: &ProgressBar) -> Option<(u64, Report)> {
-    let next = AtomicU64::new(arguments.from);
-    let caught: Mutex<Option<Report>> = Mutex::new(None);
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..threads(arguments.threads) {
-            scope.spawn(|| {
-                scatter_core::planted::plant(Some(bug));
-                while !stop.load(Ordering::Relaxed) {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= arguments.from + arguments.seeds {
-                        break;
-                    }
-                    let report = run(seed, None, false);
-                    bar.inc(1);
-                    if report.failure.is_some() && passes_without(bug, seed) {
-                        stop.store(true, Ordering::Relaxed);
-                        if let Ok(mut caught) = caught.lock() {
-                            caught.get_or_insert(report);
-                        }
-                    }
-                }
-            });
-        }
-    });
-    caught.into_inner().ok().flatten().map(|report| (report.seed - arguments.from + 1, report))
+    planted::run_all(arguments)
 }

@@ -3,7 +3,9 @@
 //! It keeps to what the protocol promises to survive: a wiped, rolled-back or cloned disk counts as a lost node, and no more
 //! nodes are lost than leave every group a majority; a disk is put back only to before a boot that its peers have seen.
 
+mod ambush;
 mod plots;
+pub mod steps;
 
 use crate::disk::Disk;
 use crate::history::Time;
@@ -14,9 +16,9 @@ use crate::plan::{Fault, MICROSECOND, MILLISECOND, Plan, SECOND};
 use crate::random::Random;
 use crate::world::{Event, World};
 use scatter_core::birth::Origin;
-use scatter_core::group::Role;
+use scatter_core::group::{Configuration, Role};
 use scatter_core::input::Input;
-use scatter_core::types::{FeatureLevel, GroupId, NodeId};
+use scatter_core::types::{ConfigurationVersion, FeatureLevel, GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -53,6 +55,12 @@ pub enum Undo {
     Restart(usize),
     /// A host's node is made a member of a group again.
     Add(GroupId, usize, u32),
+    /// These hosts' processes die.
+    Strike(Vec<usize>),
+    /// A host is to be emptied, or no more.
+    Drain(usize, bool),
+    /// Whoever lies in wait looks.
+    Ambush(ambush::Ambush),
 }
 
 /// Why a grantor might forget the lease it granted.
@@ -79,17 +87,31 @@ pub struct Nemesis {
     /// Nodes that lost their disk, with the host they lived on.
     pub replaced: Vec<(usize, NodeId)>,
     /// Sets of voters that were ordered lately, with when and for whom: any of them may come to be.
-    ordered: Vec<(Time, GroupId, Vec<NodeId>)>,
+    ordered: Vec<Ordered>,
     /// The newest boot of each node, with its nonce.
     boots: BTreeMap<NodeId, (u64, u64)>,
+    /// The step that brings a crash with it.
+    armed: Option<steps::Armed>,
     /// Nodes whose disk was put back.
     tampered: BTreeSet<NodeId>,
     /// The nonces of processes that run on such a disk.
     impostors: BTreeSet<u64>,
+    /// Until when what groups say to each other arrives twice.
+    echoes_until: Time,
 }
 
 /// How long after an order its set may come to be.
 const ORDER_LIFE: Time = 40 * SECOND;
+
+/// A set of voters that was ordered.
+#[derive(Debug)]
+struct Ordered {
+    at: Time,
+    group: GroupId,
+    /// The configuration then: the ordered one is the next, or the one after it.
+    version: ConfigurationVersion,
+    set: Vec<NodeId>,
+}
 
 impl Nemesis {
     /// The nemesis of a plan.
@@ -103,9 +125,11 @@ impl Nemesis {
             spoiled: false,
             replaced: Vec::new(),
             ordered: Vec::new(),
+            armed: None,
             boots: BTreeMap::new(),
             tampered: BTreeSet::new(),
             impostors: BTreeSet::new(),
+            echoes_until: 0,
         }
     }
 
@@ -137,12 +161,12 @@ impl World {
     /// What a host's settings say of the beginning.
     #[must_use]
     pub fn origin(&self, host: usize) -> Origin {
-        let founders: Vec<String> = (0..self.plan.founders).map(|founder| format!("host-{founder}:7000")).collect();
+        let founders: Vec<String> = (0..self.plan.founders).map(|founder| self.hosts[founder].home.clone()).collect();
         let founds = self.plan.birth && self.hosts[host].founder;
         Origin {
             address: self.hosts[host].address.clone(),
-            founders: if founds { founders.clone() } else { Vec::new() },
-            seeds: founders,
+            founders: if founds { founders } else { Vec::new() },
+            seeds: self.seeds(),
         }
     }
 
@@ -156,7 +180,7 @@ impl World {
         }
         let wait = self.nemesis.random.below(self.nemesis.gap) + self.nemesis.gap / 4;
         self.at(self.now + wait, Event::Nemesis);
-        if self.nemesis.random.permille(300) {
+        if self.nemesis.random.permille(300) && self.plan.policies.is_none() {
             self.repair()?;
         }
         let fault = {
@@ -249,12 +273,19 @@ impl World {
             Fault::Usurp => self.usurp(),
             Fault::Strand => self.strand(),
             Fault::Spoil => self.spoil(),
+            Fault::CrashAtStep => self.arm(),
+            Fault::Drain => {
+                let host = self.any_host();
+                self.hosts[host].draining = true;
+                self.at(end, Event::Undo(Undo::Drain(host, false)));
+            }
             Fault::Members => return self.order_members(),
             Fault::RemoveAndAdd => return self.order_removal(),
             Fault::HandOver => return self.order_hand_over(),
             Fault::Split => return self.order_split(),
             Fault::Merge => return self.order_takeover(true),
             Fault::Repartition => return self.order_takeover(false),
+            Fault::Ambush => return self.ambush(),
             Fault::SwapAddresses => {
                 let (a, b) = (self.any_host(), self.any_host());
                 // Before everybody belongs to the cluster that would be another list of founders.
@@ -398,13 +429,40 @@ impl World {
     }
 
     /// Whether every group survives the loss of one more node, this one.
-    fn may_lose(&self, node: NodeId) -> bool {
+    pub(crate) fn may_lose(&self, node: NodeId) -> bool {
         let groups = self.groups();
-        let current = groups.iter().filter_map(|group| self.observer.configuration(*group)).map(voters);
-        let recent = self.nemesis.ordered.iter().filter(|(at, ..)| at + ORDER_LIFE > self.now);
-        let sets: Vec<Vec<NodeId>> = current.chain(recent.map(|(_, _, set)| set.clone())).collect();
+        let current = groups.iter().flat_map(|group| self.in_force(*group, node)).map(voters);
+        let ordered = self.nemesis.ordered.iter().filter(|ordered| self.may_come_to_be(ordered));
+        let sets: Vec<Vec<NodeId>> = current.chain(ordered.map(|ordered| ordered.set.clone())).collect();
         let spared = sets.iter().all(|set| !set.contains(&node) || self.lives_without(set, Some(node)));
         !groups.is_empty() && spared && groups.iter().all(|group| self.has_begun_without(*group, node))
+    }
+
+    /// The configurations that a group may need a majority of without `node`: the newest one, and the one before it until
+    /// those who are left know on disk that it is past.
+    fn in_force(&self, group: GroupId, node: NodeId) -> Vec<&Configuration> {
+        let known = self.observer.configurations(group);
+        let Some((slot, newest)) = known.last() else { return Vec::new() };
+        let knows = |voter: &NodeId| {
+            *voter != node
+                && !self.nemesis.replaced.iter().any(|(_, gone)| gone == voter)
+                && self.hosts.iter().any(|host| {
+                    let log = &host.disk.log;
+                    let own = log.node.as_ref().is_some_and(|record| record.node == *voter);
+                    own && log.replicas.get(&group).is_some_and(|replica| replica.hard.decided >= *slot)
+                })
+        };
+        let past = voters(newest).iter().filter(|voter| knows(voter)).count() >= newest.majority();
+        let count = if past { 1 } else { 2 };
+        known[known.len().saturating_sub(count)..].iter().map(|(_, configuration)| configuration).collect()
+    }
+
+    fn may_come_to_be(&self, ordered: &Ordered) -> bool {
+        let patience = u64::try_from(self.plan.config.change_patience.as_nanos()).unwrap_or(SECOND);
+        let given_up = ordered.at + patience * 3 / 2 + SECOND < self.now;
+        let version = self.observer.configuration(ordered.group).map(|configuration| configuration.version);
+        let overtaken = version.is_some_and(|version| version >= ordered.version.next().next());
+        ordered.at + ORDER_LIFE > self.now && !(given_up && overtaken)
     }
 
     /// Whether a majority of a group's voters have begun without `node`. Until then the first group may be known to one
@@ -517,7 +575,7 @@ impl World {
     fn candidate(&self, host: usize) -> Option<(NodeId, String)> {
         let target = &self.hosts[host];
         // An operator names a node by an address that stays.
-        let home = target.address == format!("host-{host}:7000");
+        let home = target.address == target.home;
         let process = target.process.as_ref().filter(|_| target.speaks() && home)?;
         process.node.cluster()?;
         let lost = self.nemesis.replaced.iter().any(|(_, node)| *node == process.node.id());
@@ -527,6 +585,13 @@ impl World {
     fn any_group(&mut self) -> Option<GroupId> {
         let groups = self.groups();
         if groups.is_empty() { None } else { Some(*self.nemesis.random.pick(&groups)) }
+    }
+
+    /// A set of voters was ordered: it may come to be.
+    pub(crate) fn note_ordered(&mut self, group: GroupId, set: Vec<NodeId>) {
+        let version = self.observer.configuration(group).map(|configuration| configuration.version);
+        let version = version.unwrap_or_default();
+        self.nemesis.ordered.push(Ordered { at: self.now, group, version, set });
     }
 
     /// Asks the leader for other members.
@@ -539,7 +604,7 @@ impl World {
             // A set without a living majority could be neither decided nor replaced.
             return Ok(());
         }
-        self.nemesis.ordered.push((self.now, group, set));
+        self.note_ordered(group, set);
         let Some(host) = (0..self.hosts.len()).rfind(|host| self.leads(*host, group)) else { return Ok(()) };
         let Some(request) = self.ask(host, Asked::Order) else { return Ok(()) };
         self.note([22, host as u64, group.0], || format!("order to {group}: add {add:?}, remove {remove:?}"));
@@ -612,6 +677,9 @@ impl World {
     /// # Errors
     /// The invariant that does not hold after it.
     pub fn undo(&mut self, undo: Undo) -> Checked {
+        if let Undo::Ambush(ambush) = undo {
+            return self.look_out(ambush);
+        }
         self.note([23, 0, 0], || format!("undone: {undo:?}"));
         match undo {
             Undo::Mend(links, how) => {
@@ -640,6 +708,7 @@ impl World {
                 return self.input(host, Input::DiskFull { full: false });
             }
             Undo::Wall(host) => self.hosts[host].clock.set_wall_offset(0),
+            Undo::Strike(victims) if !self.nemesis.stopped => self.strike(&victims),
             Undo::Order(group) if !self.nemesis.stopped => return self.order_members_of(group),
             Undo::Unseat(group) if !self.nemesis.stopped => {
                 if let Some(host) = (0..self.hosts.len()).rfind(|host| self.leads(*host, group)) {
@@ -658,6 +727,7 @@ impl World {
                 self.part(host, &others, until);
             }
             Undo::Order(_) | Undo::Unseat(_) | Undo::Restart(_) | Undo::Slow(_) | Undo::Part(..) => {}
+            Undo::Strike(_) | Undo::Ambush(_) => {}
             Undo::Usurp(leader, victim, weakness, until) => {
                 if !self.nemesis.stopped {
                     self.part(leader, &[victim], until);
@@ -671,9 +741,10 @@ impl World {
                     }
                 }
             }
+            Undo::Drain(host, draining) => self.hosts[host].draining = draining && !self.nemesis.stopped,
             Undo::Addresses(a, b) => {
                 // Unless healing, or another swap, has done so already.
-                if self.hosts[a].address != format!("host-{a}:7000") {
+                if self.hosts[a].address != self.hosts[a].home {
                     self.swap_addresses(a, b);
                 }
             }
@@ -709,7 +780,8 @@ impl World {
             self.hosts[host].sync_fails = false;
             self.hosts[host].paused_until = self.hosts[host].paused_until.min(self.now);
             self.hosts[host].disk_full = false;
-            let home = format!("host-{host}:7000");
+            self.hosts[host].draining = false;
+            let home = self.hosts[host].home.clone();
             if self.hosts[host].address != home {
                 self.crash(host);
                 self.hosts[host].address.clone_from(&home);

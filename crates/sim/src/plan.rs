@@ -1,7 +1,9 @@
 //! What a seed stands for: the size of the cluster, its settings, how well its parts work, and which faults befall it.
 
+use crate::churn::Lifetimes;
 use crate::history::Time;
 use crate::network::Quality;
+use crate::policies::Rules;
 use crate::random::Random;
 use scatter_core::config::{Config, ReadMode};
 use std::time::Duration;
@@ -57,10 +59,19 @@ profiles! {
     Disks => "disks",
     /// Groups split, merge and shift their boundaries, while members come and go.
     Ring => "ring",
+    /// Whole rings: many hosts that live for a while and are replaced, groups that look after themselves.
+    Churn => "churn",
     /// The first group is born among faults.
     Birth => "birth",
     /// All of it.
     Everything => "everything",
+}
+
+impl Profile {
+    /// Those that a seed draws from one with another; whole rings cost more, and are drawn by themselves.
+    fn drawn() -> Vec<Self> {
+        Self::ALL.iter().copied().filter(|profile| *profile != Self::Churn).collect()
+    }
 }
 
 impl std::str::FromStr for Profile {
@@ -131,6 +142,12 @@ pub enum Fault {
     Merge,
     /// A group takes over part of what a neighbour has.
     Repartition,
+    /// The next step of some kind that a group takes is its leader's last, or everybody's, for a while.
+    CrashAtStep,
+    /// A host is to be emptied, for a while.
+    Drain,
+    /// A group is ordered one of these three, and when it has come to a certain step, other things happen to it.
+    Ambush,
     /// Two hosts swap their addresses for a while.
     SwapAddresses,
     /// A leader is left with a bare majority for longer than its leases; then one of that majority restarts, or has a fast
@@ -201,6 +218,12 @@ pub struct Plan {
     pub value_bytes: usize,
     /// How many lanes a group remembers.
     pub lanes_kept: usize,
+    /// The most groups that orders make.
+    pub most_groups: usize,
+    /// How long hosts live, if they do not live for ever.
+    pub lifetimes: Option<Lifetimes>,
+    /// What groups do by themselves, if anything, and the gossip that they go by.
+    pub policies: Option<Rules>,
 }
 
 impl Plan {
@@ -208,7 +231,8 @@ impl Plan {
     #[must_use]
     pub fn draw(seed: u64, profile: Option<Profile>) -> Self {
         let mut random = Random::new(seed);
-        let drawn = if random.permille(350) { Profile::Everything } else { *random.pick(Profile::ALL) };
+        let drawn = if random.permille(350) { Profile::Everything } else { *random.pick(&Profile::drawn()) };
+        let drawn = if crate::churn::is_drawn(seed) { Profile::Churn } else { drawn };
         let profile = profile.unwrap_or(drawn);
         let everything = profile == Profile::Everything;
         let birth = profile == Profile::Birth || (everything && random.permille(150));
@@ -228,7 +252,7 @@ impl Plan {
             Profile::Clocks | Profile::Everything => drift,
             _ => drift / 10,
         };
-        Self {
+        let mut plan = Self {
             seed,
             profile,
             hosts: founders + spare,
@@ -250,7 +274,12 @@ impl Plan {
             reader_pause_permille: if random.permille(500) { 0 } else { random.spread(5, 300) as u32 },
             value_bytes: random.spread(16, 2_000) as usize,
             lanes_kept: if random.permille(300) { random.between(4, 10) as usize } else { 10_000 },
-        }
+            most_groups: 7,
+            lifetimes: None,
+            policies: None,
+        };
+        crate::churn::draw(&mut plan);
+        plan
     }
 }
 
@@ -351,6 +380,12 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
             vec![SlowDisk, HangDisk, FailSync, FullDisk, Crash, CrashMany, Rollback, Wipe, Isolate, StallApply]
         }
         Profile::Ring => vec![
+            Ambush,
+            Ambush,
+            Ambush,
+            Ambush,
+            Ambush,
+            Ambush,
             Split,
             Split,
             Split,
@@ -373,6 +408,32 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
             Wipe,
             BadNetwork,
             SlowDisk,
+            CrashAtStep,
+            CrashAtStep,
+        ],
+        Profile::Churn => vec![
+            Split,
+            Split,
+            Split,
+            Merge,
+            Merge,
+            Repartition,
+            Repartition,
+            Crash,
+            Crash,
+            CrashMany,
+            Isolate,
+            Halves,
+            Pause,
+            StallApply,
+            Members,
+            HandOver,
+            BadNetwork,
+            SlowDisk,
+            CrashAtStep,
+            CrashAtStep,
+            CrashAtStep,
+            Drain,
         ],
         Profile::Birth => vec![Crash, Crash, Isolate, OneWay, Halves, FailSync, Pause, SwapAddresses, Spoil],
         Profile::Everything => vec![

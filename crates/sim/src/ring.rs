@@ -13,9 +13,6 @@ use scatter_core::ops::order::{Order, Side};
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::types::GroupId;
 
-/// The most groups that splits make.
-const MOST_GROUPS: usize = 7;
-
 impl World {
     /// A position in `range` but not its start: where a key lies, or just behind one.
     fn position_in(&mut self, range: &KeyRange) -> Option<Position> {
@@ -48,10 +45,17 @@ impl World {
 
     pub(crate) fn order_split(&mut self) -> Checked {
         let groups = self.groups();
-        if groups.is_empty() || groups.len() >= MOST_GROUPS {
+        if groups.is_empty() {
             return Ok(());
         }
         let group = *self.nemesis_random().pick(&groups);
+        self.order_split_of(group)
+    }
+
+    pub(crate) fn order_split_of(&mut self, group: GroupId) -> Checked {
+        if self.groups().len() >= self.plan.most_groups {
+            return Ok(());
+        }
         let Some(range) = self.observer.newest(group).map(|state| state.range.clone()) else { return Ok(()) };
         let Some(at) = self.position_in(&range) else { return Ok(()) };
         self.order_reshape(group, Order::Split { at })
@@ -64,6 +68,11 @@ impl World {
         }
         let group = *self.nemesis_random().pick(&groups);
         let from = if self.nemesis_random().permille(500) { Side::Successor } else { Side::Predecessor };
+        self.order_takeover_from(group, from, merge)
+    }
+
+    /// Orders a group to take over all or a part of what the neighbour on one side has.
+    pub(crate) fn order_takeover_from(&mut self, group: GroupId, from: Side, merge: bool) -> Checked {
         let Some(state) = self.observer.newest(group) else { return Ok(()) };
         let link = match from {
             Side::Predecessor => &state.links.predecessor,
@@ -87,6 +96,15 @@ impl World {
         })
     }
 
+    /// Whether all that could tell a replica of a group that is no more have lost their disks.
+    fn is_stranded(&self, host: usize, group: GroupId) -> bool {
+        let tells = |log: &crate::disk::Log| log.tombstones.iter().any(|gone| gone.replica.group == group);
+        let others = self.hosts.iter().enumerate().filter(|(other, _)| *other != host);
+        let once = self.observer.configurations(group).iter().flat_map(|(_, configuration)| &configuration.members);
+        let mut lost = once.filter(|member| self.nemesis.replaced.iter().any(|(_, node)| *node == member.node));
+        lost.next().is_some() && !others.into_iter().any(|(_, other)| tells(&other.disk.log))
+    }
+
     /// I34: whether no lock, no obligation and no left-over is there any more, and every group knows its neighbours.
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -101,9 +119,11 @@ impl World {
             };
             known(&state.links.successor, after) && known(&state.links.predecessor, before)
         });
-        let buried = self.hosts.iter().filter_map(|host| host.process.as_ref()).all(|process| {
-            process.node.groups().all(|group| groups.contains(&group))
-                && process.stage.marks().iter().all(|(group, _)| groups.contains(group))
+        let buried = self.hosts.iter().enumerate().all(|(host, target)| {
+            let Some(process) = &target.process else { return true };
+            let marks = process.stage.marks();
+            let mut held = process.node.groups().chain(marks.into_iter().map(|(group, _)| group));
+            held.all(|group| groups.contains(&group) || self.is_stranded(host, group))
         });
         at_rest && linked && buried
     }

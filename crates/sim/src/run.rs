@@ -91,7 +91,9 @@ fn live(world: &mut World) -> Checked {
             return Ok(());
         }
     }
+    world.calm_policies();
     progress(world)?;
+    resize(world)?;
     quiesce(world)?;
     converge(world)?;
     judge(world)
@@ -115,6 +117,7 @@ fn begin(world: &mut World) -> Checked {
     }
     let first = world.random.below(SECOND);
     world.at(first, Event::Nemesis);
+    world.begin_lives();
     Ok(())
 }
 
@@ -128,10 +131,26 @@ fn progress(world: &mut World) -> Checked {
         if groups && world.has_progressed() && world.is_repaired() {
             return Ok(());
         }
-        world.repair()?;
+        if world.plan.policies.is_none() {
+            world.repair()?;
+        }
     }
     let status = describe(world);
     Err(world.stuck(format!("no progress {PROGRESS_BOUND} ns after healing\n{status}")))
+}
+
+/// I36: after healing every group comes to its size, as far as there are nodes, by its own policy.
+fn resize(world: &mut World) -> Checked {
+    let end = world.now + PROGRESS_BOUND;
+    while !world.is_at_size() {
+        if world.now >= end {
+            let status = describe(world);
+            return Err(world.stuck(format!("groups do not come to their size in {PROGRESS_BOUND} ns\n{status}")));
+        }
+        world.run_until(world.now + 200 * MILLISECOND)?;
+    }
+    world.policies_rest = true;
+    Ok(())
 }
 
 /// Clients stop.
@@ -151,6 +170,10 @@ fn converge(world: &mut World) -> Checked {
         world.run_until(world.now + 500 * MILLISECOND)?;
         if world.groups().iter().all(|group| equal_slot(world, *group).is_some()) && world.is_settled() {
             return Ok(());
+        }
+        // An order to merge that was given before may have made a lost node a learner after all were replaced.
+        if world.plan.policies.is_none() && !world.is_repaired() {
+            world.repair()?;
         }
     }
     let status = describe(world);

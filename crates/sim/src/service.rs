@@ -13,6 +13,7 @@ use scatter_core::effects::{Refused, Reply};
 use scatter_core::group::kv;
 use scatter_core::input::Input;
 use scatter_core::planted::{self, Bug};
+use scatter_core::ring::Position;
 use scatter_core::store::{Store, StoreError};
 use scatter_core::types::{GroupId, RequestId, Slot};
 
@@ -81,25 +82,49 @@ impl World {
                 let group = match owner_of(process, &command) {
                     Ok(group) => group,
                     Err(refused) => {
+                        let refused = self.elsewhere(host, first_position(&command), refused);
                         self.tell(host, worker, attempt, Answer::Refused(refused));
                         return Ok(());
                     }
                 };
+                self.is_used(host, group, first_position(&command));
                 let Some(request) = self.ask(host, Asked::Write { worker, attempt }) else { return Ok(()) };
                 self.input(host, Input::Propose { request, group, command })
             }
             ClientRequest::Read { key, stale } => {
                 let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
                 let Some(group) = process.find(&key) else {
-                    self.tell(host, worker, attempt, Answer::Refused(Refused::NoReplica));
+                    let refused = self.elsewhere(host, Some(key.position()), Refused::NoReplica);
+                    self.tell(host, worker, attempt, Answer::Refused(refused));
                     return Ok(());
                 };
                 let number = process.next_reader;
                 process.next_reader += 1;
+                let position = key.position();
                 let reader = Reader { worker, attempt, group, key, stage: Stage::Fresh { stale } };
                 process.readers.insert(number, reader);
+                self.is_used(host, group, Some(position));
                 self.reader(host, number)
             }
+        }
+    }
+
+    /// A refusal, with whoever leads the owner instead, if gossip tells.
+    fn elsewhere(&self, host: usize, position: Option<Position>, refused: Refused) -> Refused {
+        let process = self.hosts[host].process.as_ref();
+        let gossip = process.and_then(|process| process.gossip.as_ref()).filter(|_| refused == Refused::NoReplica);
+        let (Some(gossip), Some(position)) = (gossip, position) else { return refused };
+        let owners = gossip.descriptors().filter(|descriptor| descriptor.range.contains(&position));
+        let latest = owners.max_by_key(|descriptor| (descriptor.range_version, descriptor.group));
+        let leader = latest.and_then(|owner| owner.leader);
+        leader.map_or(refused, |leader| Refused::NotLeader { leader: Some((leader, String::new())) })
+    }
+
+    /// A group that is served here was asked for a position.
+    fn is_used(&mut self, host: usize, group: GroupId, position: Option<Position>) {
+        let policies = self.hosts[host].process.as_mut().and_then(|process| process.policies.as_mut());
+        if let (Some(policies), Some(position)) = (policies, position) {
+            policies.used(group, &position);
         }
     }
 
@@ -287,6 +312,12 @@ impl World {
         }
         Ok(Progress::Gone)
     }
+}
+
+/// Where a command's first key lies.
+fn first_position(command: &Bytes) -> Option<Position> {
+    let command = Command::from_all(command.clone()).ok()?;
+    command.operation.keys().first().map(|key| key.position())
 }
 
 /// The group that a command is for, if one here owns all its keys.

@@ -117,6 +117,11 @@ impl World {
                 if let Some(again) = again.filter(|_| twice) {
                     self.at(again, Event::Arrive { from, to, packet: Box::new(packet.clone()) });
                 }
+                if let Packet::Peer { message: PeerMessage::Group { .. }, .. } = &packet
+                    && let Some(late) = self.echo()
+                {
+                    self.at(at + late, Event::Arrive { from, to, packet: Box::new(packet.clone()) });
+                }
                 self.at(at, Event::Arrive { from, to, packet: Box::new(packet) });
             }
         }
@@ -209,6 +214,10 @@ impl World {
                     return Ok(());
                 }
                 self.check_codec(message)?;
+                if let PeerMessage::Gossip { datagram } = message {
+                    self.gossip_hears(to, node, datagram.clone());
+                    return Ok(());
+                }
                 self.input(to, Input::Message { from: node, message: message.clone() })
             }
             Packet::Ask { address, by, epoch } => {
@@ -224,6 +233,7 @@ impl World {
                     if let Some(process) = &mut self.hosts[to].process {
                         process.book.insert(node, address.clone());
                     }
+                    self.gossip_meets(to, node, &address);
                     return self.input(to, Input::Answered { address, node, cluster });
                 }
                 Ok(())
@@ -264,9 +274,10 @@ impl World {
                 require(17, wanted == own, || format!("host {to} answers for {wanted}, which it is not"))?;
                 self.believes(to, hello, had_seen)?;
                 let Some(process) = &mut self.hosts[to].process else { return Ok(()) };
-                process.book.insert(hello.from, address);
-                let hello = process.node.hello(Some(hello.from));
-                Packet::Welcome { hello, wanted, epoch, to_epoch: from_epoch }
+                process.book.insert(hello.from, address.clone());
+                let welcome = process.node.hello(Some(hello.from));
+                self.gossip_meets(to, hello.from, &address);
+                Packet::Welcome { hello: welcome, wanted, epoch, to_epoch: from_epoch }
             }
             Err(error) => Packet::Refusal { error, wanted, by: own, to_epoch: from_epoch },
         };

@@ -62,6 +62,12 @@ pub enum Event {
     Reader(usize, u64, u64),
     /// A process that has given up its id ends.
     GaveUp(usize, u64),
+    /// A deadline of a process's gossip may have come.
+    Gossip(usize, u64),
+    /// The leaders of a process decide what their groups should do.
+    Policies(usize, u64),
+    /// The machine in a host's place ends for good, if it is still this one.
+    LifeEnds(usize, u64),
     /// A client worker wakes.
     Worker(usize, u64),
     /// The nemesis acts.
@@ -82,8 +88,10 @@ impl Event {
             | Self::FlushBegin(host, epoch)
             | Self::FlushEnd(host, epoch, ..)
             | Self::GaveUp(host, epoch)
+            | Self::Gossip(host, epoch)
+            | Self::Policies(host, epoch)
             | Self::Reader(host, epoch, _) => Some((*host, *epoch)),
-            Self::Arrive { .. } | Self::Worker(..) | Self::Nemesis | Self::Undo(_) => None,
+            Self::Arrive { .. } | Self::LifeEnds(..) | Self::Worker(..) | Self::Nemesis | Self::Undo(_) => None,
         }
     }
 }
@@ -146,6 +154,8 @@ pub struct World {
     pub random: Random,
     /// Limits of the state machines.
     pub limits: Limits,
+    /// Policies order nothing more.
+    pub policies_rest: bool,
 }
 
 impl World {
@@ -174,6 +184,7 @@ impl World {
             nemesis,
             random,
             limits,
+            policies_rest: false,
             plan,
         };
         for index in 0..world.plan.hosts {
@@ -193,7 +204,10 @@ impl World {
         let address = format!("host-{index}:7000");
         self.addresses.insert(address.clone(), index);
         self.hosts.push(Host {
+            home: address.clone(),
             address,
+            life: 0,
+            draining: false,
             disk: Disk::default(),
             clock: Clock::new(0, reading, rate, wall),
             process: None,
@@ -351,6 +365,9 @@ impl World {
                 self.crash(host);
                 self.start(host)
             }
+            Event::Gossip(host, _) => self.gossip_due(host),
+            Event::Policies(host, _) => self.policies_due(host),
+            Event::LifeEnds(host, life) => self.life_ends(host, life),
             Event::Worker(worker, token) => self.worker(worker, token),
             Event::Nemesis => self.nemesis_acts(),
             Event::Undo(undo) => self.undo(undo),

@@ -197,6 +197,11 @@ pub enum AdminRequest {
         /// Only says what would happen.
         dry_run: bool,
     },
+    /// Has the node emptied: what it leads goes to others at once, its replicas as there is room elsewhere.
+    Drain {
+        /// Whether; `false` takes it back.
+        on: bool,
+    },
 }
 
 codec_enum!(AdminRequest {
@@ -205,4 +210,5 @@ codec_enum!(AdminRequest {
     3 => TransferLeader { group, to, dry_run },
     4 => Split { group, at, range_version, dry_run },
     5 => TakeOver { group, from, boundary, range_version, dry_run },
+    6 => Drain { on },
 });

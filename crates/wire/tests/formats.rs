@@ -93,6 +93,7 @@ fn admin() -> impl Strategy<Value = AdminRequest> {
     let newcomer = (node(), ".{0,20}").prop_map(|(node, address)| NewMember { node, address });
     prop_oneof![
         Just(AdminRequest::Status),
+        any::<bool>().prop_map(|on| AdminRequest::Drain { on }),
         (group(), prop::collection::vec(newcomer, 0..4), prop::collection::vec(node(), 0..4), any::<bool>())
             .prop_map(|(group, add, remove, dry_run)| AdminRequest::ChangeMembers { group, add, remove, dry_run }),
         (group(), option::of(node()), any::<bool>()).prop_map(|(group, to, dry_run)| AdminRequest::TransferLeader {

@@ -95,6 +95,12 @@ pub(crate) enum Command {
     Repartition(Repartition),
     /// Moves a group's replicas from some nodes to others, and shows the progress
     Migrate(Migrate),
+    /// Empties a node: what it leads goes to others at once, its replicas as there is room elsewhere
+    Drain(NodeOrder),
+    /// Takes a drain back
+    Undrain(NodeOrder),
+    /// Takes a node that is dead or empty out of every group
+    RemoveNode(NodeOrder),
     /// Shows what was ordered and seen lately, and what came of it
     Operations,
     /// Adds members to a group and removes others, in one step
@@ -285,6 +291,18 @@ pub(crate) struct Migrate {
     /// A node to move away from; may be repeated
     #[arg(long, value_name = "NODE")]
     pub(crate) remove: Vec<String>,
+    /// Only shows what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Does not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NodeOrder {
+    /// The node's id
+    pub(crate) node: String,
     /// Only shows what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -1,6 +1,6 @@
 //! ring, groups, nodes, lookup; members and transfer-leader.
 
-use crate::arguments::{Groups, Lookup, Members, Ring, TransferLeader};
+use crate::arguments::{Groups, Lookup, Members, NodeOrder, Ring, TransferLeader};
 use crate::output::{Output, cell, talk};
 use crate::remote::{Effect, Remote, encoded};
 use crate::{Exit, Failure};
@@ -124,6 +124,32 @@ pub(crate) fn confirm(what: &str) -> Result<(), Failure> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if matches!(answer.trim(), "y" | "yes") { Ok(()) } else { Err(Failure::new(Exit::Error, "nothing was done")) }
+}
+
+/// An order about a node.
+pub(crate) async fn order_node(
+    remote: &Remote,
+    output: &Output,
+    arguments: NodeOrder,
+    what: &str,
+) -> Result<(), Failure> {
+    let path = format!("/v1/nodes/{}/{what}", encoded(arguments.node.as_bytes()));
+    let plan = ask(remote, remote.order(&format!("{path}?dry_run=true"), &json!({}))).await?;
+    let count = list(&plan, "groups").len() + list(&plan, "changes").len();
+    if arguments.dry_run {
+        if output.is_json() {
+            return output.json(&plan);
+        }
+        return output.line(&format!("{count} groups have a member there"));
+    }
+    if !arguments.yes && what != "undrain" {
+        confirm(&format!("The members of {count} groups would change ({what} {}).", cell(&plan["node"])))?;
+    }
+    let done = order(remote, remote.order(&path, &json!({}))).await?;
+    if output.is_json() {
+        return output.json(&done);
+    }
+    output.line(if what == "drain" { "ordered; `scatterctl nodes` shows how far it is" } else { "done" })
 }
 
 pub(crate) async fn transfer_leader(

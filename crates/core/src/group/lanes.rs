@@ -436,6 +436,8 @@ fn replay(lanes: &mut BTreeMap<LaneKey, Lane>, mut record: Bytes) -> Result<usiz
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::MAX_BATCH_OPERATIONS;
+    use crate::entry::MAX_ENTRY_BYTES;
     use crate::store::Store;
     use crate::store::map::{MapBatch, MapStore};
     use proptest::prelude::*;
@@ -470,6 +472,26 @@ mod tests {
         assert_eq!(lanes.record(&attempt(3, 1), Version(13), &Outcome::NotFound, &limits), Some(Version(11)));
         assert!(lanes.get((SessionId(2), 0)).is_none());
         assert_eq!(lanes.get((SessionId(1), 0)).unwrap().sequence, 2);
+    }
+
+    /// A loser's lanes travel in one entry, and nobody else bounds what they take there.
+    #[test]
+    fn as_many_lanes_as_there_may_be_fit_an_entry() {
+        let limits = Limits::default();
+        for versions in [0, 1, MAX_BATCH_OPERATIONS] {
+            let outcome = Outcome::BatchWritten { versions: vec![Version(1); versions] };
+            let mut lanes = Lanes::new();
+            let mut forgotten = None;
+            for number in 1.. {
+                let lane = LaneUse { session: SessionId(7), lane: number, sequence: 1, stamp: Version(1) };
+                forgotten = forgotten.or(lanes.record(&lane, Version(number.into()), &outcome, &limits));
+                if forgotten.is_some() {
+                    break;
+                }
+            }
+            let bytes = lanes.encode_all().len();
+            assert!(bytes < MAX_ENTRY_BYTES - (1 << 20), "{} lanes take {bytes} bytes", lanes.len());
+        }
     }
 
     #[test]

@@ -32,13 +32,13 @@ const FORMAT: u8 = 2;
 pub struct Limits {
     /// The most lanes a group remembers.
     pub max_lanes: usize,
-    /// The most bytes those take in memory.
+    /// The most bytes those take in memory. A takeover carries all of them in one entry, where they take less.
     pub max_lane_bytes: usize,
     /// How far a client's stamp may be ahead of the group's.
     pub max_stamp_ahead_micros: u64,
     /// How long an idempotency key is remembered, in log time.
     pub idempotency_life_micros: u64,
-    /// The most idempotency keys a group remembers; for a while more, if groups that had many became one.
+    /// The most idempotency keys a group remembers; for a while more, if groups that had many became one, or if a part is sealed.
     pub max_idempotency_records: u64,
     /// How many changes beyond four times the lanes their log holds before it is swept. Not replicated.
     pub lane_log_slack: usize,
@@ -50,7 +50,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_lanes: 1 << 16,
-            max_lane_bytes: 32 << 20,
+            max_lane_bytes: 12 << 20,
             max_stamp_ahead_micros: 3_600_000_000,
             idempotency_life_micros: 24 * 3_600_000_000,
             max_idempotency_records: 1 << 17,

@@ -210,7 +210,7 @@ impl<S: Store> Machine<S> {
     }
 
     fn lose(
-        &self,
+        &mut self,
         operation: OperationId,
         moving: &KeyRange,
         committed: Slot,
@@ -218,8 +218,9 @@ impl<S: Store> Machine<S> {
         batch: &mut S::Batch,
     ) -> Result<Change<S>, StoreError> {
         let (inside, outside) = self.tablets().cut(moving);
+        self.set_idempotency_records(self.idempotency_records().wrapping_sub(self.idempotency_records() / 2));
         // A gainer here that lags takes these over later; one that comes by a snapshot does not need them.
-        let lags = beside.gainer.is_some_and(|applied| applied < committed) && self.taken().is_none();
+        let lags = beside.gainer.is_some_and(|applied| applied < committed) && self.taken() != Some(operation);
         if !lags {
             self.release_but(&inside, &outside, batch)?;
         }

@@ -22,6 +22,7 @@ pub struct GroupEnvelope {
 codec_struct!(GroupEnvelope { from, to, message });
 
 /// How a group votes.
+#[expect(clippy::large_enum_variant, reason = "there are few of them at any time")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Vote {
     /// Locked and sealed; this is what it gives up.
@@ -148,3 +149,25 @@ codec_enum!(GroupMessage {
     11 => Heard { of, known, link },
     12 => Moved { configuration },
 });
+
+impl GroupMessage {
+    /// Whether whoever says it waits for the group it is meant for, so that a node where that group is not, or is not led, tells
+    /// where it is. Nothing else is answered so: two nodes that know no more of each other's group would go on for ever.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        match self {
+            Self::Inspect
+            | Self::Align { .. }
+            | Self::Prepare { .. }
+            | Self::Resolve { .. }
+            | Self::Ask { .. }
+            | Self::Neighbour { .. } => true,
+            Self::Inspected { .. }
+            | Self::Voted { .. }
+            | Self::Resolved { .. }
+            | Self::Answer { .. }
+            | Self::Heard { .. }
+            | Self::Moved { .. } => false,
+        }
+    }
+}

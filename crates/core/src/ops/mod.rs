@@ -183,6 +183,7 @@ pub struct Resolve {
 codec_struct!(Resolve { operation, committed });
 
 /// The operation that holds a group's lock.
+#[expect(clippy::large_enum_variant, reason = "there are few of them at any time")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Pending {
     /// The group coordinates: it will gain.

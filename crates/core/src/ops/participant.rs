@@ -55,21 +55,7 @@ impl Replica {
 
     /// A member that does not lead tells who the members are: the leader may be one that the asker does not know.
     fn point_on(&self, node: NodeId, from: GroupId, message: &GroupMessage, cx: &mut Context<'_>) {
-        let asks = match message {
-            GroupMessage::Inspect
-            | GroupMessage::Align { .. }
-            | GroupMessage::Prepare { .. }
-            | GroupMessage::Resolve { .. }
-            | GroupMessage::Ask { .. }
-            | GroupMessage::Neighbour { .. } => true,
-            GroupMessage::Inspected { .. }
-            | GroupMessage::Voted { .. }
-            | GroupMessage::Resolved { .. }
-            | GroupMessage::Answer { .. }
-            | GroupMessage::Heard { .. }
-            | GroupMessage::Moved { .. } => false,
-        };
-        if let Some(configuration) = self.configuration.clone().filter(|_| asks) {
+        if let Some(configuration) = self.configuration.clone().filter(|_| message.asks()) {
             self.tell_node(node, None, from, GroupMessage::Moved { configuration }, cx);
         }
     }
@@ -79,7 +65,10 @@ impl Replica {
         let Some(state) = self.report.as_ref().map(|report| report.state.clone()) else { return };
         let Role::Leader(leader) = &self.role else { return };
         let moving = leader.change.is_some() || leader.hand_over.is_some() || leader.structural.is_some();
-        let busy = moving || leader.operations.order.is_some() || self.is_locked();
+        let own = self.name.group;
+        let ordered = leader.operations.order.as_ref().is_some_and(|order| !order.yields(own, from));
+        let locked = self.is_locked() && !planted::on(Bug::TwoPendingOperations);
+        let busy = moving || ordered || locked;
         let (link, operations, leader) = (state.link(), state.operations, self.name.node);
         self.tell_node(node, None, from, GroupMessage::Inspected { link, operations, leader, busy }, cx);
     }

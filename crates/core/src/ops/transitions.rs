@@ -14,6 +14,7 @@ use crate::types::{ConfigurationVersion, Incarnation, LinksVersion, OperationCou
 use bytes::Bytes;
 
 /// What an entry did that concerns more than the group's own record.
+#[expect(clippy::large_enum_variant, reason = "there are few of them at any time")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reshaped {
     /// The upper part went to a new group, which begins with this state.
@@ -175,7 +176,7 @@ impl GroupState {
         let range = joined(&self.range, &takeover.moving);
         let whole = loser.range == takeover.moving;
         let same = same_voters(&self.configuration.members, &loser.members);
-        if self.pending.is_some() {
+        if self.pending.is_some() && !planted::on(Bug::TwoPendingOperations) {
             Some("another operation holds the group")
         } else if begin.range_version != self.range_version || begin.configuration_version != self.configuration.version
         {
@@ -211,7 +212,8 @@ impl GroupState {
         } else {
             remainder(&self.range, &takeover.moving).is_some()
         };
-        let changed = takeover.range_version != self.range_version && !planted::on(Bug::VersionNotChecked)
+        let moved = takeover.range_version != self.range_version || !fits;
+        let changed = moved && !planted::on(Bug::VersionNotChecked)
             || takeover.configuration_version != self.configuration.version
             || takeover.operations != self.operations && !planted::on(Bug::LatePrepareLocks);
         let busy = self.pending.is_some() && !planted::on(Bug::TwoPendingOperations);
@@ -219,7 +221,7 @@ impl GroupState {
             Some("another group is meant")
         } else if busy {
             Some("another operation holds the group")
-        } else if changed || !fits {
+        } else if changed {
             Some("the group has changed")
         } else if takeover.merge && !self.outbox.is_empty() {
             Some("the group still owes others what it decided")

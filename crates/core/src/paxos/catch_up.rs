@@ -23,7 +23,7 @@ use crate::message::Message;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
-use crate::types::{GroupId, Incarnation, ReplicaName, Slot};
+use crate::types::{GroupId, Incarnation, NodeId, ReplicaName, Slot};
 use bytes::Bytes;
 
 /// A snapshot being fetched.
@@ -238,9 +238,14 @@ impl Replica {
         };
         let awaited: Vec<GroupId> =
             children.iter().filter(|(child, at)| ahead(*at) && missing(*child)).map(|(child, _)| *child).collect();
+        // Whoever sends the snapshot may have come after the split. Those who were members before it know of the child.
+        let configuration = self.configuration.as_ref();
+        let members = configuration.into_iter().flat_map(|known| &known.members).map(|member| member.node);
+        let known: Vec<NodeId> = members.filter(|node| *node != self.name.node).chain([from.node]).collect();
         for group in &awaited {
             let named = |node| ReplicaName { group: *group, node, incarnation: Incarnation(1) };
-            cx.wanted.push((named(self.name.node), named(from.node)));
+            let asked = known[(cx.rng.next() % known.len() as u64) as usize];
+            cx.wanted.push((named(self.name.node), named(asked)));
         }
         if !awaited.is_empty() {
             self.fetch = None;

@@ -130,8 +130,15 @@ impl Replica {
         }
         self.ask_at = cx.now.instant.after(cx.config.membership_patience);
         match self.inviter {
-            // It knows nobody but the one that first spoke to it.
-            Some(inviter) if self.configuration.is_none() => self.ask_membership_of(inviter, cx),
+            // It knows nobody but the one that first spoke to it, and the one that it made a promise to.
+            Some(inviter) if self.configuration.is_none() => {
+                self.ask_membership_of(inviter, cx);
+                let Ballot { node, incarnation, .. } = self.promised;
+                let promised = ReplicaName { node, incarnation, ..self.name };
+                if self.promised > Ballot::default() && promised != inviter {
+                    self.ask_membership_of(promised, cx);
+                }
+            }
             Some(_) | None => self.ask_membership(cx),
         }
     }

@@ -15,6 +15,7 @@
 
 use crate::effects::{MachineOrder, Refused, Reply};
 use crate::entry::{Entry, EntryClock, EntryKind};
+use crate::input::MachineReport;
 use crate::message::Message;
 use crate::ops::coordinator::Operations;
 use crate::paxos::counting::Count;
@@ -684,7 +685,10 @@ impl Replica {
         self.propose_level(cx);
         self.order_count(cx);
         let applied_all = self.applied == self.cursor.through;
-        let next_expiry = self.report.as_ref().and_then(|report| report.next_expiry);
+        // What is sealed does not expire: it would be named again and again.
+        let sealed = |report: &MachineReport| report.state.pending.as_ref().is_some_and(|it| it.sealed().is_some());
+        let report = self.report.as_ref().filter(|report| !sealed(report));
+        let next_expiry = report.and_then(|report| report.next_expiry);
         let group = self.name.group;
         let Role::Leader(leader) = &mut self.role else { return };
         if let (Some(next), (_, Some(now))) = (next_expiry, leader.advance(cx))

@@ -150,7 +150,10 @@ pub fn decide(situation: &Situation<'_>, memory: &mut Memory, rng: &mut Rng) -> 
     }
     // Beside a repair nothing else is due: it changes what the rest would be judged by.
     let repairing = proposals.iter().any(|proposal| proposal.action.is_order());
-    if repairing || memory.rests(settings, now) || !budget.allows(settings, now, false) {
+    // How long a member is unheard of only this leader knows: if others came to lead again and again, nobody would ever
+    // replace it.
+    let stays = roster.waits_for_news();
+    if repairing || stays || memory.rests(settings, now) || !budget.allows(settings, now, false) {
         return proposals;
     }
     if settings.switches.resilience {

@@ -76,6 +76,11 @@ impl<'a> Roster<'a> {
         self.seats.iter().filter(|seat| seat.is_alive()).count()
     }
 
+    /// Whether nothing at all is known of some member, and its leader waits until it may give that one up.
+    pub(super) fn waits_for_news(&self) -> bool {
+        self.seats.iter().any(|seat| seat.hint.is_none() && seat.state == SeatState::Doubtful)
+    }
+
     /// Whether enough members answer to decide anything.
     pub(super) fn has_majority(&self) -> bool {
         self.alive() >= majority(self.size())

@@ -105,7 +105,10 @@ impl Network {
                 let before = self.pointers.insert((from, to, envelope.from), configuration.version);
                 return before != Some(configuration.version);
             }
-            PeerMessage::Bind { .. } | PeerMessage::Bound { .. } | PeerMessage::Gone { .. } => return true,
+            PeerMessage::Bind { .. }
+            | PeerMessage::Bound { .. }
+            | PeerMessage::Gone { .. }
+            | PeerMessage::Gossip { .. } => return true,
         };
         let way = (from, to, envelope.to.group);
         match &envelope.message {

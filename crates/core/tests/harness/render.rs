@@ -218,6 +218,7 @@ pub(crate) fn kind(message: &PeerMessage) -> &'static str {
     match message {
         PeerMessage::Bind { .. } => "Bind",
         PeerMessage::Bound { .. } => "Bound",
+        PeerMessage::Gossip { .. } => "Gossip",
         PeerMessage::Replica { envelope } => match &envelope.message {
             Message::PreVote { .. } => "PreVote",
             Message::PreVoted { .. } => "PreVoted",
@@ -260,7 +261,7 @@ pub(crate) fn addressed(message: &PeerMessage) -> Option<GroupId> {
         PeerMessage::Replica { envelope } => Some(envelope.to.group),
         PeerMessage::Group { envelope } => Some(envelope.to),
         PeerMessage::Gone { to, .. } => Some(to.group),
-        PeerMessage::Bind { .. } | PeerMessage::Bound { .. } => None,
+        PeerMessage::Bind { .. } | PeerMessage::Bound { .. } | PeerMessage::Gossip { .. } => None,
     }
 }
 
@@ -272,6 +273,7 @@ fn binding(binding: &Binding) -> String {
 pub(crate) fn message(names: &Names, message: &PeerMessage) -> String {
     let kind = kind(message);
     let (before, rest) = match message {
+        PeerMessage::Gossip { .. } => (String::new(), String::new()),
         PeerMessage::Bind { binding: it } | PeerMessage::Bound { binding: it } => (String::new(), binding(it)),
         PeerMessage::Replica { envelope } => {
             (names.before(envelope.to.group), between_replicas(names, &envelope.message))

@@ -11,9 +11,21 @@ use std::time::Duration;
 /// Acknowledged writes, and answered reads, that show that a cluster works.
 const ENOUGH: u64 = 40;
 
+/// Groups do nothing by themselves: what happens is what an operator orders.
+const BY_HAND: [(&str, &str); 8] = [
+    ("policy.resilience", "false"),
+    ("policy.zones", "false"),
+    ("policy.split", "false"),
+    ("policy.merge", "false"),
+    ("policy.repartition", "false"),
+    ("policy.migrate", "false"),
+    ("policy.leaders", "false"),
+    ("policy.latency", "false"),
+];
+
 /// Nodes, a gateway and an operator; the addresses of all that serve data, the gateway's last.
 fn start(nodes: usize) -> (Cluster, Vec<SocketAddr>, Operator) {
-    let mut cluster = Cluster::start(nodes);
+    let mut cluster = Cluster::start_with(nodes, &BY_HAND);
     let mut addresses = cluster.addresses();
     addresses.push(cluster.start_gateway());
     let admin = cluster.start_admin();
@@ -147,6 +159,36 @@ fn a_node_that_was_away_learns_what_became_of_its_groups() {
     workload.wait_progress(ENOUGH);
     cluster.nodes[other].start();
     cluster.nodes[other].wait_ready();
+    workload.finish(&addresses);
+}
+
+#[test]
+fn groups_on_different_nodes_find_each_others_keys_and_are_brought_together_to_merge() {
+    let (mut cluster, mut addresses, operator) = start(3);
+    let newcomer = cluster.push_node(&BY_HAND);
+    cluster.nodes[newcomer].start();
+    let id = cluster.nodes[newcomer].id();
+    wait::until_true("the newcomer is known", || {
+        let nodes = http::get(operator.admin, "/v1/nodes").expect("an answer").json();
+        nodes["nodes"].as_array().is_some_and(|nodes| nodes.iter().any(|node| node["id"] == id.as_str()))
+    });
+    let gateway = addresses.pop().expect("the last one");
+    let parent = only(&operator.settled()).id.clone();
+    operator.order(&parent, "split", r#"{"at":"80"}"#);
+    let upper = operator.settled_with(2).into_iter().find(|group| group.id != parent).expect("the child");
+    let gone = cluster.nodes[0].id();
+    operator.order(&upper.id, "members", &format!(r#"{{"add":["{id}"],"remove":["{gone}"]}}"#));
+    // The first node has only the lower group, the newcomer only the upper one.
+    addresses.push(cluster.nodes[newcomer].http);
+    let workload = Workload::start(4, &[addresses[0], addresses[3], gateway]);
+    workload.wait_progress(ENOUGH);
+    assert_eq!(workload.recorder.failed(), 0);
+    operator.order(&parent, "repartition", r#"{"boundary":"a0"}"#);
+    workload.wait_progress(ENOUGH);
+    operator.order(&parent, "merge", "");
+    workload.wait_progress(ENOUGH);
+    assert_eq!(only(&operator.settled_with(1)).id, parent);
+    assert_eq!(workload.recorder.failed(), 0, "no request fails");
     workload.finish(&addresses);
 }
 

@@ -183,7 +183,7 @@ fn replicas() -> Vec<Reading<Look>> {
             |look: &Look| look.groups.iter().map(|served| served.gaps()).sum::<usize>() as f64,
         ),
         Reading::gauge("scatter_peers_known", "Other nodes this one has spoken to.", |look: &Look| {
-            look.view.known.len() as f64
+            look.view.spoken_to as f64
         }),
         Reading::gauges(
             "scatter_peer_round_trip_seconds",

@@ -1,5 +1,7 @@
 //! Replicas with several tablets, and tablets with several replicas.
 
+mod reshape;
+
 use super::*;
 use crate::command::{Command, Condition, Idempotency, Operation};
 use crate::entry::{EntryClock, EntryKind};

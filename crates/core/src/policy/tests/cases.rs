@@ -55,6 +55,17 @@ fn a_member_nobody_has_heard_of_counts_as_dead_after_the_same_time() {
 }
 
 #[test]
+fn a_group_that_waits_for_news_of_a_member_does_nothing_else() {
+    let mut scene = Scene::new(4);
+    scene.load.operations_per_second = 50_000;
+    assert_eq!(scene.first(1).map(|(_, reason)| reason), Some("hot"));
+    scene.nodes.remove(2);
+    scene.memory = Default::default();
+    assert_eq!(scene.decide_at(at(0), 1), []);
+    assert_eq!(scene.decide_at(at(200), 1), []);
+}
+
+#[test]
 fn a_suspect_is_neither_replaced_nor_chosen() {
     let mut scene = Scene::new(4);
     scene.node(3).health = Health::Suspect;

@@ -1,0 +1,169 @@
+//! Orders about a node: to empty it, to take that back, to take it out of every group.
+
+use crate::orders::{order_failed, order_parameters, read_body};
+use crate::picture::Picture;
+use crate::routes::{Admin, document, node_id};
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use http::HeaderMap;
+use scatter_client::{AdminError, NewMember};
+use scatter_core::group::Descriptor;
+use scatter_core::types::{GroupId, NodeId};
+use scatter_service::Problem;
+use scatter_service::problem::Kind;
+use scatter_wire::NodeState;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// None of these orders takes anything.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Nothing {}
+
+/// Has a node emptied: what it leads goes to others at once, its replicas as the policies find room for them.
+pub(crate) async fn drain(
+    admin: State<Arc<Admin>>,
+    id: Path<String>,
+    query: RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    set_draining(admin, id, query, headers, body, true).await
+}
+
+/// Takes a drain back.
+pub(crate) async fn undrain(
+    admin: State<Arc<Admin>>,
+    id: Path<String>,
+    query: RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    set_draining(admin, id, query, headers, body, false).await
+}
+
+async fn set_draining(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+    on: bool,
+) -> Result<Response, Problem> {
+    let dry_run = order_parameters(&headers, query.as_deref())?;
+    let node = node_id(&id)?;
+    read_body::<Nothing>(&body)?;
+    admin.forget().await;
+    let picture = admin.picture().await;
+    match picture.state(node) {
+        None => return Err(unknown_node(node)),
+        Some(NodeState::Dead) => return Err(conflict(format!("node {node} is dead: remove it instead"))),
+        Some(_) => {}
+    }
+    let groups = hosted(&picture, node);
+    if on && let Some(stranded) = groups.iter().find(|group| replacements(&picture, group).is_empty()) {
+        let text = format!("no other node could take in the replica of group {}", stranded.group);
+        return Err(conflict(text));
+    }
+    let plan = json!({ "node": node.to_string(), "dry_run": dry_run, "draining": on, "groups": names(&groups) });
+    if dry_run {
+        return Ok(document(&plan));
+    }
+    let kind = if on { "drain" } else { "undrain" };
+    tracing::info!(%node, "{kind} ordered");
+    let number = admin.history().ordered_of_node(kind, plan.clone());
+    let said = admin.client.drain(node, on, Some(admin.order)).await;
+    note(&admin, number, &said);
+    admin.forget().await;
+    said.map_err(order_failed)?;
+    Ok(document(&plan))
+}
+
+/// Takes a node that is dead, or hosts nothing that others need, out of every group: each gets another member at once.
+pub(crate) async fn remove(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let dry_run = order_parameters(&headers, query.as_deref())?;
+    let node = node_id(&id)?;
+    read_body::<Nothing>(&body)?;
+    admin.forget().await;
+    let picture = admin.picture().await;
+    let state = picture.state(node).ok_or_else(|| unknown_node(node))?;
+    let groups = hosted(&picture, node);
+    if !groups.is_empty() && matches!(state, NodeState::Alive | NodeState::Draining) {
+        let text =
+            format!("node {node} lives and hosts {} replicas: drain it, and remove it when it is empty", groups.len());
+        return Err(conflict(text));
+    }
+    // Each group has somebody else in its place; of several that fit, those with the fewest replicas.
+    let mut changes: Vec<(GroupId, Option<NewMember>)> = Vec::new();
+    for group in &groups {
+        let given = |node: &NodeId| {
+            let given = changes.iter().filter(|(_, member)| member.as_ref().is_some_and(|member| member.node == *node));
+            picture.replica_count(*node) + given.count()
+        };
+        let to = replacements(&picture, group).into_iter().min_by_key(given);
+        let member = to.and_then(|node| Some(NewMember { node, address: picture.peer_address(node)? }));
+        changes.push((group.group, member));
+    }
+    let shown = changes.iter().map(|(group, member)| {
+        json!({ "group": group.to_string(), "replaced_by": member.as_ref().map(|member| member.node.to_string()) })
+    });
+    let plan = json!({ "node": node.to_string(), "dry_run": dry_run, "changes": shown.collect::<Vec<_>>() });
+    if dry_run {
+        return Ok(document(&plan));
+    }
+    tracing::info!(%node, "remove ordered");
+    let number = admin.history().ordered_of_node("remove", plan.clone());
+    let mut said = Ok(String::new());
+    for (group, member) in changes {
+        let add = member.into_iter().collect();
+        said = admin.client.change_members(group, add, vec![node], false, Some(admin.order)).await;
+        if said.is_err() {
+            break;
+        }
+    }
+    note(&admin, number, &said);
+    admin.forget().await;
+    said.map_err(order_failed)?;
+    Ok(document(&plan))
+}
+
+fn note(admin: &Admin, number: u64, said: &Result<String, AdminError>) {
+    let (state, reason) = match said {
+        Ok(_) => ("done", None),
+        Err(error @ AdminError::Refused { .. }) => ("refused", Some(error.to_string())),
+        Err(error @ AdminError::Unknown { .. }) => ("unknown", Some(error.to_string())),
+    };
+    admin.history().ended(number, state, reason, None);
+}
+
+/// The groups that have a member on the node.
+fn hosted(picture: &Picture, node: NodeId) -> Vec<&Arc<Descriptor>> {
+    picture.descriptors().filter(|group| group.configuration.member(node).is_some()).collect()
+}
+
+/// The nodes that could take the place of a member.
+fn replacements(picture: &Picture, group: &Descriptor) -> Vec<NodeId> {
+    let alive = |node: &NodeId| picture.state(*node) == Some(NodeState::Alive);
+    let is_new = |node: &NodeId| group.configuration.member(*node).is_none();
+    picture.node_ids().into_iter().filter(|node| alive(node) && is_new(node)).collect()
+}
+
+fn names(groups: &[&Arc<Descriptor>]) -> Vec<Value> {
+    groups.iter().map(|group| group.group.to_string().into()).collect()
+}
+
+fn conflict(text: String) -> Problem {
+    Problem::new(Kind::Conflict, text)
+}
+
+fn unknown_node(node: NodeId) -> Problem {
+    Problem::new(Kind::NotFound, format!("no node {node} is known"))
+}

@@ -1,0 +1,176 @@
+//! What this node hears of the others, and tells them: who lives, who hosts what, how busy everybody is. All of it hints;
+//! nothing is decided by it. The driver owns it, and moves its datagrams over the peers' connections.
+
+use crate::serving::{Leadership, Serving, Table};
+use bytes::Bytes;
+use scatter_core::policy::NodeHint;
+use scatter_core::time::Instant;
+use scatter_core::types::{GroupId, NodeId};
+use scatter_gossip::{Flags, Gossip, Load, Outgoing, Profile, Settings, StartError, State};
+use scatter_wire::{Identity, NodeInfo, NodeState};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How often this node tells how busy it is.
+const LOAD_EVERY: Duration = Duration::from_secs(2);
+
+/// What the driver knows of the node and other threads do not.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// It is being emptied.
+    pub draining: bool,
+    /// It has no room for clients' writes.
+    pub full: bool,
+    /// Replicas here that still catch up.
+    pub incoming: u32,
+    /// Of those, the ones that hold nothing yet.
+    pub joining: u32,
+    /// Groups led here.
+    pub leaders: u32,
+}
+
+/// What groups are here, and who leads them.
+type Tables = (Arc<Table>, Arc<BTreeMap<GroupId, Leadership>>);
+
+/// The node's end of the gossip.
+pub struct Hearsay {
+    gossip: Gossip,
+    started: Instant,
+    profile: Profile,
+    load_at: Instant,
+    /// The tables whose groups were told last.
+    told: Option<Tables>,
+    /// The last change of a descriptor that routes have taken in.
+    revision: u64,
+}
+
+impl Hearsay {
+    /// Begins to listen, as the node that says `identity` of itself.
+    pub fn start(identity: &Identity, seed: u64, now: Instant) -> Result<Self, StartError> {
+        let profile = Profile {
+            http_address: identity.http_address.clone(),
+            zone: identity.zone.clone(),
+            flags: Flags::default(),
+        };
+        let own = scatter_gossip::Identity::new(identity.node, identity.boot, &identity.peer_address);
+        let gossip = Gossip::new(own, profile.clone(), Settings::default(), seed, now)?;
+        Ok(Self { gossip, started: now, profile, load_at: now, told: None, revision: 0 })
+    }
+
+    /// Somebody has said hello.
+    pub fn met(&mut self, now: Instant, node: NodeId, address: &str) {
+        self.gossip.meet(now, node, address);
+    }
+
+    /// A datagram of a peer.
+    pub fn take(&mut self, now: Instant, from: NodeId, datagram: Bytes) {
+        if let Err(error) = self.gossip.handle(now, from, datagram) {
+            tracing::debug!(%from, %error, "gossip was not taken");
+        }
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Instant) {
+        self.gossip.tick(now);
+        self.gossip.events().for_each(drop);
+    }
+
+    /// When something is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.gossip.next_deadline()
+    }
+
+    /// What is to be sent.
+    pub fn outgoing(&mut self) -> Vec<Outgoing> {
+        self.gossip.outgoing().collect()
+    }
+
+    /// Says goodbye: the others need not find out.
+    pub fn leave(&mut self, now: Instant) {
+        self.gossip.leave(now);
+    }
+
+    /// Tells others what is new about this node and its groups, and readers here what was heard of other groups.
+    pub fn exchange(&mut self, now: Instant, serving: &Serving, own: Own) {
+        let mut flags = Flags::default();
+        for (flag, set) in [(Flags::DRAINING, own.draining), (Flags::FULL, own.full)] {
+            flags = if set { flags.with(flag) } else { flags };
+        }
+        if flags != self.profile.flags {
+            self.profile.flags = flags;
+            if let Err(error) = self.gossip.set_profile(now, self.profile.clone()) {
+                tracing::warn!(%error, "the node's profile is not told");
+            }
+        }
+        let tables = (serving.groups.load_full(), serving.leadership.load_full());
+        let is_told = self
+            .told
+            .as_ref()
+            .is_some_and(|(groups, leaders)| Arc::ptr_eq(groups, &tables.0) && Arc::ptr_eq(leaders, &tables.1));
+        if !is_told {
+            self.gossip.learn_descriptors(now, &serving.descriptors());
+            self.told = Some(tables);
+        }
+        if now >= self.load_at {
+            self.load_at = now.after(LOAD_EVERY);
+            self.gossip.set_load(now, load(serving, own, now.since(self.started)));
+        }
+        let revision = self.gossip.descriptors_revision();
+        if revision != self.revision {
+            serving.learn_routes(self.gossip.descriptors_changed_since(self.revision));
+            self.revision = revision;
+        }
+    }
+
+    /// What is known of all nodes, for policies.
+    #[must_use]
+    pub fn node_hints(&self, capacity: u64) -> Vec<NodeHint> {
+        self.gossip.node_hints(capacity)
+    }
+
+    /// What is known of all nodes, for people and clients.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeInfo> {
+        self.gossip.nodes().map(info).collect()
+    }
+}
+
+fn info(node: &scatter_gossip::Node) -> NodeInfo {
+    let profile = node.profile();
+    let draining = profile.is_some_and(|profile| profile.flags.has(Flags::DRAINING));
+    let empty = node.load().is_some_and(|(load, _)| load.replicas == 0);
+    NodeInfo {
+        node: node.identity().node,
+        peer_address: node.identity().address.to_string(),
+        http_address: profile.map(|profile| profile.http_address.clone()).unwrap_or_default(),
+        zone: profile.map(|profile| profile.zone.clone()).unwrap_or_default(),
+        state: match node.state() {
+            State::Alive if draining && empty => NodeState::Drained,
+            State::Alive if draining => NodeState::Draining,
+            State::Alive => NodeState::Alive,
+            State::Suspect => NodeState::Suspect,
+            State::Down => NodeState::Dead,
+        },
+        replicas: Vec::new(),
+    }
+}
+
+fn load(serving: &Serving, own: Own, uptime: Duration) -> Load {
+    let groups = serving.groups.load();
+    let sum = |read: fn(&crate::serving::Figures) -> &std::sync::atomic::AtomicU64| {
+        groups.iter().map(|served| read(&served.figures).load(Ordering::Relaxed)).sum::<u64>()
+    };
+    let replicas = groups.iter().len() + own.joining as usize;
+    Load {
+        replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
+        incoming: own.incoming,
+        leaders: own.leaders,
+        bytes: sum(|figures| &figures.bytes),
+        operations_per_second: sum(|figures| &figures.per_second),
+        free_disk_bytes: serving.store.free_bytes().unwrap_or(0),
+        uptime_seconds: uptime.as_secs(),
+    }
+}

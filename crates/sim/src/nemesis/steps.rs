@@ -1,0 +1,186 @@
+//! Crashes placed at a step: a kind of step is drawn, and the next time that any group takes one of that kind, whoever took it
+//! dies at that moment, or its leader, or all its members, or those of the other group of the operation.
+
+use super::Undo;
+use crate::history::Time;
+use crate::invariants::voters;
+use crate::plan::{MICROSECOND, MILLISECOND};
+use crate::world::{Event, World};
+use scatter_core::durable::Write;
+use scatter_core::entry::EntryKind;
+use scatter_core::input::Input;
+use scatter_core::ops::Pending;
+use scatter_core::stage::Done;
+use scatter_core::types::GroupId;
+
+/// A step that a host takes on a group's behalf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// It proposes an entry of this kind: not even its own disk holds it yet.
+    Proposed(EntryKind),
+    /// It has accepted an entry of this kind, on disk.
+    Accepted(EntryKind),
+    /// It has applied one: its store may not hold that durably yet.
+    Applied(EntryKind),
+    /// A split gave birth to a machine there.
+    Born,
+    /// Its machine waits for what it is to take over.
+    Stalled,
+    /// Its machine was taken over by another one: it has assembled.
+    Assembled,
+    /// It buries a replica.
+    Buried,
+}
+
+/// The kinds of entries that operations consist of.
+const KINDS: [EntryKind; 7] = [
+    EntryKind::Split,
+    EntryKind::Begin,
+    EntryKind::Prepare,
+    EntryKind::Decide,
+    EntryKind::Resolve,
+    EntryKind::Settle,
+    EntryKind::Configuration,
+];
+
+/// Who dies of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Victims {
+    /// Whoever took the step.
+    Itself,
+    /// The leader of the group, or of the other group of the operation.
+    Leader {
+        /// Whether it is the other group's.
+        other: bool,
+    },
+    /// All members of the group, or of the other group.
+    All {
+        /// Whether they are the other group's.
+        other: bool,
+    },
+}
+
+/// What the nemesis waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Armed {
+    step: Step,
+    victims: Victims,
+    /// How long after the step.
+    after: Time,
+}
+
+impl World {
+    /// Draws the step to wait for.
+    pub(super) fn arm(&mut self) {
+        let random = &mut self.nemesis.random;
+        let kind = *random.pick(&KINDS);
+        let step = match random.below(13) {
+            0..3 => Step::Proposed(kind),
+            3..6 => Step::Accepted(kind),
+            6..9 => Step::Applied(kind),
+            9 => Step::Born,
+            10 => Step::Stalled,
+            11 => Step::Assembled,
+            _ => Step::Buried,
+        };
+        let other = random.permille(300);
+        let victims = match random.below(3) {
+            0 => Victims::Itself,
+            1 => Victims::Leader { other },
+            _ => Victims::All { other },
+        };
+        let after = if random.permille(500) { 0 } else { random.spread(MICROSECOND, 100 * MILLISECOND) };
+        let armed = Armed { step, victims, after };
+        self.note([31, 0, 0], || format!("armed: {armed:?}"));
+        self.nemesis.armed = Some(armed);
+    }
+
+    /// A host has taken a step of a group. Nothing happens before the event under way has ended.
+    fn step_taken(&mut self, host: usize, group: GroupId, step: Step) {
+        let Some(armed) = self.nemesis.armed.filter(|armed| armed.step == step && !self.nemesis.stopped) else {
+            return;
+        };
+        self.nemesis.armed = None;
+        let victims = self.victims(host, group, armed.victims);
+        self.note([32, host as u64, group.0], || {
+            format!("struck at {step:?} of group {group} on host {host}: {:?}, hosts {victims:?}", armed.victims)
+        });
+        self.at(self.now + armed.after, Event::Undo(Undo::Strike(victims)));
+        if self.nemesis.random.permille(600) {
+            self.arm();
+        }
+    }
+
+    fn victims(&self, host: usize, group: GroupId, victims: Victims) -> Vec<usize> {
+        let of = |other: bool| if other { self.other_group(group).unwrap_or(group) } else { group };
+        match victims {
+            Victims::Itself => vec![host],
+            Victims::Leader { other } => {
+                let group = of(other);
+                (0..self.hosts.len()).filter(|host| self.leads(*host, group)).collect()
+            }
+            Victims::All { other } => {
+                let all = self.observer.configuration(of(other)).map(voters).unwrap_or_default();
+                all.iter().filter_map(|node| self.directory.get(node).copied()).collect()
+            }
+        }
+    }
+
+    /// The other group of the operation that a group is in.
+    fn other_group(&self, group: GroupId) -> Option<GroupId> {
+        let state = self.observer.newest(group)?;
+        Some(match state.pending.as_ref() {
+            Some(Pending::Gains { loser, .. }) => loser.group,
+            Some(Pending::Loses { gainer, .. }) => gainer.group,
+            None => state.links.successor.group,
+        })
+    }
+
+    /// A host hands writes to its disk; `own` are those that it proposes itself.
+    pub(crate) fn watch_proposals(&mut self, host: usize, writes: &[Write]) {
+        let Some(own) = self.hosts[host].node_id().filter(|_| self.nemesis.armed.is_some()) else { return };
+        for write in writes {
+            match write {
+                Write::Accept { group, ballot, entries, .. } if ballot.node == own => {
+                    entries.iter().for_each(|entry| self.step_taken(host, *group, Step::Proposed(entry.kind)));
+                }
+                Write::Tombstone { replica, .. } => self.step_taken(host, replica.group, Step::Buried),
+                _ => {}
+            }
+        }
+    }
+
+    /// A host's disk holds writes.
+    pub(crate) fn watch_synced(&mut self, host: usize, writes: &[Write]) {
+        for write in writes {
+            if let Write::Accept { group, entries, .. } = write {
+                entries.iter().for_each(|entry| self.step_taken(host, *group, Step::Accepted(entry.kind)));
+            }
+        }
+    }
+
+    /// A host's apply stage did something.
+    pub(crate) fn watch_applied(&mut self, host: usize, done: &Done) {
+        if self.nemesis.armed.is_none() {
+            return;
+        }
+        for applied in &done.results {
+            self.step_taken(host, applied.group, Step::Applied(applied.entry.kind));
+        }
+        for input in &done.inputs {
+            match input {
+                Input::Born { child, .. } => self.step_taken(host, child.group, Step::Born),
+                Input::Stalled { group, .. } => self.step_taken(host, *group, Step::Stalled),
+                Input::Merged { into, .. } => self.step_taken(host, *into, Step::Assembled),
+                _ => {}
+            }
+        }
+    }
+
+    /// Those that were to die do.
+    pub(super) fn strike(&mut self, victims: &[usize]) {
+        for host in victims {
+            self.crash_and_start(*host);
+        }
+    }
+}
