@@ -4,6 +4,7 @@
 
 use crate::events::Events;
 use crate::lifetime;
+use crate::missing::Missing;
 use crate::options::{Options, Replace};
 use crate::ring::Ring;
 use crate::timeline::{Mark, Timeline};
@@ -69,8 +70,14 @@ pub(crate) struct Counts {
     pub waited: Duration,
     /// Seconds that the killed had lived, rising only when sorted.
     pub lived: Vec<f64>,
-    /// Nodes that ended by themselves, with their last words.
+    /// Processes that ended by themselves, with their last words.
     pub ended: Vec<String>,
+    /// Voters that are dead.
+    pub missing: Missing,
+    /// How often the ring was looked at.
+    pub looks: u64,
+    /// Of these, looks that showed a group without a living majority.
+    pub broken_looks: u64,
 }
 
 impl<'a> Fleet<'a> {
@@ -124,6 +131,20 @@ impl<'a> Fleet<'a> {
         self.operator().try_ring(RING).map(|document| Ring::parse(&document))
     }
 
+    /// The ring, if it is shown; to be called once a second. Notes whether one of its groups cannot decide anything, as too many of its
+    /// voters are dead, and which of the dead are voters no more.
+    pub(crate) fn look(&mut self) -> Option<Ring> {
+        let ring = self.ring()?;
+        self.counts.missing.look(&ring);
+        let broken = ring.without_majority(&self.events.alive());
+        self.counts.looks += 1;
+        self.counts.broken_looks += u64::from(!broken.is_empty());
+        if !broken.is_empty() {
+            self.events.tell(&format!("groups without a living majority: {}", broken.join(", ")));
+        }
+        Some(ring)
+    }
+
     /// Draws when each of the nodes dies.
     pub(crate) fn let_die(&mut self) {
         let now = Instant::now();
@@ -157,22 +178,26 @@ impl<'a> Fleet<'a> {
         self.kill_due(timeline);
     }
 
-    /// Nodes that ended by themselves: each is a finding, and is replaced like one that was killed.
+    /// Processes that ended by themselves: each is a finding. A node is replaced like one that was killed.
     pub(crate) fn notice_ends(&mut self) {
         for index in (0..self.lives.len()).rev() {
-            let node = &mut self.cluster.nodes[index];
-            let Some(status) = node.process().ended() else { continue };
-            let said = node.said();
-            let last = String::from_utf8_lossy(&said.as_bytes()[said.len().saturating_sub(LAST_BYTES)..]).into_owned();
-            self.events.show(&format!("{} ended by itself: {status}", node.name));
-            self.counts.ended.push(format!("{} ended by itself: {status}; its last words:\n{last}", node.name));
+            let Some(last_words) = last_words(&mut self.cluster.nodes[index]) else { continue };
+            self.note_end(last_words);
             self.bury(index);
         }
+        let mut ended = Vec::new();
         for member in self.cluster.gateway.iter_mut().chain(&mut self.cluster.admin) {
-            if let Some(status) = member.process().ended() {
-                panic!("{} ended by itself: {status}", member.name);
+            if let Some(last_words) = last_words(member) {
+                ended.push(last_words);
+                member.restart();
             }
         }
+        ended.into_iter().for_each(|last_words| self.note_end(last_words));
+    }
+
+    fn note_end(&mut self, last_words: String) {
+        self.events.show(last_words.lines().next().unwrap_or_default());
+        self.counts.ended.push(last_words);
     }
 
     /// Asks those that are new for their ids, and whether they are ready.
@@ -257,6 +282,7 @@ impl<'a> Fleet<'a> {
         let dead = self.cluster.remove_node(index);
         if let Some(id) = &life.id {
             self.events.has_died(id);
+            self.counts.missing.has_died(id);
         }
         self.arrivals.push(Instant::now() + lifetime::wait(self.options.absence, &mut self.random));
         self.dead.push_back(dead);
@@ -267,6 +293,14 @@ impl<'a> Fleet<'a> {
             let _ = std::fs::remove_file(self.cluster.folder().join(format!("{}.log", oldest.name)));
         }
     }
+}
+
+/// That a process ended by itself, how, and what it said at last; nothing if it runs.
+fn last_words(member: &mut Member) -> Option<String> {
+    let status = member.process().ended()?;
+    let said = member.said();
+    let last = String::from_utf8_lossy(&said.as_bytes()[said.len().saturating_sub(LAST_BYTES)..]).into_owned();
+    Some(format!("{} ended by itself: {status}; its last words:\n{last}", member.name))
 }
 
 /// What each node is told beside its addresses.

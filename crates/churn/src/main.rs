@@ -7,11 +7,12 @@
 //!
 //! ```text
 //! fleet      nodes are killed and come; mercy for groups that could not spare one
+//! missing    how long the dead stay voters
 //! orders     reshaping at random; members that are dead are replaced, if the nodes' policies are not to
 //! client     one of many: reads, puts, deletes and conditional writes, each within a time limit
 //! books      what was asked and heard, by key; judged and forgotten piece by piece
 //! timeline   availability, latencies, nodes and groups by second
-//! report     table, JSON and verdict; plot draws the figure
+//! report     table, JSON, documentation and verdict; plot draws the figure
 //! ```
 
 mod books;
@@ -20,6 +21,7 @@ mod events;
 mod fleet;
 mod interrupt;
 mod lifetime;
+mod missing;
 mod options;
 mod orders;
 mod plot;
@@ -35,6 +37,7 @@ use fleet::Fleet;
 use options::{Options, Replace};
 use orders::Orders;
 use report::Findings;
+use scatter_figure::document::WriteError;
 use scatter_sim::random::Random;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -59,6 +62,8 @@ enum Error {
     Program(PathBuf),
     #[error("{}: {error}", path.display())]
     Io { path: PathBuf, error: io::Error },
+    #[error("the documentation was not written: {0}")]
+    Documentation(#[from] WriteError),
 }
 
 fn main() -> ExitCode {
@@ -104,7 +109,8 @@ fn run(options: &Options) -> Result<bool, Error> {
         std::fs::write(&path, text).map_err(at(&path))
     };
     write("churn.json", format!("{:#}\n", report::json(options, &findings)))?;
-    write("churn.svg", plot::draw(&findings.figures))?;
+    let figure = plot::draw(&findings.figures);
+    write("churn.svg", figure.clone())?;
     let mut text = report::table(options, &findings);
     for detail in findings.details() {
         text.push_str(&format!("\n{detail}\n"));
@@ -118,6 +124,9 @@ fn run(options: &Options) -> Result<bool, Error> {
     }
     // The files have it too.
     let _ = write!(io::stdout(), "{text}");
+    if options.write && failures.is_empty() {
+        report::SECTION.write(&options.docs, &report::section(options, &findings), &figure)?;
+    }
     Ok(failures.is_empty())
 }
 
@@ -206,7 +215,7 @@ fn come_and_go(options: &Options, events: &Events, fleet: &mut Fleet<'_>, shared
         if Instant::now() >= next {
             next += SAMPLE;
             samples += 1;
-            shared.timeline.sample(fleet.len(), fleet.ring().map(|ring| ring.groups.len()));
+            shared.timeline.sample(fleet.len(), fleet.look().map(|ring| ring.groups.len()));
             if samples.is_multiple_of(SHOWN) {
                 events.show(&progress(fleet, shared));
             }
@@ -235,7 +244,7 @@ fn come_to_rest(options: &Options, events: &Events, fleet: &mut Fleet<'_>, timel
     fleet.let_live();
     loop {
         fleet.tick(timeline);
-        let unrest = match fleet.ring() {
+        let unrest = match fleet.look() {
             _ if !fleet.is_complete() => Some("a node is not ready".to_owned()),
             None => Some("the admin program does not show it".to_owned()),
             Some(ring) => ring.unrest(&events.alive()),
@@ -250,7 +259,7 @@ fn come_to_rest(options: &Options, events: &Events, fleet: &mut Fleet<'_>, timel
                 events.show(&format!("the ring does not come to rest: {unrest}"));
                 return Err(unrest);
             }
-            Some(_) => std::thread::sleep(TICK),
+            Some(_) => std::thread::sleep(SAMPLE),
         }
     }
 }

@@ -12,7 +12,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "2m", value_parser = parse_duration)]
     pub duration: Duration,
     /// How long half of the nodes live at most. Lifetimes are Weibull with shape 0.6: many die young, a few live very long.
-    #[arg(long, default_value = "20s", value_parser = parse_duration)]
+    #[arg(long, default_value = "60s", value_parser = parse_duration)]
     pub median_lifetime: Duration,
     /// How long it takes, on average, until a new node with an empty disk comes in a dead one's place.
     #[arg(long, default_value = "3s", value_parser = parse_duration)]
@@ -64,7 +64,7 @@ pub(crate) struct Options {
     #[arg(long, value_parser = parse_setting)]
     pub node_set: Vec<(String, String)>,
     /// How long the ring may take to come to rest when the churn is over, and the last reads to be answered.
-    #[arg(long, default_value = "90s", value_parser = parse_duration)]
+    #[arg(long, default_value = "3m", value_parser = parse_duration)]
     pub patience: Duration,
     /// The folder of scatter-node, scatter-gateway and scatter-admin; without it that of this program.
     #[arg(long)]
@@ -72,6 +72,12 @@ pub(crate) struct Options {
     /// Where report, figure and the list of events go.
     #[arg(long, default_value = "target/churn")]
     pub out: PathBuf,
+    /// Write figures and plot into the documentation, if the run did not fail.
+    #[arg(long)]
+    pub write: bool,
+    /// Where the documentation is.
+    #[arg(long, default_value = "docs")]
+    pub docs: PathBuf,
     /// Keep data and logs of the processes though nothing went wrong.
     #[arg(long)]
     pub keep: bool,

@@ -2,10 +2,12 @@
 //! over the nodes at the beginning, and to replace the dead where policies do not.
 
 use crate::events::Events;
+use crate::interrupt;
 use crate::lifetime;
 use crate::options::Options;
 use crate::ring::{AROUND, Group, Ring, position};
 use crate::timeline::{Mark, Timeline};
+use scatter_e2e::http::Reply;
 use scatter_e2e::operator::Operator;
 use scatter_sim::random::Random;
 use serde_json::json;
@@ -54,6 +56,17 @@ impl Seen {
     }
 }
 
+/// What came of an order, by the answer.
+fn outcome(reply: &Reply) -> &'static str {
+    match reply.status {
+        200 => "done",
+        _ if reply.json()["outcome"] == "unknown" => "unknown",
+        404 | 409 => "refused",
+        503 | 504 => "unavailable",
+        _ => "odd",
+    }
+}
+
 impl<'a> Orders<'a> {
     pub(crate) const fn new(operator: Operator, options: &'a Options, events: &'a Events) -> Self {
         Self { operator, options, events, tally: Mutex::new(Tally::new()), stop: AtomicBool::new(false) }
@@ -80,16 +93,12 @@ impl<'a> Orders<'a> {
     /// Gives an order. Returns whether it was carried out.
     fn give(&self, kind: &'static str, path: &str, group: &Group, body: &str) -> bool {
         let began = Instant::now();
-        let reply = self.operator.try_order(&group.id, path, body);
-        let outcome = match reply.status {
-            200 => "done",
-            _ if reply.json()["outcome"] == "unknown" => "unknown",
-            404 | 409 => "refused",
-            503 | 504 => "unavailable",
-            _ => "odd",
+        let (outcome, detail) = match self.operator.send_order(&group.id, path, body) {
+            Ok(reply) => (outcome(&reply), format!("{} {}", reply.status, reply.text())),
+            Err(failed) => ("unheard", format!("{failed:?}")),
         };
         *self.tally.lock().unwrap_or_else(PoisonError::into_inner).entry((kind, outcome)).or_default() += 1;
-        let detail = if outcome == "done" { String::new() } else { format!(": {} {}", reply.status, reply.text()) };
+        let detail = if outcome == "done" { String::new() } else { format!(": {detail}") };
         let took = began.elapsed().as_secs_f64();
         self.events.tell(&format!("{kind} of {} with {body}: {outcome} after {took:.1} s{detail}", group.id));
         outcome == "done"
@@ -105,7 +114,7 @@ impl<'a> Orders<'a> {
         for part in 1..wanted {
             let at = AROUND * part as u128 / wanted as u128;
             let mut is_done = false;
-            while !is_done {
+            while !is_done && !interrupt::requested() {
                 assert!(began.elapsed() < PREPARING, "the ring was not split into {wanted} in time");
                 is_done = self.ring().filter(Ring::is_whole).is_some_and(|ring| {
                     let Some(group) = ring.groups.iter().rev().find(|group| group.span().0 <= at) else { return false };
@@ -116,7 +125,7 @@ impl<'a> Orders<'a> {
         }
         for number in 0..wanted {
             let mut is_done = false;
-            while !is_done {
+            while !is_done && !interrupt::requested() {
                 assert!(began.elapsed() < PREPARING, "the members were not spread in time");
                 is_done = self.ring().is_some_and(|ring| self.spread(&ring, number));
             }

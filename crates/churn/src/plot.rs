@@ -48,7 +48,7 @@ pub(crate) fn draw(figures: &Figures) -> String {
 }
 
 fn availability(figure: &mut Figure, figures: &Figures) {
-    let least = figures.buckets.iter().filter_map(Bucket::percent).fold(100.0, f64::min);
+    let least = figures.worst();
     // What is near to all is to be told apart.
     let from = [99.0, 90.0].into_iter().find(|from| *from < least).unwrap_or(0.0);
     let panel = panel(figures, 0, "Operations answered in time (%)", (from, 100.0));

@@ -6,8 +6,13 @@ use crate::fleet::Counts;
 use crate::options::{Options, Replace};
 use crate::orders::Tally;
 use crate::timeline::{self, Figures, Mark};
+use scatter_figure::document::Section;
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::time::Duration;
+
+/// Where the figures go.
+pub(crate) const SECTION: Section = Section { name: "churn" };
 
 /// Answers a second, on the whole, below which a run says nothing.
 const LEAST_RATE: f64 = 10.0;
@@ -39,7 +44,7 @@ impl Findings {
         let (judged, nodes) = (&self.judged, &self.nodes);
         fail(judged.violated > 0, format!("{} histories are not linearizable", judged.violated));
         fail(self.unread > 0, format!("{} keys cannot be read any more", self.unread));
-        fail(!nodes.ended.is_empty(), format!("{} nodes ended by themselves", nodes.ended.len()));
+        fail(!nodes.ended.is_empty(), format!("{} processes ended by themselves", nodes.ended.len()));
         fail(!self.odd.is_empty(), format!("{} replies make no sense", self.odd.len()));
         if let Err(unrest) = &self.rest {
             fail(true, format!("the ring does not come to rest: {unrest}"));
@@ -55,6 +60,23 @@ impl Findings {
     pub(crate) fn details(&self) -> impl Iterator<Item = &String> {
         self.judged.violations.iter().chain(&self.nodes.ended).chain(&self.odd)
     }
+}
+
+/// The worst one; 0 if there is none.
+fn longest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
+}
+
+/// How long the dead stayed voters.
+fn replaced(nodes: &Counts) -> String {
+    let replaced = &nodes.missing.replaced;
+    format!(
+        "{}; half of them {:.0} s after their deaths, the last {:.0} s; {} are voters still",
+        replaced.len(),
+        median(replaced),
+        longest(replaced),
+        nodes.missing.open().count()
+    )
 }
 
 fn milliseconds(us: u64) -> String {
@@ -77,11 +99,18 @@ const fn replaced_by(replace: Replace) -> &'static str {
 
 /// The table. Writing to a string cannot fail.
 pub(crate) fn table(options: &Options, findings: &Findings) -> String {
-    let Findings { figures, nodes, judged, .. } = findings;
     let mut out = String::new();
-    let mut row = |name: &str, text: String| {
+    for (name, text) in rows(options, findings) {
         let _ = writeln!(out, "{name:<28} {text}");
-    };
+    }
+    out
+}
+
+/// What was found, by name.
+fn rows(options: &Options, findings: &Findings) -> Vec<(String, String)> {
+    let Findings { figures, nodes, judged, .. } = findings;
+    let mut rows = Vec::new();
+    let mut row = |name: &str, text: String| rows.push((name.to_owned(), text));
     let answered = figures.answered();
     row(
         "run",
@@ -118,18 +147,24 @@ pub(crate) fn table(options: &Options, findings: &Findings) -> String {
             "off: groups may lose their majority, and their data with it".into()
         },
     );
+    row("dead voters replaced", replaced(nodes));
+    row(
+        "groups without a majority",
+        format!("in {} of {} looks at the ring, one a second", nodes.broken_looks, nodes.looks),
+    );
     row("operations answered", format!("{answered}, {:.0} a second", answered as f64 / findings.seconds.max(0.001)));
     row(
         "availability",
         format!(
-            "{:.3} % of {} operations were answered within their time limits of {} to {} ms; {} of {} stretches of {} s without an answer",
+            "{:.3} % of {} operations were answered within their time limits of {} to {} ms; of stretches of {} s the worst had {:.1} %, and {} of {} none",
             figures.percent(),
             figures.asked(),
             TIMEOUT_MS.0,
             TIMEOUT_MS.1,
+            figures.bucket.as_secs(),
+            figures.worst(),
             figures.dark(),
-            figures.buckets.len(),
-            figures.bucket.as_secs()
+            figures.buckets.len()
         ),
     );
     for (name, tally) in [("reads", &figures.reads), ("writes", &figures.writes)] {
@@ -166,6 +201,47 @@ pub(crate) fn table(options: &Options, findings: &Findings) -> String {
         ),
     );
     row("violations", judged.violated.to_string());
+    rows
+}
+
+/// The command that does the same again, as far as chance allows.
+fn command(options: &Options) -> String {
+    let seconds = |name: &str, time: Duration| format!("--{name} {}ms", time.as_millis());
+    let mut words = vec![
+        seconds("duration", options.duration),
+        seconds("median-lifetime", options.median_lifetime),
+        seconds("absence", options.absence),
+        format!("--nodes {} --groups {} --group-size {}", options.nodes, options.groups, options.group_size),
+        format!("--clients {} --keys {}", options.clients, options.keys),
+        seconds("order-every", options.order_every),
+        seconds("replace-dead-after", options.replace_dead_after),
+    ];
+    if options.replace == Replace::ByHand {
+        words.push("--replace by-hand".into());
+    }
+    if !options.mercy {
+        words.push("--mercy false".into());
+    }
+    words.extend(options.node_set.iter().map(|(key, value)| format!("--node-set {key}={value}")));
+    words.push(format!("--seed {} --write", options.seed));
+    format!("make churn ARGS=\"{}\"", words.join(" ").replace("000ms", "s"))
+}
+
+/// The generated part of the documentation, without its markers. Writing to a string cannot fail.
+pub(crate) fn section(options: &Options, findings: &Findings) -> String {
+    let mut out = String::new();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let build = if cfg!(debug_assertions) { "optimised, with assertions on" } else { "release" };
+    let _ = writeln!(
+        out,
+        "```sh\n{}\n```\n\nAll processes on one machine of {cores} cores; build: {build}.\n\n\
+         ![availability, latencies, rate, nodes and groups over time]({})\n\n| | |\n| --- | --- |",
+        command(options),
+        SECTION.figure()
+    );
+    for (name, text) in rows(options, findings) {
+        let _ = writeln!(out, "| {name} | {text} |");
+    }
     out
 }
 
@@ -208,6 +284,10 @@ pub(crate) fn json(options: &Options, findings: &Findings) -> Value {
             "shortest_timeout_ms": TIMEOUT_MS.0, "longest_timeout_ms": TIMEOUT_MS.1,
         },
         "availability_percent": figures.percent(),
+        "availability_percent_of_worst_stretch": figures.worst(),
+        "looks_at_the_ring": nodes.looks, "looks_with_a_group_without_majority": nodes.broken_looks,
+        "dead_voters_replaced_after_seconds": nodes.missing.replaced,
+        "dead_voters_left_for_seconds": nodes.missing.open().collect::<Vec<_>>(),
         "reads": tally(&figures.reads),
         "writes": tally(&figures.writes),
         "kills": nodes.kills, "kills_of_leaders": nodes.leaders, "kills_before_ready": nodes.unready_kills, "arrivals": nodes.arrivals,
@@ -230,7 +310,7 @@ mod tests {
     use super::*;
     use crate::timeline::{Heard, Kind, Timeline};
     use clap::Parser;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     fn findings() -> Findings {
         let timeline = Timeline::new(Duration::from_secs(1));
@@ -265,6 +345,19 @@ mod tests {
             spoil(&mut found);
             assert_eq!(found.failures().len(), 1, "{number}");
         }
+    }
+
+    #[test]
+    fn the_command_in_the_documentation_does_the_same_again() {
+        let given = ["--median-lifetime", "60s", "--duration", "90m", "--absence", "250ms", "--replace", "by-hand"];
+        let options = Options::parse_from(["scatter-churn"].iter().chain(&given));
+        let section = section(&options, &findings());
+        let line = section.lines().nth(1).expect("a command");
+        let arguments = line.trim_start_matches("make churn ARGS=\"").trim_end_matches('"').split(' ');
+        let again = Options::parse_from(["scatter-churn"].into_iter().chain(arguments));
+        assert!(again.write, "{line}");
+        assert_eq!(format!("{options:?}"), format!("{:?}", Options { write: false, ..again }), "{line}");
+        assert!(section.contains("| violations | 0 |") && section.contains("](figures/churn.svg)"), "{section}");
     }
 
     #[test]

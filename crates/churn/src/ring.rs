@@ -74,6 +74,15 @@ impl Ring {
             })
     }
 
+    /// Ids of the groups of which no majority of the voters lives.
+    pub(crate) fn without_majority(&self, alive: &Nodes) -> Vec<String> {
+        let is_broken = |group: &&Group| {
+            let living = group.voters.iter().filter(|voter| alive.contains(*voter)).count();
+            living <= group.voters.len() / 2
+        };
+        self.groups.iter().filter(is_broken).map(|group| group.id.clone()).collect()
+    }
+
     /// What is still to be done; nothing if the ring is at rest.
     pub(crate) fn unrest(&self, alive: &Nodes) -> Option<String> {
         if !self.is_whole() || !self.problems.is_empty() {
@@ -166,6 +175,8 @@ mod tests {
         assert_eq!(ring.unrest(&all), None);
         assert!(ring.unrest(&without_a).is_some_and(|what| what.contains("dead member a")));
         assert_eq!(ring.candidates(&ring.groups[0], &all), ["f", "d", "e"]);
+        assert_eq!(ring.without_majority(&without_a), [""; 0]);
+        assert_eq!(ring.without_majority(&nodes(&["b", "d", "e", "f"])), ["1"]);
     }
 
     #[test]

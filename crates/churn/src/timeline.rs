@@ -134,6 +134,11 @@ impl Figures {
         self.buckets.iter().filter(|bucket| bucket.asked > 0 && bucket.answered == 0).count()
     }
 
+    /// The least share of operations answered in time of all buckets, in percent.
+    pub(crate) fn worst(&self) -> f64 {
+        self.buckets.iter().filter_map(Bucket::percent).fold(100.0, f64::min)
+    }
+
     /// Where a bucket begins, in seconds.
     pub(crate) fn seconds(&self, index: usize) -> f64 {
         self.bucket.as_secs_f64() * index as f64
@@ -258,6 +263,7 @@ mod tests {
         assert_eq!(figures.buckets[2].percent(), Some(0.0));
         assert_eq!((figures.buckets[0].nodes, figures.buckets[0].groups), (Some(8), Some(4)));
         assert_eq!((figures.asked(), figures.answered(), figures.dark()), (5, 3, 1));
+        assert_eq!(figures.worst(), 0.0);
         assert_eq!((figures.reads.refused, figures.writes.unheard), (1, 1));
     }
 

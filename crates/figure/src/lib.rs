@@ -1,4 +1,7 @@
 //! Figures as SVG, drawn by hand: panels with axes, curves and marks. The same values give the same bytes.
+//! A figure and what is to be said about it go into a document between markers ([`document`]).
+
+pub mod document;
 
 use std::fmt::Write;
 
