@@ -276,26 +276,4 @@ fn value_of(body: &[u8], bytes: usize) -> Option<ValueId> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_tells_its_number_and_whether_it_is_whole() {
-        for (value, bytes) in [(1, 1), (17, 100), (u64::MAX, 100)] {
-            let body = body_of(value, bytes);
-            assert_eq!(value_of(&body, bytes), Some(value));
-            assert!(body.len() >= bytes);
-            assert_eq!(value_of(&body[1..], bytes), None);
-        }
-        let mut torn = body_of(12, 50);
-        torn.splice(20..50, body_of(13, 50).split_off(20));
-        assert_eq!(value_of(&torn, 50), None);
-    }
-
-    #[test]
-    fn guards_are_headers() {
-        assert_eq!(condition(Guard::Always), None);
-        assert_eq!(condition(Guard::VersionIs(7)).as_deref(), Some("If-Match: \"7\""));
-        assert_eq!(condition(Guard::Absent).as_deref(), Some("If-None-Match: *"));
-    }
-}
+mod tests;
