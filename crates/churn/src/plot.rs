@@ -57,11 +57,12 @@ fn availability(figure: &mut Figure, figures: &Figures) {
     curve(figure, &panel, figures, Bucket::percent, f64::min, COLOURS[0]);
     // Where the curve is not when all is well.
     panel.legend(figure, 4, KILL, "a node is killed");
-    panel.legend(figure, 5, ORDER, "an operation of groups is done");
+    panel.legend(figure, 5, ORDER, "an order to a group is carried out");
 }
 
 fn latencies(figure: &mut Figure, figures: &Figures) {
-    let most = most(figures, LATENCIES[0].of).ceil().max(1.0);
+    // A power more, as room for the legend.
+    let most = most(figures, LATENCIES[0].of).ceil().max(1.0) + 1.0;
     let panel = panel(figures, 1, "Latency of answers (ms)", (SHORTEST, most));
     let mut power = panel.y.0;
     while power <= panel.y.1 {
@@ -83,7 +84,8 @@ fn rate(figure: &mut Figure, figures: &Figures) {
 
 fn counts(figure: &mut Figure, figures: &Figures) {
     let most = COUNTS.iter().map(|curve| most(figures, curve.of)).fold(0.0, f64::max);
-    let panel = panel(figures, 3, "Nodes alive, and groups", (0.0, round_up(most)));
+    // Half more, as room for the legend.
+    let panel = panel(figures, 3, "Nodes alive, and groups", (0.0, round_up(most * 1.5)));
     ticks(figure, &panel, panel.y);
     frame(figure, &panel, figures);
     curves(figure, &panel, figures, &COUNTS, f64::min);
