@@ -124,7 +124,8 @@ fn run(options: &Options) -> Result<bool, Error> {
     }
     // The files have it too.
     let _ = write!(io::stdout(), "{text}");
-    if options.write && failures.is_empty() {
+    // A run that was cut short is not the one that the command stands for.
+    if options.write && failures.is_empty() && !interrupt::requested() {
         report::SECTION.write(&options.docs, &report::section(options, &findings), &figure)?;
     }
     Ok(failures.is_empty())

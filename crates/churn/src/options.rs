@@ -4,6 +4,9 @@ use clap::{ArgAction, Parser, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The longest mean pause of a client: in a pause it does not hear that the run is over.
+const LONGEST_PACE: Duration = Duration::from_secs(1);
+
 /// Kills and replaces the nodes of a real cluster while clients use it, and judges what the clients were told.
 #[derive(Clone, Debug, Parser)]
 #[command(version)]
@@ -72,7 +75,7 @@ pub(crate) struct Options {
     /// Where report, figure and the list of events go.
     #[arg(long, default_value = "target/churn")]
     pub out: PathBuf,
-    /// Write figures and plot into the documentation, if the run did not fail.
+    /// Write figures and plot into the documentation, if the run did not fail and was not cut short.
     #[arg(long)]
     pub write: bool,
     /// Where the documentation is.
@@ -99,6 +102,7 @@ impl Options {
             (self.nodes < self.group_size || self.group_size == 0, "a group needs that many nodes"),
             (self.groups == 0 || self.groups > 256, "there are 1 to 256 groups at the beginning"),
             (self.clients == 0 || self.keys == 0 || self.turns_per_key == 0, "clients, keys and turns are at least 1"),
+            (self.pace > LONGEST_PACE, "a client pauses for a second at most"),
             (self.median_lifetime.is_zero() || self.duration.is_zero(), "nobody lives for no time"),
         ];
         cases.into_iter().find_map(|(wrong, why)| wrong.then_some(why))
