@@ -15,7 +15,7 @@ SEED ?=
 ARGS ?=
 MODEL ?=
 
-.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix settings sim processes planted model loom bench scale clean
+.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix settings sim processes planted model loom bench scale churn clean
 
 # verify's steps go one after the other: each uses every core.
 .NOTPARALLEL:
@@ -89,7 +89,7 @@ sim: deps ## Simulates SEEDS=200 fault schedules, or replays SEED=n with its tra
 processes: deps ## Runs only those tests that start real processes: kills, pauses, damage, full disks
 	@$(BUILD_TESTS)
 	@if $(NEXTEST); then \
-	    $(PROGRAMS) exec $(CARGO) nextest run --workspace --filterset 'package(scatter-e2e)' $(ARGS); \
+	    $(PROGRAMS) exec $(CARGO) nextest run --workspace --filterset 'package(scatter-e2e) + (package(scatter-churn) & kind(test))' $(ARGS); \
 	else \
 	    $(PROGRAMS) RUST_TEST_THREADS=1 exec $(CARGO) test --workspace --test processes $(ARGS); \
 	fi
@@ -109,6 +109,10 @@ bench: deps ## Measures Scatter against etcd and rewrites docs/benchmarks.md
 
 scale: deps ## Models a ring of 100,000 groups and rewrites its part of docs/benchmarks.md
 	@exec cargo run --release -p scatter-scale -- --write $(ARGS)
+
+churn: deps ## Kills and replaces real nodes under load for two minutes; ARGS="--duration 1h --median-lifetime 10m"
+	@$(CARGO) build -p scatter-churn -p scatter-node -p scatter-gateway -p scatter-admin
+	@exec "$(TARGET)/debug/scatter-churn" --out "$(TARGET)/churn" $(ARGS)
 
 clean: ## Removes what was built; data/ stays
 	cargo clean

@@ -179,6 +179,8 @@ pub struct Cluster {
     /// The admin program, if there is one.
     pub admin: Option<Member>,
     folder: TempDir,
+    /// How many nodes there have been, for their names.
+    named: usize,
 }
 
 impl Cluster {
@@ -204,7 +206,7 @@ impl Cluster {
     #[must_use]
     pub fn prepare(founders: usize, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder for data");
-        let mut cluster = Self { nodes: Vec::new(), gateway: None, admin: None, folder };
+        let mut cluster = Self { nodes: Vec::new(), gateway: None, admin: None, folder, named: 0 };
         for _ in 0..founders {
             cluster.push_node(settings);
         }
@@ -217,7 +219,8 @@ impl Cluster {
 
     /// A node that founds nothing; not started. Returns its index.
     pub fn push_node(&mut self, settings: &[(&str, &str)]) -> usize {
-        let mut node = Member::new("scatter-node", &format!("node-{}", self.nodes.len() + 1), self.folder.path());
+        self.named += 1;
+        let mut node = Member::new("scatter-node", &format!("node-{}", self.named), self.folder.path());
         for (key, value) in NODE_SETTINGS.iter().chain(settings) {
             node.set(key, value);
         }
@@ -228,6 +231,29 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
+    /// Kills a node, if it still runs, and removes its data. What it said stays, and nobody gets its ports as long as what is returned
+    /// is kept.
+    pub fn remove_node(&mut self, index: usize) -> Member {
+        let mut node = self.nodes.remove(index);
+        if node.is_running() {
+            node.kill();
+        }
+        // A node that had not begun to write has none.
+        let _ = std::fs::remove_dir_all(&node.data);
+        node
+    }
+
+    /// Where everything is kept.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Whether everything stays where it is at the end, for somebody to look at.
+    pub fn keep_folder(&mut self, keep: bool) {
+        self.folder.disable_cleanup(keep);
+    }
+
     /// Starts a gateway and returns its address.
     pub fn start_gateway(&mut self) -> SocketAddr {
         let gateway = self.gateway.insert(Member::new("scatter-gateway", "gateway", self.folder.path()));
@@ -236,9 +262,17 @@ impl Cluster {
 
     /// Starts the admin program and returns its address.
     pub fn start_admin(&mut self) -> SocketAddr {
+        self.start_admin_with(&[])
+    }
+
+    /// The same with further settings.
+    pub fn start_admin_with(&mut self, settings: &[(&str, &str)]) -> SocketAddr {
         let admin = self.admin.insert(Member::new("scatter-admin", "admin", self.folder.path()));
         // A test looks again because something has changed.
         admin.set("admin.keep_ms", "0");
+        for (key, value) in settings {
+            admin.set(key, value);
+        }
         Self::start_aside(admin, &peers(&self.nodes))
     }
 

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as far as the tests need it: one request on a connection, read to its end.
+//! HTTP/1.1 as far as the tests need it: one request on a connection, read to its end, or one after the other.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -117,25 +117,40 @@ impl<'a> Request<'a> {
 
     /// Sends it.
     pub fn send(self, to: SocketAddr) -> Result<Sent, Failed> {
-        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).map_err(Failed::NotSent)?;
-        let times = stream.set_read_timeout(Some(self.limit)).and(stream.set_write_timeout(Some(self.limit)));
-        times.and(stream.set_nodelay(true)).map_err(Failed::NotSent)?;
-        let mut bytes = format!(
-            "{} {} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\nContent-Length: {}\r\n",
+        let mut stream = self.connect(to).map_err(Failed::NotSent)?;
+        let bytes = self.bytes(to, "close");
+        // A refusal may come before all of the body was taken.
+        let write_error = stream.write_all(&bytes).err();
+        Ok(Sent { stream, write_error })
+    }
+
+    fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
+        stream.set_nodelay(true)?;
+        self.limit(&stream)?;
+        Ok(stream)
+    }
+
+    fn limit(&self, stream: &TcpStream) -> io::Result<()> {
+        stream.set_read_timeout(Some(self.limit))?;
+        stream.set_write_timeout(Some(self.limit))
+    }
+
+    fn bytes(&self, to: SocketAddr, connection: &str) -> Vec<u8> {
+        let mut head = format!(
+            "{} {} HTTP/1.1\r\nHost: {to}\r\nConnection: {connection}\r\nContent-Length: {}\r\n",
             self.method,
             self.path,
             self.body.len()
         );
         for header in self.headers {
-            bytes.push_str(header);
-            bytes.push_str("\r\n");
+            head.push_str(header);
+            head.push_str("\r\n");
         }
-        bytes.push_str("\r\n");
-        let mut bytes = bytes.into_bytes();
+        head.push_str("\r\n");
+        let mut bytes = head.into_bytes();
         bytes.extend_from_slice(self.body);
-        // A refusal may come before all of the body was taken.
-        let write_error = stream.write_all(&bytes).err();
-        Ok(Sent { stream, write_error })
+        bytes
     }
 
     /// Sends it and waits for the reply.
@@ -153,6 +168,48 @@ impl Sent {
             let error = read.err().or(self.write_error).unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
             Failed::Lost(error)
         })
+    }
+}
+
+/// A connection that is kept for the next request, and made anew when it broke.
+#[derive(Debug)]
+pub struct Connection {
+    to: SocketAddr,
+    stream: Option<TcpStream>,
+}
+
+impl Connection {
+    /// One that will be made with the first request.
+    #[must_use]
+    pub const fn new(to: SocketAddr) -> Self {
+        Self { to, stream: None }
+    }
+
+    /// Sends a request and waits for the reply.
+    pub fn ask(&mut self, request: Request<'_>) -> Result<Reply, Failed> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => {
+                request.limit(&stream).map_err(Failed::NotSent)?;
+                stream
+            }
+            None => request.connect(self.to).map_err(Failed::NotSent)?,
+        };
+        // What was written before an error may have arrived.
+        stream.write_all(&request.bytes(self.to, "keep-alive")).map_err(Failed::Lost)?;
+        let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+        loop {
+            let count = stream.read(&mut piece).map_err(Failed::Lost)?;
+            if count == 0 {
+                return Err(Failed::Lost(io::ErrorKind::UnexpectedEof.into()));
+            }
+            bytes.extend_from_slice(&piece[..count]);
+            if let Some(reply) = Reply::parse(&bytes) {
+                if reply.header("connection") != Some("close") {
+                    self.stream = Some(stream);
+                }
+                return Ok(reply);
+            }
+        }
     }
 }
 

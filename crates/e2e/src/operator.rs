@@ -1,6 +1,6 @@
 //! An operator: looks at the ring through the admin program and gives orders.
 
-use crate::http::{self, Reply, Request};
+use crate::http::{self, Failed, Reply, Request};
 use crate::wait;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -38,6 +38,13 @@ impl Operator {
         wait::until("the ring is shown", || {
             http::get(self.admin, "/v1/ring").ok().filter(|reply| reply.status == 200).map(|reply| reply.json())
         })
+    }
+
+    /// The ring, if it is shown within `limit`.
+    #[must_use]
+    pub fn try_ring(&self, limit: Duration) -> Option<Value> {
+        let reply = Request { limit, ..Request::new("GET", "/v1/ring") }.ask(self.admin).ok()?;
+        (reply.status == 200).then(|| reply.json())
     }
 
     /// The groups in ring order.
@@ -88,15 +95,19 @@ impl Operator {
         groups
     }
 
+    /// Gives an order and waits for the answer, if there is one.
+    pub fn send_order(&self, group: &str, what: &str, body: &str) -> Result<Reply, Failed> {
+        let path = format!("/v1/groups/{group}/{what}");
+        Request { limit: ORDER_LIMIT, ..Request::new("POST", &path).with_body(body.as_bytes()) }.ask(self.admin)
+    }
+
     /// Gives an order; whatever comes of it.
     ///
     /// # Panics
     /// If there is no answer.
     #[must_use]
     pub fn try_order(&self, group: &str, what: &str, body: &str) -> Reply {
-        let path = format!("/v1/groups/{group}/{what}");
-        let request = Request { limit: ORDER_LIMIT, ..Request::new("POST", &path).with_body(body.as_bytes()) };
-        request.ask(self.admin).unwrap_or_else(|error| panic!("{path} {body}: {error:?}"))
+        self.send_order(group, what, body).unwrap_or_else(|error| panic!("{what} of {group} with {body}: {error:?}"))
     }
 
     /// Gives an order that must succeed.

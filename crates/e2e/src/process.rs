@@ -26,6 +26,8 @@ impl Process {
         let output = File::options().create(true).append(true).open(log).expect("a log file");
         let errors = output.try_clone().expect("a second handle");
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        // Ctrl-C on the terminal is for whoever started it, who then ends it in order.
+        command.process_group(0);
         // SAFETY: between fork and exec one async-signal-safe call is made, and no memory is allocated.
         unsafe {
             command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {

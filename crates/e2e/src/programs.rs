@@ -12,13 +12,19 @@ use std::sync::OnceLock;
 
 const PACKAGES: [&str; 4] = ["scatter-node", "scatter-gateway", "scatter-admin", "scatter-client"];
 
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+/// Takes the programs from `folder`, whatever is said elsewhere. Returns whether nobody had asked for a program before.
+pub fn take_from(folder: PathBuf) -> bool {
+    FOLDER.set(folder).is_ok()
+}
+
 /// The path of a program, which is there and up to date.
 ///
 /// # Panics
 /// If the programs cannot be built.
 #[must_use]
 pub fn path(name: &str) -> PathBuf {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let path = FOLDER.get_or_init(folder).join(name);
     assert!(path.is_file(), "{} is not there", path.display());
     path

@@ -89,7 +89,7 @@ fn main() -> ExitCode {
     }
     if arguments.write {
         let plot = plot::draw(&findings);
-        if let Err(error) = report::write(&arguments.docs, &section, &plot) {
+        if let Err(error) = report::SECTION.write(&arguments.docs, &section, &plot) {
             return failed(&error);
         }
     }

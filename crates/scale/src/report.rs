@@ -6,15 +6,12 @@ use crate::repair::{self, Repair};
 use crate::traffic::{self, Traffic};
 use crate::world::Shape;
 use scatter_core::policy::Settings;
+use scatter_figure::document::Section;
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::io;
-use std::path::Path;
 
-const BEGIN: &str = "<!-- scale:begin -->";
-const END: &str = "<!-- scale:end -->";
-const DOCUMENT: &str = "benchmarks.md";
-const FIGURE: &str = "figures/scale.svg";
+/// Where it goes.
+pub(crate) const SECTION: Section = Section { name: "scale" };
 
 /// All that was found.
 #[derive(Clone, Debug)]
@@ -25,15 +22,6 @@ pub(crate) struct Findings {
     pub(crate) traffic: Traffic,
     pub(crate) memory: Vec<Part>,
     pub(crate) repair: Repair,
-}
-
-/// Why the documentation was not written.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum WriteError {
-    #[error("{DOCUMENT} must hold the lines {BEGIN:?} and {END:?} once each, in this order")]
-    Markers,
-    #[error("{0}")]
-    Io(#[from] io::Error),
 }
 
 /// A number with its thousands set apart.
@@ -57,7 +45,7 @@ pub(crate) fn section(findings: &Findings) -> String {
         out,
         "Made by `cargo run --release -p scatter-scale -- --groups {} --nodes {} --zones {} --size {} --seed {} --largest {largest} \
          --write`\n(or `make scale` for the defaults): {} groups of {} on {} nodes in {} zones, each node hosting {} replicas and \
-         leading {} groups.\n\n![hops over the size of the ring, and repair over time]({FIGURE})\n",
+         leading {} groups.\n\n![hops over the size of the ring, and repair over time]({})\n",
         shape.groups,
         shape.nodes,
         shape.zones,
@@ -69,6 +57,7 @@ pub(crate) fn section(findings: &Findings) -> String {
         shape.zones,
         shape.groups * shape.size / shape.nodes,
         shape.groups / shape.nodes,
+        SECTION.figure(),
     );
     lookups(&mut out, &findings.lookups);
     traffic(&mut out, &findings.traffic);
@@ -222,40 +211,9 @@ fn orders(out: &mut String, repair: &Repair) {
     let _ = writeln!(out, "| of these refused by a node that took in enough, and tried elsewhere later | {refused} |");
 }
 
-/// Writes the figure, and the section between its markers; the document at once or not at all.
-pub(crate) fn write(docs: &Path, section: &str, plot: &str) -> Result<(), WriteError> {
-    let document = docs.join(DOCUMENT);
-    let text = replaced(&std::fs::read_to_string(&document)?, section)?;
-    let figure = docs.join(FIGURE);
-    if let Some(folder) = figure.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    std::fs::write(figure, plot)?;
-    let fresh = document.with_extension("md.new");
-    std::fs::write(&fresh, text)?;
-    Ok(std::fs::rename(fresh, document)?)
-}
-
-fn replaced(document: &str, section: &str) -> Result<String, WriteError> {
-    let (before, rest) = document.split_once(BEGIN).ok_or(WriteError::Markers)?;
-    let (old, after) = rest.split_once(END).ok_or(WriteError::Markers)?;
-    if before.contains(END) || [old, after].iter().any(|part| part.contains(BEGIN)) || after.contains(END) {
-        return Err(WriteError::Markers);
-    }
-    Ok(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", section.trim()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_part_between_the_markers_changes() {
-        let once = replaced(&format!("a\n{BEGIN}\nold\n{END}\nb\n"), "new\n").unwrap();
-        assert_eq!(once, format!("a\n{BEGIN}\n\nnew\n\n{END}\nb\n"));
-        assert!(matches!(replaced(&format!("{END}{BEGIN}"), "x"), Err(WriteError::Markers)));
-        assert!(matches!(replaced(&format!("{BEGIN}{BEGIN}{END}"), "x"), Err(WriteError::Markers)));
-    }
 
     #[test]
     fn thousands_are_set_apart() {
