@@ -132,17 +132,24 @@ impl<'a> Situation<'a> {
 /// What the group should do, the most urgent first. At most the first is to be carried out; whoever does so says so to
 /// `memory` and the budget ([`Memory::started`], [`Memory::ended`], [`Budget::take`]).
 ///
-/// A group that is busy proposes nothing, and what its load showed is forgotten: the operation changes it anyway.
+/// A group that is busy proposes nothing, and what its load showed is forgotten: the operation changes it anyway. But a takeover
+/// that is still being prepared gives way to the replacement of the dead, without whom it may never come about.
 #[must_use]
 pub fn decide(situation: &Situation<'_>, memory: &mut Memory, rng: &mut Rng) -> Vec<Proposal> {
     let Situation { group, settings, budget, now, .. } = *situation;
     if group.busy.is_some() {
         memory.forget_conditions();
+    }
+    if group.busy.is_some_and(|busy| busy != Busy::Aligning) {
         return Vec::new();
     }
     let roster = Roster::new(situation, memory, rng);
     if !memory.may_try(now) || !budget.allows(settings, now, true) || !roster.has_majority() {
         return Vec::new();
+    }
+    if group.busy.is_some() {
+        let lost = settings.switches.resilience.then(|| resilience::replace_lost(situation, &roster, rng));
+        return lost.flatten().filter(|proposal| proposal.action.is_order()).into_iter().collect();
     }
     let mut proposals = Vec::new();
     if settings.switches.resilience {

@@ -69,7 +69,7 @@ fn held_back(reason: Reason) -> Proposal {
     Proposal { action: Action::Nothing, reason }
 }
 
-fn replace_lost(situation: &Situation<'_>, roster: &Roster<'_>, rng: &mut Rng) -> Option<Proposal> {
+pub(super) fn replace_lost(situation: &Situation<'_>, roster: &Roster<'_>, rng: &mut Rng) -> Option<Proposal> {
     let lost: Vec<(&Seat<'_>, Duration)> = roster
         .seats
         .iter()

@@ -357,10 +357,20 @@ fn leaders_are_not_spread_to_where_they_would_be_moved_back_from() {
 fn a_busy_group_proposes_nothing() {
     for busy in [Busy::Locked, Busy::Aligning, Busy::ChangingMembers, Busy::HandingOver] {
         let mut scene = Scene::new(4);
-        scene.dies(3);
+        scene.node(2).draining = true;
         scene.load.bytes = 1 << 40;
         scene.busy = Some(busy);
         assert_eq!(scene.settled(1), []);
+    }
+}
+
+#[test]
+fn the_dead_are_replaced_even_while_a_takeover_is_being_prepared() {
+    for (busy, wanted) in [(Busy::Locked, 0), (Busy::Aligning, 1), (Busy::ChangingMembers, 0), (Busy::HandingOver, 0)] {
+        let mut scene = Scene::new(4);
+        scene.dies(3);
+        scene.busy = Some(busy);
+        assert_eq!(scene.settled(1).len(), wanted, "{busy:?}");
     }
 }
 
