@@ -153,6 +153,8 @@ pub enum Input {
         snapshot: u64,
         /// Where the next piece begins; `None` if the piece was refused as damaged or stale and the fetch starts over.
         cursor: Option<Bytes>,
+        /// It was refused because it leaves out what this group here is still to take over.
+        awaits: Option<GroupId>,
     },
     /// Entries read back from the log on disk.
     LogRead {

@@ -545,8 +545,8 @@ impl Node {
             Input::SnapshotRead { group, to, snapshot, slot, chunk } => {
                 self.with(now, group, effects, |replica, cx| replica.on_snapshot_read(to, snapshot, slot, chunk, cx));
             }
-            Input::SnapshotStored { group, snapshot, cursor } => {
-                self.with(now, group, effects, |replica, cx| replica.on_snapshot_stored(snapshot, cursor, cx));
+            Input::SnapshotStored { group, snapshot, cursor, awaits } => {
+                self.with(now, group, effects, |replica, cx| replica.on_snapshot_stored(snapshot, cursor, awaits, cx));
             }
             Input::LogRead { group, to, first, entries } => {
                 self.with(now, group, effects, |replica, cx| replica.on_log_read(to, first, entries, cx));

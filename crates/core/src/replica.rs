@@ -118,6 +118,8 @@ pub struct Replica {
     pub(crate) owed: Option<Acknowledgement>,
     pub(crate) role: Role,
     pub(crate) fetch: Option<Fetch>,
+    /// The group here that must have taken over something before this one can be given a snapshot.
+    pub(crate) awaits: Option<GroupId>,
     /// Truncation waits for this: somebody pulls a snapshot taken at the slot.
     pub(crate) pin: Option<(Slot, Instant)>,
     pub(crate) report: Option<MachineReport>,
@@ -163,6 +165,7 @@ impl Replica {
             owed: None,
             role: Role::Follower(Follower::waiting(cx)),
             fetch: None,
+            awaits: None,
             pin: None,
             report: None,
             word: Arc::new(ReadWord::default()),

@@ -610,7 +610,7 @@ impl<S: Store> Stage<S> {
 
     fn store_snapshot(&mut self, name: ReplicaName, snapshot: u64, chunk: &Bytes) -> Result<Done, StoreError> {
         let group = name.group;
-        let refused = Done::one(Input::SnapshotStored { group, snapshot, cursor: None });
+        let refused = Done::one(Input::SnapshotStored { group, snapshot, cursor: None, awaits: None });
         let Ok(chunk) = Chunk::from_all(chunk.clone()) else { return Ok(refused) };
         if chunk.header.is_some() {
             let tablet = self.tablet();
@@ -619,16 +619,17 @@ impl<S: Store> Stage<S> {
         let Some(sink) = self.sinks.get_mut(&group) else { return Ok(refused) };
         let added = sink.add(&chunk);
         let left_out = sink.left_out().filter(|operation| self.awaits(*operation));
-        if left_out.is_some() && !planted::on(Bug::SnapshotOfTaken) {
+        if let Some(operation) = left_out.filter(|_| !planted::on(Bug::SnapshotOfTaken)) {
             if let Some(sink) = self.sinks.remove(&group) {
                 sink.abandon()?;
             }
-            return Ok(refused);
+            let awaits = Some(operation.coordinator);
+            return Ok(Done::one(Input::SnapshotStored { group, snapshot, cursor: None, awaits }));
         }
         match added {
             Ok(false) if !planted::on(Bug::SnapshotNotAtomic) => {
                 let cursor = Some(chunk.after.clone());
-                return Ok(Done::one(Input::SnapshotStored { group, snapshot, cursor }));
+                return Ok(Done::one(Input::SnapshotStored { group, snapshot, cursor, awaits: None }));
             }
             Ok(_) => {}
             Err(SnapshotError::Store(error)) => return Err(error),

@@ -233,7 +233,10 @@ impl Replica {
         }
         let ahead = |at: Slot| self.applied < at && at <= slot;
         let missing = |child: GroupId| {
-            let has = cx.beside.get(&child).is_some_and(|beside| beside.report.is_some() || beside.merges_or_retires());
+            // A child that can have its state only after this group has taken back a part of it would wait for ever.
+            let has = cx.beside.get(&child).is_some_and(|beside| {
+                beside.report.is_some() || beside.merges_or_retires() || beside.awaits == Some(self.name.group)
+            });
             !has && !cx.tombstones.contains_key(&child)
         };
         let awaited: Vec<GroupId> =
@@ -290,7 +293,14 @@ impl Replica {
     }
 
     /// The machine stored a piece.
-    pub(crate) fn on_snapshot_stored(&mut self, snapshot: u64, cursor: Option<Bytes>, cx: &mut Context<'_>) {
+    pub(crate) fn on_snapshot_stored(
+        &mut self,
+        snapshot: u64,
+        cursor: Option<Bytes>,
+        awaits: Option<GroupId>,
+        cx: &mut Context<'_>,
+    ) {
+        self.awaits = awaits;
         let Some(fetch) = &mut self.fetch else { return };
         if fetch.snapshot != snapshot {
             return;
@@ -317,6 +327,7 @@ impl Replica {
 
     fn install(&mut self, report: MachineReport, durable: bool, cx: &mut Context<'_>) {
         self.fetch = None;
+        self.awaits = None;
         let assembles = self.stalled.is_some_and(|(slot, _)| report.applied >= slot);
         if self.report.is_some() && report.applied <= self.decided && !assembles {
             return;

@@ -485,7 +485,9 @@ impl Replica {
         if let (Some(sum), Some(log_time)) = (sum, log_time) {
             leader.log_time_base = Some(log_time.0.saturating_sub(sum));
         }
-        let _ = cx;
+        if matches!(&self.role, Role::Leader(leader) if leader.structural.is_some()) {
+            self.try_decide(cx);
+        }
     }
 
     /// Counts acknowledgements.
@@ -498,7 +500,9 @@ impl Replica {
                 let before = Slot(structural.slot.0 - 1);
                 let next = self.proposed_configuration(structural.slot);
                 let held = |set| self.assembled_tally(set, cx) >= structural.slot;
-                let both = held(configuration) && next.as_ref().is_some_and(held);
+                // Only who has applied all before it knows of what the members must have assembled.
+                let knows = self.applied >= before || planted::on(Bug::UnassembledCounts);
+                let both = knows && held(configuration) && next.as_ref().is_some_and(held);
                 if both { structural.slot } else { tally.min(before) }
             }
             _ => tally,
