@@ -50,6 +50,12 @@ pub const fn shown(counter: u64) -> u64 {
     if counter > u64::MAX / 2 { 0 } else { counter }
 }
 
+/// Half of a counter, for one part of a range; one that sank below zero stays there.
+#[must_use]
+pub const fn half(counter: u64) -> u64 {
+    (counter.cast_signed() / 2).cast_unsigned()
+}
+
 impl GroupState {
     /// How many user keys the group holds, as far as is known.
     #[must_use]
@@ -162,4 +168,17 @@ fn add(counted: &mut Correction, section: Space, rest: &[u8], value: &[u8]) -> O
     counted.keys = counted.keys.wrapping_add(1);
     counted.bytes = counted.bytes.wrapping_add(kv::entry_bytes(&key, value.len() - value_at));
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_sank_below_zero_stays_there_when_halved() {
+        assert_eq!((half(7), shown(half(7))), (3, 3));
+        let below = 0u64.wrapping_sub(10);
+        assert_eq!(shown(half(below)), 0);
+        assert_eq!(half(below).wrapping_add(5), 0);
+    }
 }

@@ -8,6 +8,7 @@
 //!
 //! No data is copied or rewritten: only the records that say whose it is.
 
+use super::count::half;
 use super::lanes::Lanes;
 use super::layout::{self, damaged, undecodable};
 use super::machine::{Applied, Frame, Machine, Mark, put_records};
@@ -133,7 +134,7 @@ impl<S: Store> Machine<S> {
         batch: &mut S::Batch,
     ) -> Result<Change<S>, StoreError> {
         let (inside, outside) = self.tablets().cut(&child.range);
-        let records = self.idempotency_records() / 2;
+        let records = half(self.idempotency_records());
         self.set_idempotency_records(self.idempotency_records().wrapping_sub(records));
         let mut born = None;
         // A newcomer that applies what was decided before it came is no member of the child.
@@ -218,7 +219,7 @@ impl<S: Store> Machine<S> {
         batch: &mut S::Batch,
     ) -> Result<Change<S>, StoreError> {
         let (inside, outside) = self.tablets().cut(moving);
-        self.set_idempotency_records(self.idempotency_records().wrapping_sub(self.idempotency_records() / 2));
+        self.set_idempotency_records(self.idempotency_records().wrapping_sub(half(self.idempotency_records())));
         // A gainer here that lags takes these over later; one that comes by a snapshot does not need them.
         let lags = beside.gainer.is_some_and(|applied| applied < committed) && self.taken() != Some(operation);
         if !lags {

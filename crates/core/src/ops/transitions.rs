@@ -7,6 +7,7 @@ use super::{
     Begin, Decide, Gain, MAX_ABSORBED, MAX_CHILDREN, MAX_GAINED, Obligation, OperationId, Pending, Prepare, Resolve,
     Split, Surrender, Takeover,
 };
+use crate::group::count::half;
 use crate::group::{Configuration, GroupState, Link, Links, Member, Role};
 use crate::planted::{self, Bug};
 use crate::ring::KeyRange;
@@ -147,8 +148,8 @@ impl GroupState {
             children: Vec::new(),
             gained: Vec::new(),
             reshaped: Slot(1),
-            keys: self.keys / 2,
-            bytes: self.bytes / 2,
+            keys: half(self.keys),
+            bytes: half(self.bytes),
             counted: false,
             ..self.clone()
         };
@@ -368,8 +369,8 @@ impl GroupState {
         self.range = range;
         self.range_version = self.range_version.max(gainer.range_version).next();
         self.reshaped = slot;
-        self.keys = self.keys.wrapping_sub(self.keys / 2);
-        self.bytes = self.bytes.wrapping_sub(self.bytes / 2);
+        self.keys = self.keys.wrapping_sub(half(self.keys));
+        self.bytes = self.bytes.wrapping_sub(half(self.bytes));
         self.counted = false;
         let wider = Link {
             range_version: self.range_version,
