@@ -30,6 +30,11 @@ const KEYS: usize = 14;
 const OTHER: GroupId = GroupId(50);
 const CHILD: GroupId = GroupId(60);
 
+/// Counters may sink below zero, as signed numbers do.
+fn half(counter: u64) -> u64 {
+    ((counter as i64) / 2) as u64
+}
+
 fn limits() -> Limits {
     Limits {
         max_lanes: 4,
@@ -343,8 +348,8 @@ impl Model {
         self.range = range;
         self.range_version = range_version;
         self.counted = false;
-        self.key_count = self.key_count.wrapping_sub(self.key_count / 2);
-        self.byte_count = self.byte_count.wrapping_sub(self.byte_count / 2);
+        self.key_count = self.key_count.wrapping_sub(half(self.key_count));
+        self.byte_count = self.byte_count.wrapping_sub(half(self.byte_count));
         let range = self.range.clone();
         let kept = |key: &[u8]| range.contains(&Key::new(key.to_vec()).unwrap().position());
         self.keys.retain(|key, _| kept(key));
@@ -404,7 +409,7 @@ impl Model {
         let alone = self.range.is_whole();
         let upper = KeyRange { start: split.at.clone(), end: self.range.end.clone() };
         let lower = KeyRange { start: self.range.start.clone(), end: split.at.clone() };
-        self.record_count = self.record_count.wrapping_sub(self.record_count / 2);
+        self.record_count = self.record_count.wrapping_sub(half(self.record_count));
         self.narrow(lower, self.range_version + 1);
         let child = Link {
             group: CHILD,
@@ -448,7 +453,7 @@ impl Model {
             range.start = moving.end.clone();
             wider.end = moving.end;
         }
-        self.record_count = self.record_count.wrapping_sub(self.record_count / 2);
+        self.record_count = self.record_count.wrapping_sub(half(self.record_count));
         self.narrow(range, self.range_version.max(gainer.range_version.0) + 1);
         let wider = Link { range: wider, range_version: RangeVersion(self.range_version), ..gainer };
         let (before, after) = (wider.range.end == self.range.start, wider.range.start == self.range.end);
