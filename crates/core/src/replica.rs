@@ -451,10 +451,11 @@ impl Replica {
 
     /// Whether a gainer beside this replica could not be assembled again without it.
     pub(crate) fn is_needed_beside(&self, cx: &Context<'_>) -> bool {
-        cx.beside.values().any(|gainer| {
-            let gained = gainer.report.as_ref().map(|report| &report.state.gained);
-            gained.into_iter().flatten().any(|gain| gain.loser == self.name.group && gain.at > gainer.flushed)
-        })
+        !planted::on(Bug::AssembledInMemory)
+            && cx.beside.values().any(|gainer| {
+                let gained = gainer.report.as_ref().map(|report| &report.state.gained);
+                gained.into_iter().flatten().any(|gain| gain.loser == self.name.group && gain.at > gainer.flushed)
+            })
     }
 
     /// When something must happen although nothing is heard.

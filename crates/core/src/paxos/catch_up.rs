@@ -228,7 +228,7 @@ impl Replica {
         children: &[(GroupId, Slot)],
         cx: &mut Context<'_>,
     ) -> bool {
-        if self.report.is_none() || planted::on(Bug::SnapshotOverSplit) {
+        if self.report.is_none() {
             return false;
         }
         let ahead = |at: Slot| self.applied < at && at <= slot;

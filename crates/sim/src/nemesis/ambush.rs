@@ -32,6 +32,8 @@ enum Moment {
     Sealed,
     /// The range of the group that was given the order is another.
     Reshaped,
+    /// The same, and all that it owed for that is settled.
+    Settled,
     /// The two groups are led by different hosts, while the gainer is locked.
     LedApart,
     /// The same, and the loser has sealed what moves.
@@ -83,6 +85,10 @@ enum Mischief {
     StallHeir,
     /// This host is to lead.
     HandOverTo(usize),
+    /// The other group's neighbour on the far side takes over all that is left of it, and then everybody dies.
+    Inherit,
+    /// A follower with a slow disk is removed and added again, and dies.
+    Readmit,
     /// A follower hears nobody for a little while, and then the group is left to it alone.
     EntrustLagger,
     /// A follower dies, and then the group is left to it alone.
@@ -146,6 +152,11 @@ const PLOTS: &[Plot] = {
         Plot { order: TakeOver, strikes: &[(Begun, EntrustLagger)] },
         Plot { order: TakeOver, strikes: &[(Sealed, EntrustLagger)] },
         Plot { order: TakeOver, strikes: &[(Reshaped, EntrustForgetful)] },
+        // What was taken over is in memory only.
+        Plot { order: TakeOver, strikes: &[(Settled, CrashAll)] },
+        Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
+        // A replica comes back as another.
+        Plot { order: Split, strikes: &[(Reshaped, Readmit)] },
         Plot { order: Split, strikes: &[(Reshaped, EntrustForgetful)] },
         Plot { order: Split, strikes: &[(Ordered, EntrustLagger)] },
         Plot { order: Split, strikes: &[(Reshaped, PartWays)] },
@@ -236,6 +247,9 @@ impl World {
             Moment::Begun => matches!(pending(group), Some(Pending::Gains { .. })),
             Moment::Sealed => matches!(pending(other), Some(Pending::Loses { .. })),
             Moment::Reshaped => self.observer.newest(group).is_some_and(|state| state.range_version > version),
+            Moment::Settled => self.observer.newest(group).is_some_and(|state| {
+                state.range_version > version && state.pending.is_none() && state.outbox.is_empty()
+            }),
             Moment::LedApart => pending(group).is_some() && self.are_led_apart(group, other),
             Moment::SealedApart => {
                 let sealed = matches!(pending(other), Some(Pending::Loses { .. }));
@@ -325,6 +339,8 @@ impl World {
                 }
             }
             Mischief::StallHeir => self.stall_heir(ambush),
+            Mischief::Inherit => return self.inherit(ambush),
+            Mischief::Readmit => return self.readmit(group),
             Mischief::HandOverTo(host) => return self.hand_over_to(group, host),
             Mischief::EntrustLagger | Mischief::EntrustForgetful => self.entrust_to_follower(ambush),
             Mischief::Entrust(host) => return self.entrust(group, host),
@@ -394,6 +410,38 @@ impl World {
         self.lie_in_wait(LOOK, ambush);
     }
 
+    /// What the group has just taken over a part of is taken over by somebody else.
+    fn inherit(&mut self, ambush: Ambush) -> Checked {
+        let rivals = self.neighbours_of(ambush.other, &[ambush.group, ambush.other]);
+        let Some((heir, from)) = rivals.first().copied() else { return Ok(()) };
+        let Some(version) = self.observer.newest(heir).map(|state| state.range_version) else { return Ok(()) };
+        let until = self.now + 6 * SECOND;
+        let crash =
+            Ambush { group: heir, version, moment: Moment::Reshaped, mischief: Mischief::CrashAll, until, ..ambush };
+        self.lie_in_wait(LOOK, crash);
+        self.order_takeover_from(heir, from, true)
+    }
+
+    fn readmit(&mut self, group: GroupId) -> Checked {
+        let Some(host) = self.follower_of(group) else { return Ok(()) };
+        let Some(node) = self.hosts[host].node_id() else { return Ok(()) };
+        self.at(self.now, Event::Undo(Undo::Slow(host)));
+        let soon = self.now + self.span(20 * MILLISECOND, SECOND);
+        self.at(soon, Event::Undo(Undo::Add(group, host, 5)));
+        let crash = soon + self.span(20 * MILLISECOND, 3 * SECOND);
+        self.at(crash, Event::Undo(Undo::Restart(host)));
+        self.at(crash + SECOND, Event::Undo(Undo::Disk(host)));
+        self.change_members(group, Vec::new(), vec![node])
+    }
+
+    /// The groups on both sides of one but for some, each with the side on which it has that one.
+    fn neighbours_of(&self, group: GroupId, but: &[GroupId]) -> Vec<(GroupId, Side)> {
+        let Some(state) = self.observer.newest(group) else { return Vec::new() };
+        let sides =
+            [(state.links.predecessor.group, Side::Successor), (state.links.successor.group, Side::Predecessor)];
+        sides.into_iter().filter(|(neighbour, _)| !but.contains(neighbour)).collect()
+    }
+
     fn leader_of(&self, group: GroupId) -> Option<usize> {
         (0..self.hosts.len()).rfind(|host| self.leads(*host, group))
     }
@@ -455,10 +503,7 @@ impl World {
         let Ambush { group, other, .. } = ambush;
         let mut rivals = Vec::new();
         for victim in [other, group] {
-            let Some(state) = self.observer.newest(victim) else { continue };
-            let sides =
-                [(state.links.predecessor.group, Side::Successor), (state.links.successor.group, Side::Predecessor)];
-            rivals.extend(sides.into_iter().filter(|(rival, _)| *rival != group && *rival != victim));
+            rivals.extend(self.neighbours_of(victim, &[group, victim]));
         }
         if rivals.is_empty() {
             return Ok(());
