@@ -186,13 +186,9 @@ bugs! {
     AssembledBeforeSeal => "assembled-before-seal",
     /// A split overwrites the replica of its child that came here before it (hazard 5).
     ChildOverwritten => "child-overwritten",
-    /// A snapshot is stored before the log on disk knows whose it is.
-    SnapshotBeforeCreated => "snapshot-before-created",
-    /// A member counts as assembled, and lets go of the loser beside it, though a crash could take that back (hazards 2, 6). Either
-    /// alone would be made good by the other.
+    /// A member counts as assembled, lets go of the loser beside it, and marks neither on disk as decided, though a crash could
+    /// take that back (hazards 2, 6). Each alone is made good by the others.
     AssembledInMemory => "assembled-in-memory",
-    /// What a replica sealed, took over or gave to a child is not marked on disk as decided (hazard 2).
-    MovesUnmarked => "moves-unmarked",
     /// The loser gives up what moved before every member of the gainer has it (hazards 2, 6).
     ToldBeforeAssembled => "told-before-assembled",
     /// A machine ends although a gainer beside it has yet to take over what it parted (hazards 2, 6).

@@ -520,7 +520,8 @@ impl Replica {
         // others may not be able to help.
         let seal = self.report.as_ref().and_then(|report| report.state.pending.as_ref()).and_then(Pending::seal);
         let reshaped = self.report.as_ref().map(|report| report.state.reshaped);
-        let moved = |slot: Slot| self.hard.decided < slot && slot <= state.decided && !planted::on(Bug::MovesUnmarked);
+        let moved =
+            |slot: Slot| self.hard.decided < slot && slot <= state.decided && !planted::on(Bug::AssembledInMemory);
         let sealed = seal.into_iter().chain(reshaped).any(moved);
         // After a restart only what the mark covers is known to be the decided entries.
         let flushed = self.hard.decided < self.flushed;

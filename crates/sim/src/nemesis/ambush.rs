@@ -85,7 +85,7 @@ enum Mischief {
     StallHeir,
     /// This host is to lead.
     HandOverTo(usize),
-    /// The other group's neighbour on the far side takes over all that is left of it, and then everybody dies.
+    /// The other group's neighbour on the far side takes over all that is left of it, and once that is settled everybody dies.
     Inherit,
     /// A follower with a slow disk is removed and added again, and dies.
     Readmit,
@@ -154,6 +154,8 @@ const PLOTS: &[Plot] = {
         Plot { order: TakeOver, strikes: &[(Reshaped, EntrustForgetful)] },
         // What was taken over is in memory only.
         Plot { order: TakeOver, strikes: &[(Settled, CrashAll)] },
+        Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
+        Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
         Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
         // A replica comes back as another.
         Plot { order: Split, strikes: &[(Reshaped, Readmit)] },
@@ -417,7 +419,7 @@ impl World {
         let Some(version) = self.observer.newest(heir).map(|state| state.range_version) else { return Ok(()) };
         let until = self.now + 6 * SECOND;
         let crash =
-            Ambush { group: heir, version, moment: Moment::Reshaped, mischief: Mischief::CrashAll, until, ..ambush };
+            Ambush { group: heir, version, moment: Moment::Settled, mischief: Mischief::CrashAll, until, ..ambush };
         self.lie_in_wait(LOOK, crash);
         self.order_takeover_from(heir, from, true)
     }
