@@ -727,7 +727,8 @@ impl Node {
                     |obligation| matches!(obligation, Obligation::Bury { loser, at, .. } if loser == group && *at == merger.at),
                 )
             });
-            let durable = gained.is_none_or(|gained| gained.flushed >= merger.at);
+            let durable =
+                gained.is_none_or(|gained| gained.flushed >= merger.at || planted::on(Bug::AssembledInMemory));
             if (gainer == Some(merger.into) || gained.is_none()) && durable && !owed {
                 settled.push((*group, *merger));
             }
@@ -989,6 +990,7 @@ impl Node {
     /// Tells a replica of a group that was merged away that its group is no more.
     fn tell_gone(&self, to: ReplicaName, effects: &mut Effects) {
         let merger = self.tombstones.get(&to.group).and_then(|gone| gone.iter().find_map(|gone| gone.merged));
+        let merger = merger.filter(|_| !planted::on(Bug::GoneUntold));
         if let Some(Merger { into, at }) = merger {
             let message = PeerMessage::Gone { to, into, at };
             effects.messages.push(Outgoing { to: to.node, address: None, bulk: false, message });

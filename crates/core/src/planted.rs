@@ -158,8 +158,10 @@ bugs! {
     ConfigurationWhileLocked => "configuration-while-locked",
     /// The loser hears of an abort that is not decided, while a commit may be.
     AbortToldBeforeDecided => "abort-told-before-decided",
-    /// A commit is proposed before the leader's own replica of the loser has applied the seal.
-    CommitWithoutOwnSeal => "commit-without-own-seal",
+    /// A gainer's versions go on from its own last one, whatever the loser had given.
+    StampNotGained => "stamp-not-gained",
+    /// A node that holds the tombstone of a merged group tells nobody where the group went.
+    GoneUntold => "gone-untold",
     /// A later leader does not take over what an earlier one owed.
     OutboxNotInherited => "outbox-not-inherited",
     /// A merged group is buried before every member has assembled it (hazard 6).
@@ -186,16 +188,13 @@ bugs! {
     AssembledBeforeSeal => "assembled-before-seal",
     /// A split overwrites the replica of its child that came here before it (hazard 5).
     ChildOverwritten => "child-overwritten",
-    /// A snapshot is stored before the log on disk knows whose it is.
-    SnapshotBeforeCreated => "snapshot-before-created",
-    /// A member counts as assembled though a crash could take that back (hazards 2, 6).
+    /// A member counts as assembled, lets go of the loser beside it, and marks neither on disk as decided, though a crash could
+    /// take that back (hazards 2, 6). Each alone is made good by the others.
     AssembledInMemory => "assembled-in-memory",
-    /// What a replica sealed, took over or gave to a child is not marked on disk as decided (hazard 2).
-    MovesUnmarked => "moves-unmarked",
-    /// A snapshot from behind a split takes the place of what the child has nowhere else here (hazard 2).
-    SnapshotOverSplit => "snapshot-over-split",
     /// The loser gives up what moved before every member of the gainer has it (hazards 2, 6).
     ToldBeforeAssembled => "told-before-assembled",
+    /// A machine ends although a gainer beside it has yet to take over what it parted (hazards 2, 6).
+    EndedOwing => "ended-owing",
     /// A loser's snapshot holds what the gainer has made of what was sealed.
     TakenInSnapshot => "taken-in-snapshot",
     /// A member takes a snapshot of the loser without what moved, while the gainer beside it needs that.

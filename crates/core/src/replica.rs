@@ -454,10 +454,11 @@ impl Replica {
 
     /// Whether a gainer beside this replica could not be assembled again without it.
     pub(crate) fn is_needed_beside(&self, cx: &Context<'_>) -> bool {
-        cx.beside.values().any(|gainer| {
-            let gained = gainer.report.as_ref().map(|report| &report.state.gained);
-            gained.into_iter().flatten().any(|gain| gain.loser == self.name.group && gain.at > gainer.flushed)
-        })
+        !planted::on(Bug::AssembledInMemory)
+            && cx.beside.values().any(|gainer| {
+                let gained = gainer.report.as_ref().map(|report| &report.state.gained);
+                gained.into_iter().flatten().any(|gain| gain.loser == self.name.group && gain.at > gainer.flushed)
+            })
     }
 
     /// When something must happen although nothing is heard.
@@ -522,7 +523,8 @@ impl Replica {
         // others may not be able to help.
         let seal = self.report.as_ref().and_then(|report| report.state.pending.as_ref()).and_then(Pending::seal);
         let reshaped = self.report.as_ref().map(|report| report.state.reshaped);
-        let moved = |slot: Slot| self.hard.decided < slot && slot <= state.decided && !planted::on(Bug::MovesUnmarked);
+        let moved =
+            |slot: Slot| self.hard.decided < slot && slot <= state.decided && !planted::on(Bug::AssembledInMemory);
         let sealed = seal.into_iter().chain(reshaped).any(moved);
         // After a restart only what the mark covers is known to be the decided entries.
         let flushed = self.hard.decided < self.flushed;

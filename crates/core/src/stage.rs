@@ -116,6 +116,8 @@ pub struct Stage<S: Store> {
     queues: BTreeMap<GroupId, Queue>,
     /// What was done before the store failed.
     unfinished: Done,
+    /// Machines that are to go once gainers here have taken over what they parted.
+    leaving: BTreeSet<ReplicaName>,
     /// Replicas whose machine was taken over, as of the start.
     merged: Vec<(ReplicaName, Merger)>,
     sources: BTreeMap<u64, Source<S>>,
@@ -150,6 +152,7 @@ impl<S: Store> Stage<S> {
             machines,
             words: BTreeMap::new(),
             queues: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             unfinished: Done::default(),
             sources: BTreeMap::new(),
             sinks,
@@ -158,14 +161,14 @@ impl<S: Store> Stage<S> {
             next_tablet,
             patience,
         };
+        let gainers: BTreeSet<GroupId> = stage.machines.values().flat_map(Machine::parted_for).collect();
+        for gainer in gainers {
+            stage.discard_parted(gainer)?;
+        }
         let groups: Vec<GroupId> = stage.machines.keys().copied().collect();
         for group in groups {
             let done = stage.end_merged(group)?;
             stage.merged.extend(done.iter().filter_map(merger_of));
-        }
-        let gainers: BTreeSet<GroupId> = stage.machines.values().flat_map(Machine::parted_for).collect();
-        for gainer in gainers {
-            stage.discard_parted(gainer)?;
         }
         Ok(stage)
     }
@@ -351,9 +354,12 @@ impl<S: Store> Stage<S> {
                 beside.bears = child.is_some_and(|child| self.may_bear(child));
             }
             EntryKind::Decide => {
-                if let Some((group, seal)) = gained_from(&state, entry) {
+                if let Some(Gained { loser: group, seal, merge }) = gained_from(&state, entry) {
                     let ready = self.machines.get(&group).is_some_and(|loser| {
-                        state.pending.as_ref().is_some_and(|pending| loser.surrenders(pending.operation(), seal))
+                        // One that ends takes with it what others have yet to take over.
+                        let owes = merge && self.owes(loser);
+                        let surrenders = |pending: &Pending| loser.surrenders(pending.operation(), seal);
+                        !owes && state.pending.as_ref().is_some_and(surrenders)
                     });
                     if !ready {
                         return Ok(false);
@@ -378,6 +384,7 @@ impl<S: Store> Stage<S> {
         tried?;
         self.answer(group, applied.outcomes, done);
         done.moved.push(group);
+        self.end_left_over(done)?;
         Ok(true)
     }
 
@@ -451,6 +458,9 @@ impl<S: Store> Stage<S> {
         let absorbed = state.absorbed.clone();
         let mut inputs = Vec::new();
         for (loser, at) in absorbed {
+            if self.machines.get(&loser).is_some_and(|machine| self.owes(machine)) {
+                continue;
+            }
             if let Some(machine) = self.machines.remove(&loser) {
                 let name = machine.name();
                 machine.end(Merger { into: gainer, at })?;
@@ -459,6 +469,48 @@ impl<S: Store> Stage<S> {
             }
         }
         Ok(inputs)
+    }
+
+    /// Whether a gainer here has yet to take over what a machine parted for it. After a crash its entry may come back later than
+    /// what the machine's own log, or another gainer's, goes on with.
+    fn owes(&self, machine: &Machine<S>) -> bool {
+        let applied = |gainer| self.state(gainer).map(|state| state.applied);
+        machine.owes(applied) && !planted::on(Bug::EndedOwing)
+    }
+
+    /// Machines that were kept for what others had yet to take over end now, if nobody needs them any more.
+    fn end_left_over(&mut self, done: &mut Done) -> Result<(), StoreError> {
+        let absorbs = |machine: &&Machine<S>| {
+            let mut absorbed = machine.state().absorbed.iter();
+            absorbed.any(|(loser, _)| self.machines.contains_key(loser))
+        };
+        let gainers: Vec<GroupId> =
+            self.machines.values().filter(absorbs).map(|machine| machine.name().group).collect();
+        for gainer in gainers {
+            let ended = self.end_merged(gainer)?;
+            done.moved.extend(ended.iter().filter_map(merger_of).map(|(name, _)| name.group));
+            done.inputs.extend(ended);
+        }
+        for replica in std::mem::take(&mut self.leaving) {
+            self.destroy(replica)?;
+            done.moved.push(replica.group);
+        }
+        Ok(())
+    }
+
+    /// A machine goes, as soon as nobody here needs it.
+    fn destroy(&mut self, replica: ReplicaName) -> Result<(), StoreError> {
+        let Some(machine) = self.machines.get(&replica.group).filter(|machine| machine.name() == replica) else {
+            return Ok(());
+        };
+        if self.owes(machine) {
+            self.leaving.insert(replica);
+            return Ok(());
+        }
+        let Some(machine) = self.machines.remove(&replica.group) else { return Ok(()) };
+        self.drop_machine(replica.group);
+        machine.destroy()?;
+        self.discard_parted(replica.group)
     }
 
     /// Carries out an order. After an error it may be handed in again.
@@ -490,13 +542,11 @@ impl<S: Store> Stage<S> {
                     }
                 }
                 forget_merged(&self.store, replica.group)?;
-                let named = self.machines.get(&replica.group).is_some_and(|machine| machine.name() == *replica);
-                if named && let Some(machine) = self.machines.remove(&replica.group) {
-                    self.drop_machine(replica.group);
-                    machine.destroy()?;
-                    self.discard_parted(replica.group)?;
-                }
-                Ok(Done { moved: vec![replica.group], ..Done::default() })
+                self.destroy(*replica)?;
+                let mut done = Done { moved: vec![replica.group], ..Done::default() };
+                self.end_left_over(&mut done)?;
+                self.work_off(replica.group, &mut done)?;
+                Ok(done)
             }
         }
     }
@@ -657,6 +707,7 @@ impl<S: Store> Stage<S> {
                 done.moved.extend(ended.iter().filter_map(merger_of).map(|(name, _)| name.group));
                 done.inputs.extend(ended);
                 self.discard_parted(group)?;
+                self.end_left_over(&mut done)?;
                 self.work_off(group, &mut done)?;
                 Ok(done)
             }
@@ -680,12 +731,22 @@ fn merger_of(input: &Input) -> Option<(ReplicaName, Merger)> {
     }
 }
 
-/// From whom a Decide entry takes over, and the seal it waits for; `None` if it takes nothing over in this state.
-fn gained_from(state: &GroupState, entry: &Entry) -> Option<(GroupId, Slot)> {
+/// From whom a Decide entry takes over.
+struct Gained {
+    loser: GroupId,
+    /// It waits for this.
+    seal: Slot,
+    /// The loser ends.
+    merge: bool,
+}
+
+/// What a Decide entry takes over; `None` if that is nothing in this state.
+fn gained_from(state: &GroupState, entry: &Entry) -> Option<Gained> {
     let decide = Decide::from_all(entry.body.clone()).ok()?;
     match &state.pending {
         Some(Pending::Gains { operation, takeover, .. }) if *operation == decide.operation => {
-            decide.commit.map(|surrender| (takeover.loser, surrender.seal))
+            let (loser, merge) = (takeover.loser, takeover.merge);
+            decide.commit.map(|surrender| Gained { loser, seal: surrender.seal, merge })
         }
         Some(Pending::Gains { .. } | Pending::Loses { .. }) | None => None,
     }

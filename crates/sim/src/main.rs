@@ -64,6 +64,9 @@ struct Planted {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     from: u64,
+    /// Print everything that happens.
+    #[arg(long)]
+    trace: bool,
     /// How many threads; as many as there are processors if not given.
     #[arg(long)]
     threads: Option<usize>,

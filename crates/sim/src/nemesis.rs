@@ -98,6 +98,8 @@ pub struct Nemesis {
     impostors: BTreeSet<u64>,
     /// Until when what groups say to each other arrives twice.
     echoes_until: Time,
+    /// The votes of the first of these groups on what the second asks are lost until then.
+    silenced: Option<(GroupId, GroupId, Time)>,
 }
 
 /// How long after an order its set may come to be.
@@ -130,6 +132,7 @@ impl Nemesis {
             tampered: BTreeSet::new(),
             impostors: BTreeSet::new(),
             echoes_until: 0,
+            silenced: None,
         }
     }
 
@@ -432,7 +435,9 @@ impl World {
     pub(crate) fn may_lose(&self, node: NodeId) -> bool {
         let groups = self.groups();
         let current = groups.iter().flat_map(|group| self.in_force(*group, node)).map(voters);
-        let ordered = self.nemesis.ordered.iter().filter(|ordered| self.may_come_to_be(ordered));
+        // Of a group that was merged the members of its gainer hold what they need.
+        let ordered = self.nemesis.ordered.iter().filter(|ordered| groups.contains(&ordered.group));
+        let ordered = ordered.filter(|ordered| self.may_come_to_be(ordered));
         let sets: Vec<Vec<NodeId>> = current.chain(ordered.map(|ordered| ordered.set.clone())).collect();
         let spared = sets.iter().all(|set| !set.contains(&node) || self.lives_without(set, Some(node)));
         !groups.is_empty() && spared && groups.iter().all(|group| self.has_begun_without(*group, node))
@@ -530,6 +535,10 @@ impl World {
     /// A disk is lost for good; an empty one takes its place.
     fn lose_disk(&mut self) {
         let host = self.any_host();
+        self.lose_disk_of(host);
+    }
+
+    fn lose_disk_of(&mut self, host: usize) {
         let Some(node) = self.hosts[host].node_id() else { return };
         if self.hosts[host].disk.log.node.is_some() && self.may_lose(node) {
             self.wipe(host);

@@ -71,8 +71,11 @@ fn catch(bug: Bug, arguments: &Planted, bar: &ProgressBar) -> Option<(u64, Repor
                     if seed >= arguments.from + arguments.seeds {
                         break;
                     }
-                    let report = run(seed, habitat(bug), false);
+                    let report = run(seed, habitat(bug), arguments.trace);
                     bar.inc(1);
+                    if arguments.trace {
+                        say(&report.text);
+                    }
                     if report.failure.is_some() && passes_without(bug, seed) {
                         stop.store(true, Ordering::Relaxed);
                         if let Ok(mut caught) = caught.lock() {

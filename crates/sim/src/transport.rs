@@ -12,6 +12,7 @@ use scatter_core::codec::{Decode, Encode};
 use scatter_core::effects::{Effects, Outgoing};
 use scatter_core::input::Input;
 use scatter_core::message::{Hello, HelloError, PeerMessage};
+use scatter_core::ops::messages::GroupMessage;
 use scatter_core::types::{ClusterId, NodeId};
 use std::collections::VecDeque;
 
@@ -110,6 +111,12 @@ pub enum Packet {
 impl World {
     /// Puts a packet on its way. `twice` allows the network to double it.
     pub fn send(&mut self, from: usize, to: usize, packet: Packet, twice: bool) {
+        if let Packet::Peer { message: PeerMessage::Group { envelope }, .. } = &packet
+            && matches!(envelope.message, GroupMessage::Voted { .. })
+            && self.is_silenced(envelope.from, envelope.to)
+        {
+            return;
+        }
         match self.network.send(from, to, self.now) {
             Fate::Lost => {}
             Fate::Held => self.held.push((from, to, Box::new(packet))),

@@ -234,6 +234,13 @@ impl<S: Store> Machine<S> {
         self.parted().iter().map(|parted| parted.operation.coordinator).collect()
     }
 
+    /// Whether something is kept for a gainer that has not taken it over. `applied` tells how far gainers on this node are.
+    pub(crate) fn owes(&self, applied: impl Fn(GroupId) -> Option<Slot>) -> bool {
+        self.parted()
+            .iter()
+            .any(|parted| applied(parted.operation.coordinator).is_some_and(|applied| applied < parted.committed))
+    }
+
     /// What a gainer here was to take over and does not need any more: it is gone, or came by a snapshot.
     pub(crate) fn discard_parted(&mut self, gainer: GroupId, applied: Option<Slot>) -> Result<(), StoreError> {
         let needed = |parted: &Parted| {

@@ -231,9 +231,6 @@ impl Replica {
 
     /// Whether the replica of the loser beside this one has applied the seal: only then would the machine not stand still.
     fn may_assemble(&self, operation: OperationId, loser: GroupId, surrender: &Surrender, cx: &Context<'_>) -> bool {
-        if planted::on(Bug::CommitWithoutOwnSeal) {
-            return true;
-        }
         cx.beside.get(&loser).and_then(|beside| beside.report.as_ref()).is_some_and(|report| {
             let sealed = report.state.pending.as_ref().is_some_and(|pending| pending.operation() == operation);
             sealed && report.applied >= surrender.seal

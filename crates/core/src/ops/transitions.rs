@@ -289,7 +289,9 @@ impl GroupState {
         self.keys = self.keys.wrapping_add(surrender.keys);
         self.bytes = self.bytes.wrapping_add(surrender.bytes);
         self.counted = false;
-        self.stamp = self.stamp.max(surrender.stamp);
+        if !planted::on(Bug::StampNotGained) {
+            self.stamp = self.stamp.max(surrender.stamp);
+        }
         self.forgotten = self.forgotten.max(surrender.forgotten);
         self.feature_level = self.feature_level.max(surrender.feature_level);
         self.relink_after_gain(&takeover, &loser, surrender, after);

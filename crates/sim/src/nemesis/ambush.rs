@@ -18,6 +18,9 @@ use std::collections::BTreeSet;
 /// How often those in wait look.
 const LOOK: Time = MILLISECOND;
 
+/// For how long messages between groups are heard again, and how much later at most.
+const ECHOES: Time = 6 * SECOND;
+
 /// A step of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Moment {
@@ -29,8 +32,12 @@ enum Moment {
     Sealed,
     /// The range of the group that was given the order is another.
     Reshaped,
+    /// The same, and all that it owed for that is settled.
+    Settled,
     /// The two groups are led by different hosts, while the gainer is locked.
     LedApart,
+    /// The same, and the loser has sealed what moves.
+    SealedApart,
     /// A group has this host as its only member.
     Alone(GroupId, usize),
 }
@@ -66,6 +73,22 @@ enum Mischief {
     Wipe,
     /// The leaders of both groups do not hear each other for as long as a seal lasts.
     Estrange,
+    /// The other group's vote does not reach the group for as long as a seal lasts.
+    Silence,
+    /// The same, for not quite as long.
+    SilenceBriefly,
+    /// The other group is left to the host that leads the group.
+    EntrustOther,
+    /// Whoever leads the group loses its disk.
+    WipeLeader,
+    /// A follower's apply stage stops for a while, and once the group is another, that follower is to lead it.
+    StallHeir,
+    /// This host is to lead.
+    HandOverTo(usize),
+    /// The other group's neighbour on the far side takes over all that is left of it, and once that is settled everybody dies.
+    Inherit,
+    /// A follower with a slow disk is removed and added again, and dies.
+    Readmit,
     /// A follower hears nobody for a little while, and then the group is left to it alone.
     EntrustLagger,
     /// A follower dies, and then the group is left to it alone.
@@ -102,7 +125,7 @@ const PLOTS: &[Plot] = {
     &[
         // A Prepare outlives its operation, which was given up.
         Plot { order: Repartition, strikes: &[(Ordered, Echo), (Begun, HandOverOther)] },
-        Plot { order: Merge, strikes: &[(Ordered, Echo), (Begun, HandOverOther)] },
+        Plot { order: TakeOver, strikes: &[(Ordered, Echo), (Begun, Unseat), (LedApart, Silence)] },
         // Two operations want the same.
         Plot { order: TakeOver, strikes: &[(Begun, Rival)] },
         Plot { order: TakeOver, strikes: &[(Sealed, Rival), (Sealed, Unseat)] },
@@ -110,15 +133,32 @@ const PLOTS: &[Plot] = {
         // The members change under a lock.
         Plot { order: TakeOver, strikes: &[(Sealed, MembersOfOther), (Sealed, Unseat)] },
         Plot { order: TakeOver, strikes: &[(Begun, Members), (Begun, Unseat)] },
+        Plot {
+            order: Merge,
+            strikes: &[
+                (Begun, Unseat),
+                (LedApart, SilenceBriefly),
+                (SealedApart, EntrustOther),
+                (Reshaped, WipeLeader),
+            ],
+        },
         // A vote does not come in time.
         Plot { order: TakeOver, strikes: &[(Begun, Unseat), (LedApart, Estrange)] },
         // A later leader lags.
+        Plot { order: TakeOver, strikes: &[(Ordered, StallHeir)] },
         Plot { order: TakeOver, strikes: &[(Begun, Stall), (Sealed, Unseat)] },
         Plot { order: TakeOver, strikes: &[(Begun, Stall), (Reshaped, Unseat)] },
         // Those who hold what moved go before those who lag have it.
         Plot { order: TakeOver, strikes: &[(Begun, EntrustLagger)] },
         Plot { order: TakeOver, strikes: &[(Sealed, EntrustLagger)] },
         Plot { order: TakeOver, strikes: &[(Reshaped, EntrustForgetful)] },
+        // What was taken over is in memory only.
+        Plot { order: TakeOver, strikes: &[(Settled, CrashAll)] },
+        Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
+        Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
+        Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
+        // A replica comes back as another.
+        Plot { order: Split, strikes: &[(Reshaped, Readmit)] },
         Plot { order: Split, strikes: &[(Reshaped, EntrustForgetful)] },
         Plot { order: Split, strikes: &[(Ordered, EntrustLagger)] },
         Plot { order: Split, strikes: &[(Reshaped, PartWays)] },
@@ -209,10 +249,13 @@ impl World {
             Moment::Begun => matches!(pending(group), Some(Pending::Gains { .. })),
             Moment::Sealed => matches!(pending(other), Some(Pending::Loses { .. })),
             Moment::Reshaped => self.observer.newest(group).is_some_and(|state| state.range_version > version),
-            Moment::LedApart => {
-                let leader = |group| (0..self.hosts.len()).rfind(|host| self.leads(*host, group));
-                let leaders = leader(group).zip(leader(other));
-                pending(group).is_some() && leaders.is_some_and(|(ours, theirs)| ours != theirs)
+            Moment::Settled => self.observer.newest(group).is_some_and(|state| {
+                state.range_version > version && state.pending.is_none() && state.outbox.is_empty()
+            }),
+            Moment::LedApart => pending(group).is_some() && self.are_led_apart(group, other),
+            Moment::SealedApart => {
+                let sealed = matches!(pending(other), Some(Pending::Loses { .. }));
+                sealed && pending(group).is_some() && self.are_led_apart(group, other)
             }
             Moment::Alone(group, host) => self.members_are(group, |hosts| hosts == [Some(host)]),
         };
@@ -222,7 +265,11 @@ impl World {
         }
         let repeats = matches!(
             ambush.mischief,
-            Mischief::Rival | Mischief::Members | Mischief::MembersOfOther | Mischief::SplitOther
+            Mischief::Rival
+                | Mischief::Members
+                | Mischief::MembersOfOther
+                | Mischief::SplitOther
+                | Mischief::EntrustOther
         );
         if repeats && ambush.moment != Moment::Ordered {
             // Whoever leads after a fault takes the order as well.
@@ -264,16 +311,39 @@ impl World {
                 }
             }
             Mischief::HandOverOther => return self.hand_over_to_any(other),
-            Mischief::Echo => self.nemesis.echoes_until = end,
+            Mischief::Echo => self.nemesis.echoes_until = self.now + ECHOES,
             Mischief::Wipe => return self.befall(Fault::Wipe),
             Mischief::Estrange => {
-                let leader = |group| (0..self.hosts.len()).rfind(|host| self.leads(*host, group));
-                if let Some((ours, theirs)) = leader(group).zip(leader(other)) {
-                    let patience = u64::try_from(self.plan.config.seal_patience.as_nanos()).unwrap_or(SECOND);
+                if let Some((ours, theirs)) = self.leader_of(group).zip(self.leader_of(other)) {
+                    let patience = self.seal_patience();
                     let until = self.now + patience + self.span(patience / 8, patience * 2);
                     self.part(ours, &[theirs], until);
                 }
             }
+            Mischief::Silence => {
+                let patience = self.seal_patience();
+                let until = self.now + patience + self.span(patience / 8, patience * 2);
+                self.nemesis.silenced = Some((other, group, until));
+            }
+            Mischief::SilenceBriefly => {
+                let patience = self.seal_patience();
+                let until = self.now + self.span(patience / 4, patience * 3 / 4);
+                self.nemesis.silenced = Some((other, group, until));
+            }
+            Mischief::EntrustOther => {
+                if let Some(host) = self.leader_of(group) {
+                    return self.entrust(other, host);
+                }
+            }
+            Mischief::WipeLeader => {
+                if let Some(host) = self.leader_of(group) {
+                    self.lose_disk_of(host);
+                }
+            }
+            Mischief::StallHeir => self.stall_heir(ambush),
+            Mischief::Inherit => return self.inherit(ambush),
+            Mischief::Readmit => return self.readmit(group),
+            Mischief::HandOverTo(host) => return self.hand_over_to(group, host),
             Mischief::EntrustLagger | Mischief::EntrustForgetful => self.entrust_to_follower(ambush),
             Mischief::Entrust(host) => return self.entrust(group, host),
             Mischief::WipeOthers(host) => self.wipe_others(group, host),
@@ -326,12 +396,64 @@ impl World {
         let once: BTreeSet<NodeId> = once.map(|member| member.node).collect();
         for other in (0..self.hosts.len()).filter(|other| *other != host) {
             let Some(node) = self.hosts[other].node_id() else { continue };
-            if once.contains(&node) && self.hosts[other].disk.log.node.is_some() && self.may_lose(node) {
-                self.wipe(other);
-                let down = self.span(MILLISECOND, 2 * SECOND);
-                self.at(self.now + down, Event::Undo(Undo::Start(other)));
+            if once.contains(&node) {
+                self.lose_disk_of(other);
             }
         }
+    }
+
+    /// A follower that has yet to apply what moves is to lead whoever it moved to.
+    fn stall_heir(&mut self, ambush: Ambush) {
+        let Some(host) = self.follower_of(ambush.group) else { return };
+        if let Some(process) = &mut self.hosts[host].process {
+            process.work_stalled_until = ambush.until;
+        }
+        let ambush = Ambush { moment: Moment::Reshaped, mischief: Mischief::HandOverTo(host), ..ambush };
+        self.lie_in_wait(LOOK, ambush);
+    }
+
+    /// What the group has just taken over a part of is taken over by somebody else.
+    fn inherit(&mut self, ambush: Ambush) -> Checked {
+        let rivals = self.neighbours_of(ambush.other, &[ambush.group, ambush.other]);
+        let Some((heir, from)) = rivals.first().copied() else { return Ok(()) };
+        let Some(version) = self.observer.newest(heir).map(|state| state.range_version) else { return Ok(()) };
+        let until = self.now + 6 * SECOND;
+        let crash =
+            Ambush { group: heir, version, moment: Moment::Settled, mischief: Mischief::CrashAll, until, ..ambush };
+        self.lie_in_wait(LOOK, crash);
+        self.order_takeover_from(heir, from, true)
+    }
+
+    fn readmit(&mut self, group: GroupId) -> Checked {
+        let Some(host) = self.follower_of(group) else { return Ok(()) };
+        let Some(node) = self.hosts[host].node_id() else { return Ok(()) };
+        self.at(self.now, Event::Undo(Undo::Slow(host)));
+        let soon = self.now + self.span(20 * MILLISECOND, SECOND);
+        self.at(soon, Event::Undo(Undo::Add(group, host, 5)));
+        let crash = soon + self.span(20 * MILLISECOND, 3 * SECOND);
+        self.at(crash, Event::Undo(Undo::Restart(host)));
+        self.at(crash + SECOND, Event::Undo(Undo::Disk(host)));
+        self.change_members(group, Vec::new(), vec![node])
+    }
+
+    /// The groups on both sides of one but for some, each with the side on which it has that one.
+    fn neighbours_of(&self, group: GroupId, but: &[GroupId]) -> Vec<(GroupId, Side)> {
+        let Some(state) = self.observer.newest(group) else { return Vec::new() };
+        let sides =
+            [(state.links.predecessor.group, Side::Successor), (state.links.successor.group, Side::Predecessor)];
+        sides.into_iter().filter(|(neighbour, _)| !but.contains(neighbour)).collect()
+    }
+
+    fn leader_of(&self, group: GroupId) -> Option<usize> {
+        (0..self.hosts.len()).rfind(|host| self.leads(*host, group))
+    }
+
+    fn are_led_apart(&self, group: GroupId, other: GroupId) -> bool {
+        self.leader_of(group).zip(self.leader_of(other)).is_some_and(|(ours, theirs)| ours != theirs)
+    }
+
+    fn seal_patience(&self) -> Time {
+        u64::try_from(self.plan.config.seal_patience.as_nanos()).unwrap_or(SECOND)
     }
 
     /// A host keeps a child and leaves its parent; then it dies.
@@ -362,12 +484,18 @@ impl World {
     fn hand_over_to_any(&mut self, group: GroupId) -> Checked {
         let Some(configuration) = self.observer.configuration(group) else { return Ok(()) };
         let all = voters(configuration);
-        let Some(host) = (0..self.hosts.len()).rfind(|host| self.leads(*host, group)) else { return Ok(()) };
+        let Some(host) = self.leader_of(group) else { return Ok(()) };
         let others: Vec<_> = all.into_iter().filter(|node| self.directory.get(node) != Some(&host)).collect();
         if others.is_empty() {
             return Ok(());
         }
         let to = *self.nemesis.random.pick(&others);
+        let to = self.directory.get(&to).copied();
+        to.map_or(Ok(()), |to| self.hand_over_to(group, to))
+    }
+
+    fn hand_over_to(&mut self, group: GroupId, to: usize) -> Checked {
+        let (Some(host), Some(to)) = (self.leader_of(group), self.hosts[to].node_id()) else { return Ok(()) };
         let Some(request) = self.ask(host, Asked::Order) else { return Ok(()) };
         self.input(host, Input::HandOver { request, group, to })
     }
@@ -377,10 +505,7 @@ impl World {
         let Ambush { group, other, .. } = ambush;
         let mut rivals = Vec::new();
         for victim in [other, group] {
-            let Some(state) = self.observer.newest(victim) else { continue };
-            let sides =
-                [(state.links.predecessor.group, Side::Successor), (state.links.successor.group, Side::Predecessor)];
-            rivals.extend(sides.into_iter().filter(|(rival, _)| *rival != group && *rival != victim));
+            rivals.extend(self.neighbours_of(victim, &[group, victim]));
         }
         if rivals.is_empty() {
             return Ok(());
@@ -393,7 +518,13 @@ impl World {
     /// How much later a message between groups arrives once more, if it does.
     pub(crate) fn echo(&mut self) -> Option<Time> {
         let echoes = self.nemesis.echoes_until > self.now && !self.nemesis.stopped;
-        echoes.then(|| self.span(5 * MILLISECOND, 5 * SECOND))
+        echoes.then(|| 5 * MILLISECOND + self.nemesis.random.below(ECHOES))
+    }
+
+    /// Whether the votes of one group on what another asks are lost.
+    pub(crate) fn is_silenced(&self, from: GroupId, to: GroupId) -> bool {
+        let silenced = self.nemesis.silenced.filter(|_| !self.nemesis.stopped);
+        silenced.is_some_and(|(speaker, hearer, until)| speaker == from && hearer == to && self.now < until)
     }
 }
 
