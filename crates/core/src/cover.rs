@@ -4,8 +4,8 @@
 //! node that leads                                  node that follows
 //!   | Cover(7, [(group, incarnation, ballot), …]) --> |  each follows in that ballot here, and what it promised is on disk?
 //!   | <------------------------- Covered(7, without …) |
-//!   | Beat(7, stamp, lease) ------------------------> |  an Accept without entries to each of them
-//!   | <------------------------ Beaten(7, stamp, lease) |  an Accepted of each of them
+//!   | Beat(7, stamp, lease, vouches) ----------------> |  an Accept without entries to each of them
+//!   | <------------------ Beaten(7, stamp, lease, ask) |  an Accepted of each of them
 //!   |                 …                                |
 //!   | <---------------------------------- Uncovered(7) |  it started anew, or one of them promised another ballot
 //! ```
@@ -52,6 +52,23 @@ pub struct Covered {
 
 codec_struct!(Covered { group, incarnation, ballot });
 
+/// An Accept without entries to every group of a generation, unpacked.
+pub(crate) struct Beat {
+    pub(crate) generation: u64,
+    pub(crate) stamp: Instant,
+    pub(crate) lease_nanos: u64,
+    pub(crate) vouches: u64,
+    pub(crate) except: Vec<GroupId>,
+}
+
+/// An Accepted from every group of a generation, unpacked.
+pub(crate) struct Beaten {
+    pub(crate) generation: u64,
+    pub(crate) stamp: Instant,
+    pub(crate) lease_nanos: u64,
+    pub(crate) ask: u64,
+}
+
 /// What this node says of the groups it leads, to one other node.
 #[derive(Debug)]
 struct Given {
@@ -59,6 +76,8 @@ struct Given {
     groups: BTreeSet<Covered>,
     agreed: bool,
     beat_at: Instant,
+    /// What the other node asked last.
+    ask: u64,
 }
 
 /// What another node says of the groups it leads.
@@ -66,6 +85,8 @@ struct Given {
 struct Held {
     generation: u64,
     groups: Vec<Covered>,
+    /// The ask under way, and when it was made: everything acknowledged before is to be vouched for.
+    asked: (u64, Instant),
 }
 
 /// All covers of a node.
@@ -74,6 +95,7 @@ pub(crate) struct Covers {
     given: BTreeMap<NodeId, Given>,
     held: BTreeMap<NodeId, Held>,
     generations: u64,
+    asks: u64,
     look_at: Instant,
 }
 
@@ -110,7 +132,14 @@ impl Node {
     }
 
     /// Another node wants to speak for groups that it leads.
-    pub(crate) fn on_cover(&mut self, from: NodeId, generation: u64, groups: Vec<Covered>, effects: &mut Effects) {
+    pub(crate) fn on_cover(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        generation: u64,
+        groups: Vec<Covered>,
+        effects: &mut Effects,
+    ) {
         let known = self.covers.held.get(&from).map_or(0, |held| held.generation);
         if generation < known || groups.len() > self.config.max_replicas {
             return;
@@ -119,7 +148,8 @@ impl Node {
             |covered: &Covered| self.replicas.get(&covered.group).is_some_and(|replica| replica.follows(from, covered));
         let (groups, without): (Vec<Covered>, Vec<Covered>) = groups.into_iter().partition(follows);
         let without = without.into_iter().map(|covered| covered.group).collect();
-        self.covers.held.insert(from, Held { generation, groups });
+        let asked = self.covers.next_ask(self.record.boot, now.instant);
+        self.covers.held.insert(from, Held { generation, groups, asked });
         say(effects, from, PeerMessage::Covered { generation, without });
     }
 
@@ -134,53 +164,51 @@ impl Node {
     }
 
     /// Another node speaks for the groups of a generation.
-    pub(crate) fn on_beat(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        (generation, stamp, lease_nanos): (u64, Instant, u64),
-        effects: &mut Effects,
-    ) {
+    pub(crate) fn on_beat(&mut self, now: Now, from: NodeId, beat: &Beat, effects: &mut Effects) {
         // A lease longer than the disk knows of is granted to messages that can wait for it.
-        let leased = lease_nanos <= self.record.longest_lease_nanos;
-        let known = self.covers.held.get(&from).is_some_and(|held| held.generation == generation);
+        let leased = beat.lease_nanos <= self.record.longest_lease_nanos;
+        let known = self.covers.held.get(&from).is_some_and(|held| held.generation == beat.generation);
         let held = if known { self.covers.held.remove(&from) } else { None };
         let mut replicas = std::mem::take(&mut self.replicas);
         let mut cx = self.context(now, effects);
         let heard = held.filter(|held| {
+            let fresh = (beat.vouches == held.asked.0).then_some(held.asked.1);
             leased
                 && held.groups.iter().all(|covered| {
+                    let fresh = fresh.filter(|_| beat.except.binary_search(&covered.group).is_err());
                     let replica = replicas.get_mut(&covered.group);
-                    replica.is_some_and(|replica| replica.on_beat(from, covered, stamp, lease_nanos, &mut cx))
+                    replica.is_some_and(|replica| replica.on_beat(from, covered, beat, fresh, &mut cx))
                 })
         });
         self.replicas = replicas;
-        let all = heard.is_some();
-        self.covers.held.extend(heard.map(|held| (from, held)));
-        let answer = if all {
-            PeerMessage::Beaten { generation, stamp, lease_nanos }
-        } else {
-            PeerMessage::Uncovered { generation }
+        let (generation, stamp, lease_nanos) = (beat.generation, beat.stamp, beat.lease_nanos);
+        let answer = match heard {
+            Some(mut held) => {
+                if beat.vouches == held.asked.0 {
+                    held.asked = self.covers.next_ask(self.record.boot, now.instant);
+                }
+                let ask = held.asked.0;
+                self.covers.held.insert(from, held);
+                PeerMessage::Beaten { generation, stamp, lease_nanos, ask }
+            }
+            None => PeerMessage::Uncovered { generation },
         };
         say(effects, from, answer);
     }
 
     /// Another node has granted for all groups of a generation.
-    pub(crate) fn on_beaten(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        (generation, stamp, lease_nanos): (u64, Instant, u64),
-        effects: &mut Effects,
-    ) {
-        let Some(given) = self.covers.given.remove(&from).filter(|given| given.generation == generation) else {
+    pub(crate) fn on_beaten(&mut self, now: Now, from: NodeId, beaten: &Beaten, effects: &mut Effects) {
+        let known = self.covers.given.get(&from).is_some_and(|given| given.generation == beaten.generation);
+        if !known {
             return;
-        };
+        }
+        let Some(mut given) = self.covers.given.remove(&from) else { return };
+        given.ask = beaten.ask;
         let mut replicas = std::mem::take(&mut self.replicas);
         let mut cx = self.context(now, effects);
         for covered in &given.groups {
             if let Some(replica) = replicas.get_mut(&covered.group) {
-                replica.on_beaten(from, covered, stamp, lease_nanos, &mut cx);
+                replica.on_beaten(from, covered, beaten, &mut cx);
             }
         }
         self.replicas = replicas;
@@ -196,6 +224,12 @@ impl Node {
 }
 
 impl Covers {
+    /// A new ask. No process of this node uses one twice.
+    fn next_ask(&mut self, boot: u64, now: Instant) -> (u64, Instant) {
+        self.asks += 1;
+        (boot << 32 | self.asks, now)
+    }
+
     fn beat(&mut self, replicas: &mut BTreeMap<GroupId, Replica>, cx: &mut Context<'_>) {
         let now = cx.now.instant;
         if cx.disk_stalled {
@@ -205,14 +239,18 @@ impl Covers {
         let nodes: Vec<NodeId> = self.given.iter().filter(|(_, given)| due(given)).map(|(node, _)| *node).collect();
         for node in nodes {
             let Some(given) = self.given.get_mut(&node) else { continue };
+            let mut except = Vec::new();
             let holds = given.groups.iter().all(|covered| {
-                replicas.get_mut(&covered.group).is_some_and(|replica| replica.beats(node, covered, now))
+                let Some(replica) = replicas.get_mut(&covered.group) else { return false };
+                if !replica.vouches(node, cx) {
+                    except.push(covered.group);
+                }
+                replica.beats(node, covered, now)
             });
             if holds {
                 given.beat_at = now.after(cx.config.heartbeat);
-                let lease_nanos = nanos(cx.config.lease);
-                let beat = PeerMessage::Beat { generation: given.generation, stamp: now, lease_nanos };
-                say(cx.effects, node, beat);
+                let (generation, vouches, lease_nanos) = (given.generation, given.ask, nanos(cx.config.lease));
+                say(cx.effects, node, PeerMessage::Beat { generation, stamp: now, lease_nanos, vouches, except });
             } else {
                 self.given.remove(&node);
                 self.look_at = now;
@@ -248,7 +286,7 @@ impl Covers {
             // No process of this node uses one twice.
             let generation = boot << 32 | self.generations;
             let list = groups.iter().copied().collect();
-            self.given.insert(node, Given { generation, groups, agreed: false, beat_at: cx.now.instant });
+            self.given.insert(node, Given { generation, groups, agreed: false, beat_at: cx.now.instant, ask: 0 });
             say(cx.effects, node, PeerMessage::Cover { generation, groups: list });
         }
     }
@@ -269,13 +307,14 @@ impl Replica {
         named && promised && (durable || planted::on(Bug::BeatOfAnotherBallot)) && follower.leader == Some(leader)
     }
 
-    /// A beat is an Accept without entries. False if this replica does not go by it.
+    /// A beat is an Accept without entries; `fresh` is the moment before which everything acknowledged is vouched to be applied
+    /// here. False if this replica does not go by it.
     fn on_beat(
         &mut self,
         from: NodeId,
         covered: &Covered,
-        stamp: Instant,
-        lease_nanos: u64,
+        beat: &Beat,
+        fresh: Option<Instant>,
         cx: &mut Context<'_>,
     ) -> bool {
         if self.gone || !self.follows(from, covered) {
@@ -283,7 +322,10 @@ impl Replica {
         }
         let leader = ReplicaName { node: from, incarnation: covered.ballot.incarnation, ..self.name };
         self.follow(leader, cx);
-        !self.grant_lease(covered.ballot, stamp, lease_nanos, cx)
+        if let Some(at) = fresh {
+            self.word.set_fresh(at);
+        }
+        !self.grant_lease(covered.ballot, beat.stamp, beat.lease_nanos, cx)
     }
 
     /// Whether a beat may be sent for this group; it counts as a message of its leader's.
@@ -298,14 +340,22 @@ impl Replica {
         leads && peer
     }
 
+    /// Whether everything acknowledged so far is applied at a member ([`crate::paxos::freshness`]).
+    fn vouches(&self, node: NodeId, cx: &Context<'_>) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let settled = leader.structural.is_none() && self.applied >= leader.barrier;
+        let leased = cx.now.instant < self.lease_deadline(cx) || planted::on(Bug::VouchedWithoutLease);
+        settled && leased && leader.peers.get(&node).is_some_and(|peer| peer.applied >= self.decided)
+    }
+
     /// The answer to a beat is an Accepted that tells of no slot.
-    fn on_beaten(&mut self, from: NodeId, covered: &Covered, stamp: Instant, lease_nanos: u64, cx: &mut Context<'_>) {
+    fn on_beaten(&mut self, from: NodeId, covered: &Covered, beaten: &Beaten, cx: &mut Context<'_>) {
         let Role::Leader(leader) = &mut self.role else { return };
         let name = ReplicaName { group: covered.group, node: from, incarnation: covered.incarnation };
         if leader.ballot != covered.ballot || leader.peers.get(&from).is_none_or(|peer| peer.name != name) {
             return;
         }
-        leader.granted(from, stamp, lease_nanos, cx);
+        leader.granted(from, beaten.stamp, beaten.lease_nanos, cx);
         if let Some(peer) = leader.peers.get_mut(&from) {
             peer.spared_until = cx.now.instant.after(cx.config.heartbeat * SPARED_FOR);
         }

@@ -294,6 +294,11 @@ pub enum PeerMessage {
         stamp: Instant,
         /// As in an Accept.
         lease_nanos: u64,
+        /// The receiver's ask that this answers, for every group but those below: when it was heard, the receiver had applied
+        /// everything acknowledged. Zero for none.
+        vouches: u64,
+        /// For whom this does not vouch.
+        except: Vec<GroupId>,
     },
     /// From every group of a generation: a lease granted.
     Beaten {
@@ -303,6 +308,8 @@ pub enum PeerMessage {
         stamp: Instant,
         /// As in an Accepted.
         lease_nanos: u64,
+        /// As in an Accepted.
+        ask: u64,
     },
     /// The sender does not go by this generation any more.
     Uncovered {
@@ -325,8 +332,8 @@ codec_enum!(PeerMessage {
     6 => Gossip { datagram },
     7 => Cover { generation, groups },
     8 => Covered { generation, without },
-    9 => Beat { generation, stamp, lease_nanos },
-    10 => Beaten { generation, stamp, lease_nanos },
+    9 => Beat { generation, stamp, lease_nanos, vouches, except },
+    10 => Beaten { generation, stamp, lease_nanos, ask },
     11 => Uncovered { generation },
 });
 

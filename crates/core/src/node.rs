@@ -5,7 +5,7 @@
 
 use crate::birth::{Birth, Origin};
 use crate::config::Config;
-use crate::cover::Covers;
+use crate::cover::{Beat, Beaten, Covers};
 use crate::durable::{
     HardState, MAX_NONCES, Merger, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write,
 };
@@ -866,13 +866,13 @@ impl Node {
                 self.on_gone(now, to, Merger { into, at }, effects);
             }
             PeerMessage::Gone { .. } | PeerMessage::Gossip { .. } => {}
-            PeerMessage::Cover { generation, groups } => self.on_cover(from, generation, groups, effects),
+            PeerMessage::Cover { generation, groups } => self.on_cover(now, from, generation, groups, effects),
             PeerMessage::Covered { generation, without } => self.on_covered(now, from, generation, &without),
-            PeerMessage::Beat { generation, stamp, lease_nanos } => {
-                self.on_beat(now, from, (generation, stamp, lease_nanos), effects);
+            PeerMessage::Beat { generation, stamp, lease_nanos, vouches, except } => {
+                self.on_beat(now, from, &Beat { generation, stamp, lease_nanos, vouches, except }, effects);
             }
-            PeerMessage::Beaten { generation, stamp, lease_nanos } => {
-                self.on_beaten(now, from, (generation, stamp, lease_nanos), effects);
+            PeerMessage::Beaten { generation, stamp, lease_nanos, ask } => {
+                self.on_beaten(now, from, &Beaten { generation, stamp, lease_nanos, ask }, effects);
             }
             PeerMessage::Uncovered { generation } => self.on_uncovered(from, generation),
             PeerMessage::Replica { envelope } => {

@@ -188,20 +188,21 @@ fn cover() -> impl Strategy<Value = PeerMessage> {
         incarnation: name.incarnation,
         ballot,
     });
-    let beat = (any::<u64>(), any::<u64>(), any::<u64>());
+    let beat = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
     prop_oneof![
         (any::<u64>(), vec(covered, 0..4)).prop_map(|(generation, groups)| PeerMessage::Cover { generation, groups }),
         (any::<u64>(), vec(any::<u64>().prop_map(GroupId), 0..4))
             .prop_map(|(generation, without)| PeerMessage::Covered { generation, without }),
-        beat.prop_map(|(generation, stamp, lease_nanos)| PeerMessage::Beat {
+        (beat, vec(any::<u64>().prop_map(GroupId), 0..4)).prop_map(
+            |((generation, stamp, lease_nanos, vouches), except)| {
+                PeerMessage::Beat { generation, stamp: Instant(stamp), lease_nanos, vouches, except }
+            }
+        ),
+        beat.prop_map(|(generation, stamp, lease_nanos, ask)| PeerMessage::Beaten {
             generation,
             stamp: Instant(stamp),
-            lease_nanos
-        }),
-        beat.prop_map(|(generation, stamp, lease_nanos)| PeerMessage::Beaten {
-            generation,
-            stamp: Instant(stamp),
-            lease_nanos
+            lease_nanos,
+            ask
         }),
         any::<u64>().prop_map(|generation| PeerMessage::Uncovered { generation }),
     ]
