@@ -193,8 +193,6 @@ bugs! {
     AssembledInMemory => "assembled-in-memory",
     /// The loser gives up what moved before every member of the gainer has it (hazards 2, 6).
     ToldBeforeAssembled => "told-before-assembled",
-    /// A machine ends although a gainer beside it has yet to take over what it parted (hazards 2, 6).
-    EndedOwing => "ended-owing",
     /// A loser's snapshot holds what the gainer has made of what was sealed.
     TakenInSnapshot => "taken-in-snapshot",
     /// A member takes a snapshot of the loser without what moved, while the gainer beside it needs that.

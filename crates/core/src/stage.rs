@@ -475,7 +475,7 @@ impl<S: Store> Stage<S> {
     /// what the machine's own log, or another gainer's, goes on with.
     fn owes(&self, machine: &Machine<S>) -> bool {
         let applied = |gainer| self.state(gainer).map(|state| state.applied);
-        machine.owes(applied) && !planted::on(Bug::EndedOwing)
+        machine.owes(applied)
     }
 
     /// Machines that were kept for what others had yet to take over end now, if nobody needs them any more.

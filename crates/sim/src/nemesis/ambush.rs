@@ -155,8 +155,6 @@ const PLOTS: &[Plot] = {
         // What was taken over is in memory only.
         Plot { order: TakeOver, strikes: &[(Settled, CrashAll)] },
         Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
-        Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
-        Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
         // A replica comes back as another.
         Plot { order: Split, strikes: &[(Reshaped, Readmit)] },
         Plot { order: Split, strikes: &[(Reshaped, EntrustForgetful)] },
