@@ -113,6 +113,9 @@ pub struct Stage<S: Store> {
     limits: Limits,
     machines: BTreeMap<GroupId, Machine<S>>,
     words: BTreeMap<GroupId, Arc<ReadWord>>,
+    /// Groups whose replica here had no machine when the stage was opened and has none yet: one that was born and not flushed
+    /// is born again by its parent's log.
+    unborn: BTreeSet<GroupId>,
     queues: BTreeMap<GroupId, Queue>,
     /// What was done before the store failed.
     unfinished: Done,
@@ -129,9 +132,15 @@ pub struct Stage<S: Store> {
 }
 
 impl<S: Store> Stage<S> {
-    /// Opens every machine the store holds. `nonce` makes the numbers of this boot's snapshots its own; snapshots nobody
+    /// Opens every machine the store holds. `replicas` are the groups with a replica in the log. `nonce` makes the numbers of this boot's snapshots its own; snapshots nobody
     /// pulls for `patience` are let go.
-    pub fn open(store: S, limits: Limits, nonce: u64, patience: Duration) -> Result<Self, StoreError> {
+    pub fn open(
+        store: S,
+        limits: Limits,
+        replicas: &BTreeSet<GroupId>,
+        nonce: u64,
+        patience: Duration,
+    ) -> Result<Self, StoreError> {
         let mut machines = BTreeMap::new();
         for name in Machine::<S>::list(&store)? {
             if let Some(machine) = Machine::open(store.clone(), name.group)? {
@@ -145,7 +154,9 @@ impl<S: Store> Stage<S> {
             }
         }
         let next_tablet = highest_tablet(&store)?.next();
+        let unborn = replicas.iter().filter(|group| !machines.contains_key(*group)).copied().collect();
         let mut stage = Self {
+            unborn,
             merged: merged_replicas(&store)?,
             store,
             limits,
@@ -370,7 +381,7 @@ impl<S: Store> Stage<S> {
             EntryKind::Prepare => {}
             _ => {
                 let gainer = state.pending.as_ref().map(|pending| pending.operation().coordinator);
-                beside.gainer = gainer.and_then(|gainer| self.state(gainer)).map(|state| state.applied);
+                beside.gainer = gainer.and_then(|gainer| self.gainer_applied(gainer));
             }
         }
         beside.loser = loser.as_mut();
@@ -419,6 +430,7 @@ impl<S: Store> Stage<S> {
             }
             done.inputs.push(Input::Born { child, leader, report: report(&born) });
             done.moved.push(child.group);
+            self.unborn.remove(&child.group);
             self.machines.insert(child.group, born);
         }
         Ok(())
@@ -446,9 +458,15 @@ impl<S: Store> Stage<S> {
         self.counts.remove(&group);
     }
 
+    /// How far a gainer on this node is; nowhere yet, if it is still to be born again.
+    fn gainer_applied(&self, gainer: GroupId) -> Option<Slot> {
+        let unborn = self.unborn.contains(&gainer).then_some(Slot(0));
+        self.state(gainer).map(|state| state.applied).or(unborn)
+    }
+
     /// A gainer is gone, or came by a snapshot: it does not need what losers here had kept for it.
     fn discard_parted(&mut self, gainer: GroupId) -> Result<(), StoreError> {
-        let applied = self.state(gainer).map(|state| state.applied);
+        let applied = self.gainer_applied(gainer);
         self.machines.values_mut().try_for_each(|machine| machine.discard_parted(gainer, applied))
     }
 
@@ -474,8 +492,7 @@ impl<S: Store> Stage<S> {
     /// Whether a gainer here has yet to take over what a machine parted for it. After a crash its entry may come back later than
     /// what the machine's own log, or another gainer's, goes on with.
     fn owes(&self, machine: &Machine<S>) -> bool {
-        let applied = |gainer| self.state(gainer).map(|state| state.applied);
-        machine.owes(applied)
+        machine.owes(|gainer| self.gainer_applied(gainer))
     }
 
     /// Machines that were kept for what others had yet to take over end now, if nobody needs them any more.
@@ -542,6 +559,9 @@ impl<S: Store> Stage<S> {
                     }
                 }
                 forget_merged(&self.store, replica.group)?;
+                if self.unborn.remove(&replica.group) {
+                    self.discard_parted(replica.group)?;
+                }
                 self.destroy(*replica)?;
                 let mut done = Done { moved: vec![replica.group], ..Done::default() };
                 self.end_left_over(&mut done)?;
@@ -562,6 +582,7 @@ impl<S: Store> Stage<S> {
             let tablet = self.tablet();
             let machine = Machine::create(self.store.clone(), name, state.clone(), tablet)?;
             self.store.flush()?;
+            self.unborn.remove(&name.group);
             self.machines.insert(name.group, machine.with_limits(self.limits.clone()));
         }
         Ok(self.installed(name.group))
@@ -699,7 +720,10 @@ impl<S: Store> Stage<S> {
         }
         match sink.finish() {
             Ok(machine) => {
+                self.unborn.remove(&group);
+                let gainers = machine.parted_for();
                 self.machines.insert(group, machine.with_limits(self.limits.clone()));
+                gainers.into_iter().try_for_each(|gainer| self.discard_parted(gainer))?;
                 // What the snapshot replaces in the log is given up only once the snapshot is durable.
                 self.store.flush()?;
                 let mut done = self.installed(group);

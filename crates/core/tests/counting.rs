@@ -14,6 +14,7 @@ use scatter_core::stage::Stage;
 use scatter_core::store::map::MapStore;
 use scatter_core::time::{Instant, LogTime};
 use scatter_core::types::{ClusterId, ConfigurationVersion, GroupId, Incarnation, NodeId, ReplicaName, TabletId};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 const GROUP: GroupId = GroupId(1);
@@ -30,7 +31,7 @@ fn stage(groups: u64) -> Stage<MapStore> {
         let name = ReplicaName { group, node: NodeId(1), incarnation: Incarnation(1) };
         Machine::create(store.clone(), name, state, TabletId(group.0)).unwrap();
     }
-    Stage::open(store, Limits::default(), 1, PATIENCE).unwrap()
+    Stage::open(store, Limits::default(), &BTreeSet::new(), 1, PATIENCE).unwrap()
 }
 
 fn apply(stage: &mut Stage<MapStore>, kind: EntryKind, body: Bytes) {

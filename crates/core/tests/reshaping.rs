@@ -129,7 +129,7 @@ fn prints(machine: &Machine<MapStore>) -> (u64, u64) {
 }
 
 fn open(store: &MapStore, boots: u64) -> Stage<MapStore> {
-    Stage::open(store.clone(), limits(), boots, Duration::from_secs(10)).unwrap()
+    Stage::open(store.clone(), limits(), &BTreeSet::new(), boots, Duration::from_secs(10)).unwrap()
 }
 
 impl World {

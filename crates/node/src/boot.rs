@@ -102,7 +102,8 @@ fn open(settings: &NodeSettings) -> Result<Booted, BootError> {
     let store = RocksStore::open(&directory.join("store"), &rocks)?;
     let nonce = rand::random();
     let config = settings.core();
-    let stage = Stage::open(store.clone(), Limits::default(), nonce, config.snapshot_patience)?;
+    let replicas = recovered.replicas.iter().map(|replica| replica.replica.group).collect();
+    let stage = Stage::open(store.clone(), Limits::default(), &replicas, nonce, config.snapshot_patience)?;
     let boot = Boot {
         fresh_id: NodeId(rand::random::<u64>().max(1)),
         nonce,

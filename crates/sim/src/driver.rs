@@ -40,7 +40,8 @@ impl World {
         let boot = Boot { fresh_id, nonce, seed, origin: self.origin(host) };
         let store = self.hosts[host].disk.store.clone();
         let patience = self.plan.config.snapshot_patience;
-        let stage = match Stage::open(store, self.limits.clone(), nonce >> 16, patience) {
+        let replicas = self.hosts[host].disk.log.replicas.keys().copied().collect();
+        let stage = match Stage::open(store, self.limits.clone(), &replicas, nonce >> 16, patience) {
             Ok(stage) => stage,
             Err(error) => return require(21, false, || format!("host {host}: {error}")),
         };

@@ -453,12 +453,19 @@ impl<S: Store> SnapshotSink<S> {
             return Err(SnapshotError::Mismatch);
         }
         let mut batch = S::Batch::default();
+        let mut parted = Vec::new();
         if let Some((old, _)) = read_records(&self.store, name.group)? {
             if old.name == name && old.state.applied >= header.state.applied {
                 return Err(SnapshotError::Stale(old.state.applied));
             }
+            // What is kept for a gainer beside this replica has nothing to do with how this replica goes on.
+            let pieces = old.pieces();
+            if old.name == name {
+                parted = old.parted;
+            }
+            let kept = TabletMap(parted.iter().flat_map(|parted| &parted.tablets.0).cloned().collect());
             // The record of what is being received is still there, and keeps the fresh tablet.
-            release(&self.store, &mut batch, &old.pieces(), &[(name.group, None)])?;
+            release(&self.store, &mut batch, &pieces, &[(name.group, Some(&kept))])?;
         }
         for (start, end) in [layout::replica_span(name.group), layout::incoming_span(name.group)] {
             batch.delete_range(&start, &end);
@@ -475,8 +482,7 @@ impl<S: Store> SnapshotSink<S> {
         let taken = header.left_out();
         let state = header.state.clone();
         let mark = Mark::new(&state, header.idempotency_records, header.fingerprint);
-        let frame =
-            Frame { name, tablets: TabletMap::single(state.range.clone(), tablet), parted: Vec::new(), taken, state };
+        let frame = Frame { name, tablets: TabletMap::single(state.range.clone(), tablet), parted, taken, state };
         put_records(&mut batch, &frame, &mark);
         self.store.write(batch)?;
         let mut machine = Machine::assembled(self.store, frame, &mark, lanes);

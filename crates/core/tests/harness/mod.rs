@@ -178,8 +178,10 @@ impl Cluster {
         let (now, boot_number) = (self.clock(letter), self.boots);
         let host = self.host(letter);
         assert!(host.process.is_none(), "{letter} runs already");
+        let replicas = host.disk.recovered().replicas.iter().map(|replica| replica.replica.group).collect();
         let stage =
-            Stage::open(host.store.clone(), Limits::default(), boot_number, host.config.snapshot_patience).unwrap();
+            Stage::open(host.store.clone(), Limits::default(), &replicas, boot_number, host.config.snapshot_patience)
+                .unwrap();
         let boot = Boot { fresh_id: id(letter), nonce: boot_number, seed: boot_number, origin: host.origin.clone() };
         let recovered = Node::recover(host.config.clone(), boot, host.disk.recovered(), stage.reports(), now);
         let (node, effects) = match recovered {
