@@ -14,6 +14,7 @@ use scatter_client::{AdminError, Boundary, Key, NewMember, Position, Reason, Res
 use scatter_core::types::{GroupId, NodeId};
 use scatter_service::problem::Kind;
 use scatter_service::{Problem, WriteOutcome};
+use scatter_wire::NodeState;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -162,6 +163,16 @@ async fn carry_out(
     }
     tracing::info!(%group, %plan, "{kind} ordered");
     let number = admin.history().ordered(kind, group, plan.clone());
+    let said = see_through(admin, number, order).await?;
+    Ok(document(&with_result(plan, said)))
+}
+
+/// Has an order carried out, also if nobody waits for it any more, and notes what became of it.
+pub(crate) async fn see_through(
+    admin: &Arc<Admin>,
+    number: u64,
+    order: impl Future<Output = Result<String, AdminError>> + Send + 'static,
+) -> Result<String, Problem> {
     let noting = Arc::clone(admin);
     let work = tokio::spawn(async move {
         let said = order.await;
@@ -175,7 +186,7 @@ async fn carry_out(
     });
     let said = work.await.map_err(|_| Problem::new(Kind::Internal, "the order's task ended by itself"))?;
     admin.forget().await;
-    Ok(document(&with_result(plan, said.map_err(order_failed)?)))
+    said.map_err(order_failed)
 }
 
 /// A position from its hexadecimal digits or as that of a key.
@@ -237,6 +248,9 @@ pub(crate) async fn members(
         Ok(NewMember { node: *node, address })
     });
     let newcomers = newcomers.collect::<Result<Vec<_>, Problem>>()?;
+    for node in &add {
+        able(&picture, *node)?;
+    }
     let plan = json!({
         "group": group.to_string(), "dry_run": dry_run, "add": texts(&add), "remove": texts(&remove),
         "members": texts(&after),
@@ -247,6 +261,17 @@ pub(crate) async fn members(
     let (client, limit) = (admin.client.clone(), admin.order);
     let order = async move { client.change_members(group, newcomers, remove, false, Some(limit)).await };
     carry_out(&admin, "members", group, plan, false, order).await
+}
+
+/// Whether anything may be laid upon a node. Who does not answer would have the order wait until its time is over.
+fn able(picture: &Picture, node: NodeId) -> Result<(), Problem> {
+    let why = match picture.state(node) {
+        Some(NodeState::Alive | NodeState::Joining) => return Ok(()),
+        Some(NodeState::Draining | NodeState::Drained) => "is to be emptied",
+        Some(NodeState::Dead) => "is dead",
+        Some(NodeState::Suspect) | None => "does not answer",
+    };
+    Err(Problem::new(Kind::Conflict, format!("node {node} {why}")))
 }
 
 /// Who the members would be, or why the change makes no sense.
@@ -301,6 +326,9 @@ pub(crate) async fn transfer_leader(
     {
         return Err(Problem::new(Kind::Conflict, format!("node {node} is no voting member of group {group}")));
     }
+    if let Some(node) = to {
+        able(&picture, node)?;
+    }
     let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "to": to.map(|node| node.to_string()) });
     if dry_run {
         return Ok(document(&plan));
@@ -320,7 +348,7 @@ fn with_result(mut plan: Value, said: String) -> Value {
     plan
 }
 
-pub(crate) fn order_failed(error: AdminError) -> Problem {
+fn order_failed(error: AdminError) -> Problem {
     let text = error.to_string();
     match error {
         AdminError::Unknown { .. } => {

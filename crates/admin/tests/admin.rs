@@ -9,7 +9,7 @@ use scatter_admin::{AdminProgramSettings, PROGRAM};
 use scatter_core::types::NodeId;
 use scatter_service::configuration::{Loaded, load};
 use scatter_service::{Process, Shutdown};
-use scatter_wire::{AdminRequest, Boundary, NewMember, Side};
+use scatter_wire::{AdminRequest, Boundary, NewMember, NodeState, Side};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -194,7 +194,12 @@ async fn bad_requests_are_refused() {
     ] {
         let (status, problem) = admin.post(&path, body).await;
         assert_eq!(status.as_u16(), expected, "{path} {body}: {problem}");
-        assert!(problem["type"].as_str().is_some_and(|kind| kind.starts_with("urn:scatter:problem:")), "{problem}");
+        let kind = match expected {
+            400 => "malformed",
+            404 => "not-found",
+            _ => "conflict",
+        };
+        assert_eq!(problem["type"], urn(kind), "{path} {body}: {problem}");
     }
     for (path, expected) in [
         ("/v1/lookup", 400),
@@ -208,6 +213,126 @@ async fn bad_requests_are_refused() {
         ("/v1/nothing", 404),
     ] {
         assert_eq!(admin.get(path).await.0.as_u16(), expected, "{path}");
+    }
+    assert!(admin.cluster.group.lock().orders.is_empty());
+}
+
+fn urn(name: &str) -> Value {
+    json!(format!("urn:scatter:problem:{name}"))
+}
+
+#[tokio::test]
+async fn a_node_is_drained_only_if_others_can_hold_what_it_holds() {
+    let admin = Admin::start().await;
+    let path = format!("/v1/nodes/{}/drain", id(2));
+    for path in [path.clone(), format!("{path}?dry_run=true")] {
+        let (status, problem) = admin.post(&path, "").await;
+        assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains(GROUP)), "it names the group: {problem}");
+    }
+    let address = admin.cluster.run_node(NodeId(4), &format!("{}:0", admin.cluster.host)).await;
+    admin.cluster.introduce(4, &address);
+    let (status, plan) = admin.post(&format!("{path}?dry_run=true"), "").await;
+    assert_eq!((status, &plan["groups"]), (StatusCode::OK, &json!([GROUP])), "{plan}");
+    assert!(admin.cluster.group.lock().orders.is_empty(), "a dry run orders nothing");
+
+    assert_eq!(admin.post(&path, "{}").await.0, StatusCode::OK);
+    let state = |nodes: &Value| nodes["nodes"][1]["state"].clone();
+    assert_eq!(state(&admin.get("/v1/nodes").await.1), "draining");
+    // A second one would leave two nodes for three replicas.
+    let (status, problem) = admin.post(&format!("/v1/nodes/{}/drain", id(3)), "").await;
+    assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{problem}");
+    // Nothing is laid upon a node that is to be emptied.
+    let transfer = format!("/v1/groups/{GROUP}/transfer-leader");
+    assert_eq!(admin.post(&transfer, r#"{"to":"2"}"#).await.0, StatusCode::CONFLICT);
+
+    assert_eq!(admin.post(&path.replace("drain", "undrain"), "").await.0, StatusCode::OK);
+    assert_eq!(state(&admin.get("/v1/nodes").await.1), "alive");
+    assert_eq!(
+        admin.cluster.group.lock().orders,
+        [AdminRequest::Drain { on: true }, AdminRequest::Drain { on: false }]
+    );
+    let (_, done) = admin.get("/v1/operations").await;
+    let list = done["operations"].as_array().expect("a list");
+    let shown: Vec<_> = list.iter().map(|entry| (&entry["kind"], &entry["state"])).collect();
+    assert_eq!(shown, [(&json!("undrain"), &json!("done")), (&json!("drain"), &json!("done"))]);
+}
+
+#[tokio::test]
+async fn only_who_is_dead_or_empty_is_removed() {
+    let admin = Admin::start().await;
+    let address = admin.cluster.run_node(NodeId(4), &format!("{}:0", admin.cluster.host)).await;
+    admin.cluster.introduce(4, &address);
+    let path = format!("/v1/nodes/{}/remove", id(2));
+    let (status, problem) = admin.post(&path, "").await;
+    assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{problem}");
+    assert_eq!(admin.post(&format!("/v1/nodes/{}/remove", id(4)), "").await.0, StatusCode::OK, "it hosts nothing");
+
+    admin.cluster.kill(2).await;
+    admin.cluster.set_state(2, NodeState::Dead);
+    let change = json!([{ "group": GROUP, "replaced_by": id(4) }]);
+    let (status, plan) = admin.post(&format!("{path}?dry_run=true"), "").await;
+    assert_eq!((status, &plan["changes"]), (StatusCode::OK, &change), "{plan}");
+    assert!(admin.cluster.group.lock().orders.is_empty(), "a dry run orders nothing");
+    for (path, body) in [
+        (format!("/v1/nodes/{}/drain", id(2)), ""),
+        (format!("/v1/nodes/{}/undrain", id(2)), ""),
+        (format!("/v1/groups/{GROUP}/transfer-leader"), r#"{"to":"2"}"#),
+    ] {
+        let (status, problem) = admin.post(&path, body).await;
+        assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{path}: {problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains("dead")), "{problem}");
+    }
+    assert_eq!(admin.post(&path, "").await.0, StatusCode::OK);
+    let ordered = admin.cluster.group.lock().orders.clone();
+    let [AdminRequest::ChangeMembers { add, remove, dry_run: false, .. }] = &ordered[..] else {
+        panic!("one order, not {ordered:?}")
+    };
+    assert_eq!((add, remove), (&vec![NewMember { node: NodeId(4), address }], &vec![NodeId(2)]));
+}
+
+#[tokio::test]
+async fn who_is_dead_silent_or_to_be_emptied_is_not_added() {
+    let admin = Admin::start().await;
+    let members = format!("/v1/groups/{GROUP}/members");
+    let address = admin.cluster.run_node(NodeId(4), &format!("{}:0", admin.cluster.host)).await;
+    admin.cluster.introduce(4, &address);
+    for state in [NodeState::Draining, NodeState::Drained] {
+        admin.cluster.set_state(4, state);
+        let (status, problem) = admin.post(&members, r#"{"add":["4"]}"#).await;
+        assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{problem}");
+    }
+    admin.cluster.kill(4).await;
+    for state in [NodeState::Alive, NodeState::Suspect, NodeState::Dead] {
+        admin.cluster.set_state(4, state);
+        for query in ["", "?dry_run=true"] {
+            let (status, problem) = admin.post(&format!("{members}{query}"), r#"{"add":["4"]}"#).await;
+            assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{problem}");
+        }
+    }
+    assert!(admin.cluster.group.lock().orders.is_empty());
+}
+
+#[tokio::test]
+async fn orders_about_nodes_that_make_no_sense_are_refused() {
+    let admin = Admin::start().await;
+    for what in ["drain", "undrain", "remove"] {
+        for (path, body, expected) in [
+            ("/v1/nodes/77".to_owned(), "", (404, "not-found")),
+            ("/v1/nodes/zz".to_owned(), "", (400, "malformed")),
+            ("/v1/nodes/+1".to_owned(), "", (400, "malformed")),
+            ("/v1/nodes/00000000000000001".to_owned(), "", (400, "malformed")),
+            (format!("/v1/nodes/{}", id(1)), "[1]", (400, "malformed")),
+            (format!("/v1/nodes/{}", id(1)), "no json", (400, "malformed")),
+            (format!("/v1/nodes/{}", id(1)), r#"{"force":true}"#, (400, "malformed")),
+        ] {
+            let (status, problem) = admin.post(&format!("{path}/{what}"), body).await;
+            assert_eq!((status.as_u16(), &problem["type"]), (expected.0, &urn(expected.1)), "{what} {path}: {problem}");
+        }
+        for query in ["dry_run=maybe", "dry=true", "dry_run=true&dry_run=true"] {
+            let (status, problem) = admin.post(&format!("/v1/nodes/{}/{what}?{query}", id(1)), "").await;
+            assert_eq!((status.as_u16(), &problem["type"]), (400, &urn("malformed")), "{what} {query}: {problem}");
+        }
     }
     assert!(admin.cluster.group.lock().orders.is_empty());
 }
@@ -266,6 +391,9 @@ async fn the_document_has_every_path_that_is_served() {
         "/v1/groups/{id}/split",
         "/v1/groups/{id}/merge",
         "/v1/groups/{id}/repartition",
+        "/v1/nodes/{id}/drain",
+        "/v1/nodes/{id}/undrain",
+        "/v1/nodes/{id}/remove",
         "/v1/operations",
         "/livez",
         "/readyz",
