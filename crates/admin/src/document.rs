@@ -61,6 +61,13 @@ pub(crate) fn paths() -> Value {
         "/v1/lookup": question("Where a key lies.", json!([key]), &[]),
         "/v1/groups/{id}": question("One group with its replicas.", json!([id]), &["404"]),
         "/v1/operations": question("What this program ordered or saw lately, the newest first.", json!([]), &[]),
+        "/v1/events": { "get": {
+            "summary": "What changes, as server-sent events; with `Last-Event-ID` from there on.",
+            "responses": {
+                "200": { "description": "The events.", "content": { "text/event-stream": {} } },
+                "400": problem(), "503": problem(),
+            },
+        } },
         "/v1/groups/{id}/split": order("Gives the upper part of a group's range to a new group.", json!({
             "type": "object", "additionalProperties": false,
             "properties": {

@@ -395,6 +395,7 @@ async fn the_document_has_every_path_that_is_served() {
         "/v1/nodes/{id}/undrain",
         "/v1/nodes/{id}/remove",
         "/v1/operations",
+        "/v1/events",
         "/livez",
         "/readyz",
         "/metrics",
@@ -404,5 +405,118 @@ async fn the_document_has_every_path_that_is_served() {
         let real = path.replace("{id}", GROUP);
         let status = admin.http.get(format!("{}{real}", admin.base)).send().await.expect("a reply").status();
         assert_ne!(status, StatusCode::NOT_FOUND, "{path} is documented and not served");
+    }
+}
+
+#[tokio::test]
+async fn what_policies_decide_is_in_the_history_with_its_reason() {
+    let admin = Admin::start().await;
+    let decision = |outcome: &str| {
+        format!(
+            r#"[{{"group":"{GROUP}","at_ms":5,"action":"change_members","detail":{{"add":["4"],"remove":["2"]}},
+                "reason":"draining","text":"node 2 is to be emptied","outcome":{outcome}}}]"#
+        )
+    };
+    for (outcome, state, reason) in [
+        ("null", "running", "node 2 is to be emptied"),
+        (r#""done""#, "done", "node 2 is to be emptied"),
+        (r#""it takes in enough""#, "refused", "node 2 is to be emptied; given up: it takes in enough"),
+    ] {
+        admin.cluster.decisions.lock().insert(NodeId(1), decision(outcome));
+        let (_, operations) = admin.get("/v1/operations").await;
+        let list = operations["operations"].as_array().expect("a list");
+        assert_eq!(list.len(), 1, "told again it is the same: {operations}");
+        let entry = &list[0];
+        let shown = (&entry["kind"], &entry["by"], &entry["state"], &entry["group"], &entry["reason"]);
+        let expected = (&json!("members"), &json!("policy"), &json!(state), &json!(GROUP), &json!(reason));
+        assert_eq!(shown, expected);
+        assert_eq!(entry["detail"]["action"]["remove"], json!(["2"]));
+    }
+    // What a node tells that is none of this harms nothing.
+    admin.cluster.decisions.lock().insert(NodeId(2), r#"[{"group":7}]"#.into());
+    assert_eq!(admin.get("/v1/operations").await.0, StatusCode::OK);
+    // Orders say whose they are.
+    assert_eq!(admin.post(&format!("/v1/groups/{GROUP}/split"), r#"{"key":"a"}"#).await.0, StatusCode::OK);
+    assert_eq!(admin.get("/v1/operations").await.1["operations"][0]["by"], "operator");
+}
+
+/// Somebody who listens, and what came and was not looked at yet.
+struct Listening {
+    response: reqwest::Response,
+    text: String,
+}
+
+impl Listening {
+    /// Reads events until one is of a kind; returns its id and data.
+    async fn until(&mut self, kind: &str) -> (u64, Value) {
+        loop {
+            while let Some(end) = self.text.find("\n\n") {
+                let event: String = self.text.drain(..end + 2).collect();
+                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+                if field("event:") == Some(kind) {
+                    let id = field("id:").and_then(|id| id.parse().ok()).expect("an id");
+                    return (id, serde_json::from_str(field("data:").expect("data")).expect("JSON"));
+                }
+            }
+            let chunk = self.response.chunk().await.expect("it goes on").expect("it does not end");
+            self.text.push_str(std::str::from_utf8(&chunk).expect("text"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_tell_what_changes_and_are_told_again_to_those_who_come_back() {
+    let admin = Admin::start().await;
+    let listen = |last: Option<u64>| {
+        let request = admin.http.get(format!("{}/v1/events", admin.base));
+        match last {
+            Some(id) => request.header("Last-Event-ID", id).send(),
+            None => request.send(),
+        }
+    };
+    let begun = |response| Listening { response, text: String::new() };
+    let mut events = begun(listen(None).await.expect("a reply"));
+    assert_eq!(events.response.headers()["content-type"], "text/event-stream");
+    admin.cluster.elect(2);
+    let (first, event) = events.until("leader_changed").await;
+    assert_eq!((&event["group"], &event["from"], &event["to"]), (&json!(GROUP), &json!(id(1)), &json!(id(2))));
+    admin.cluster.set_state(3, NodeState::Draining);
+    let (second, event) = events.until("node_state_changed").await;
+    assert_eq!((&event["node"], &event["to"]), (&json!(id(3)), &json!("draining")));
+    assert!(second > first);
+    admin.cluster.depose();
+    let (_, event) = events.until("problem_began").await;
+    assert_eq!((&event["problem"], &event["group"]), (&json!("no_leader"), &json!(GROUP)));
+    admin.cluster.elect(1);
+    let (_, event) = events.until("problem_ended").await;
+    assert_eq!(event["problem"], "no_leader");
+    assert_eq!(admin.post(&format!("/v1/groups/{GROUP}/split"), r#"{"key":"a"}"#).await.0, StatusCode::OK);
+    let (_, event) = events.until("operation_ended").await;
+    assert_eq!((&event["kind"], &event["by"], &event["state"]), (&json!("split"), &json!("operator"), &json!("done")));
+    drop(events);
+
+    let mut again = begun(listen(Some(first)).await.expect("a reply"));
+    assert_eq!(again.until("node_state_changed").await.0, second);
+    let mut strange = begun(listen(Some(7)).await.expect("a reply"));
+    let (reset, _) = strange.until("reset").await;
+    assert!(reset > second);
+    let bad = admin.http.get(format!("{}/v1/events", admin.base)).header("Last-Event-ID", "x").send().await;
+    assert_eq!(bad.expect("a reply").status(), StatusCode::BAD_REQUEST);
+
+    // There are so many seats and no more; who leaves frees one.
+    let mut listeners = Vec::new();
+    let refused = loop {
+        let reply = listen(None).await.expect("a reply");
+        if reply.status() != StatusCode::OK {
+            break reply;
+        }
+        listeners.push(reply);
+        assert!(listeners.len() <= 64, "there is no limit");
+    };
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+    drop(listeners);
+    while listen(None).await.expect("a reply").status() != StatusCode::OK {
+        tokio::task::yield_now().await;
     }
 }
