@@ -22,6 +22,9 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
+/// How many times as long as a picture the answers of the nodes about their policies are good.
+const POLICIES_KEPT: u32 = 4;
+
 /// How many nodes are asked at once what their policies decided.
 const ASKED_AT_ONCE: usize = 16;
 
@@ -75,7 +78,7 @@ impl Admin {
     /// Asks the nodes what their policies decided. Who does not answer has not told.
     pub(crate) async fn ask_policies(&self) {
         let mut asked = self.policies_asked.lock().await;
-        if asked.is_some_and(|at| at.elapsed() <= self.keep) {
+        if asked.is_some_and(|at| at.elapsed() <= self.keep * POLICIES_KEPT) {
             return;
         }
         let nodes: Vec<NodeId> = self.picture().await.answering().collect();
