@@ -172,7 +172,10 @@ impl Feed {
     fn tell_operations(&mut self, before: &Before, history: &History) {
         for entry in history.all().filter(|entry| !before.ended.contains(&entry.id) && !entry.is_old) {
             if !before.running.contains(&entry.id) {
-                self.tell("operation_started", operation(entry));
+                // It may be over by now.
+                let mut data = operation(entry);
+                data["state"] = "running".into();
+                self.tell("operation_started", data);
             }
             if entry.state != "running" {
                 self.tell("operation_ended", operation(entry));

@@ -10,7 +10,8 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::HeaderMap;
 use scatter_client::reshape::shift;
-use scatter_client::{AdminError, Boundary, Key, NewMember, Position, Reason, ReshapeOptions, Side};
+use scatter_client::{AdminError, Boundary, Client, Key, NewMember, Position, Reason, ReshapeOptions, Side};
+use scatter_core::group::Role;
 use scatter_core::types::{GroupId, NodeId};
 use scatter_service::problem::Kind;
 use scatter_service::{Problem, WriteOutcome};
@@ -23,6 +24,9 @@ use std::time::Duration;
 
 /// How long a question what an order would do may take.
 const DRY_RUN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a node may take to tell its status.
+const STATUS_LIMIT: Duration = Duration::from_secs(2);
 
 /// The body of `POST /v1/groups/{id}/split`.
 #[derive(Deserialize, Default)]
@@ -251,6 +255,9 @@ pub(crate) async fn members(
     for node in &add {
         able(&picture, *node)?;
     }
+    if let Some(full) = without_room(&admin.client, &add).await {
+        return Err(Problem::new(Kind::Conflict, format!("the disk of node {full} is full")));
+    }
     let plan = json!({
         "group": group.to_string(), "dry_run": dry_run, "add": texts(&add), "remove": texts(&remove),
         "members": texts(&after),
@@ -259,8 +266,36 @@ pub(crate) async fn members(
         return Ok(document(&plan));
     }
     let (client, limit) = (admin.client.clone(), admin.order);
-    let order = async move { client.change_members(group, newcomers, remove, false, Some(limit)).await };
+    let order = async move {
+        match client.change_members(group, newcomers, remove, false, Some(limit)).await {
+            Ok(said) => Ok(said),
+            Err(error) => Err(explained(error, without_room(&client, &add).await)),
+        }
+    };
     carry_out(&admin, "members", group, plan, false, order).await
+}
+
+/// The first of these nodes that says its disk is full. Who does not answer says nothing.
+async fn without_room(client: &Client, nodes: &[NodeId]) -> Option<NodeId> {
+    for node in nodes {
+        let status = client.node_status(*node, Some(STATUS_LIMIT)).await.ok();
+        let status: Option<Value> = status.and_then(|json| serde_json::from_str(&json).ok());
+        if status.is_some_and(|status| status["disk_full"] == true) {
+            return Some(*node);
+        }
+    }
+    None
+}
+
+/// Why a change of members did not come about, with what the newcomer says that has no room. Its leader only knows that it did not
+/// catch up.
+fn explained(error: AdminError, full: Option<NodeId>) -> AdminError {
+    let Some(node) = full else { return error };
+    let with = |reason: Reason| Reason::Conflict(format!("{reason}; the disk of node {node} is full"));
+    match error {
+        AdminError::Unknown { reason } => AdminError::Unknown { reason: with(reason) },
+        AdminError::Refused { reason } => AdminError::Refused { reason: with(reason) },
+    }
 }
 
 /// Whether anything may be laid upon a node. Who does not answer would have the order wait until its time is over.
@@ -284,7 +319,9 @@ fn members_after(picture: &Picture, group: GroupId, add: &[NodeId], remove: &[No
         return Err(malformed(format!("node {both} is both to be added and to be removed")));
     }
     let members = &descriptor.configuration;
-    if let Some(known) = add.iter().find(|node| members.member(**node).is_some()) {
+    // Who only learns may be left from a change that did not come about, which may be ordered again.
+    let is_voter = |node: &NodeId| members.member(*node).is_some_and(|member| member.role == Role::Voter);
+    if let Some(known) = add.iter().find(|node| is_voter(node)) {
         return Err(Problem::new(Kind::Conflict, format!("node {known} is a member of group {group} already")));
     }
     if let Some(stranger) = remove.iter().find(|node| members.member(**node).is_none()) {

@@ -256,12 +256,17 @@ fn a_disk_that_fills_up_on_the_receiving_side_of_a_migration_costs_nothing() {
     let change = format!(r#"{{"add":["{id}"],"remove":["{gone}"]}}"#);
     let reply = operator.try_order(&group, "members", &change);
     assert!(matches!(reply.status, 409 | 503 | 504), "it does not fit: {} {}", reply.status, reply.text());
-    eprintln!("no room: {} {}", reply.status, reply.text());
+    let lives = cluster.nodes[index].process().ended().is_none();
+    assert!(!lives || text(&reply.json()["detail"]).contains("disk"), "it says why: {}", reply.text());
     let is_full = |member: &mut scatter_e2e::cluster::Member| match member.process().ended() {
         Some(_) => true,
         None => member.try_status().is_some_and(|status| status["disk_full"] == true),
     };
     wait::until_true("the disk is full", || is_full(&mut cluster.nodes[index]));
+    // Asked again it is refused at once.
+    let again = operator.try_order(&group, "members", &change);
+    expect_conflict(&again);
+    assert!(!lives || text(&again.json()["detail"]).contains("full"), "{}", again.text());
     let problem = reply.json();
     assert!(text(&problem["type"]).starts_with("urn:scatter:problem:"), "{problem}");
     assert_eq!(operator.voters(), before, "who cannot hold the data does not become a voter");
