@@ -27,6 +27,15 @@ pub(crate) fn paths() -> Value {
             },
         } })
     };
+    let node_id = json!({
+        "name": "id", "in": "path", "required": true, "description": "The node, in hexadecimal.",
+        "schema": { "type": "string", "pattern": "^[0-9A-Fa-f]{1,16}$" },
+    });
+    let node_order = |summary: &str| {
+        let mut path = order(summary, json!({ "type": "object", "additionalProperties": false }));
+        path["post"]["parameters"] = json!([node_id, dry_run]);
+        path
+    };
     let question = |summary: &str, parameters: Value, more: &[&str]| {
         let mut responses = json!({ "200": reply(summary), "400": problem() });
         for status in more {
@@ -52,6 +61,13 @@ pub(crate) fn paths() -> Value {
         "/v1/lookup": question("Where a key lies.", json!([key]), &[]),
         "/v1/groups/{id}": question("One group with its replicas.", json!([id]), &["404"]),
         "/v1/operations": question("What this program ordered or saw lately, the newest first.", json!([]), &[]),
+        "/v1/events": { "get": {
+            "summary": "What changes, as server-sent events; with `Last-Event-ID` from there on.",
+            "responses": {
+                "200": { "description": "The events.", "content": { "text/event-stream": {} } },
+                "400": problem(), "503": problem(),
+            },
+        } },
         "/v1/groups/{id}/split": order("Gives the upper part of a group's range to a new group.", json!({
             "type": "object", "additionalProperties": false,
             "properties": {
@@ -82,6 +98,9 @@ pub(crate) fn paths() -> Value {
         "/v1/groups/{id}/members": order("Adds and removes members.", json!({
             "type": "object", "additionalProperties": false, "properties": { "add": nodes, "remove": nodes },
         })),
+        "/v1/nodes/{id}/drain": node_order("Has a node emptied: what it leads goes at once, its replicas as there is room."),
+        "/v1/nodes/{id}/undrain": node_order("Takes a drain back."),
+        "/v1/nodes/{id}/remove": node_order("Takes a node that is dead or empty out of every group."),
         "/v1/groups/{id}/transfer-leader": order("Hands leadership over.", json!({
             "type": "object", "additionalProperties": false,
             "properties": { "to": { "type": ["string", "null"], "description": "A voter's id; none lets the leader choose." } },

@@ -2,6 +2,7 @@
 //! answer is put together from what all nodes say about themselves at that moment.
 
 mod document;
+mod events;
 mod history;
 mod node_orders;
 mod orders;
@@ -42,7 +43,7 @@ pub async fn run(
     let client = Client::start(settings.client_config())?;
     let registry = scatter_service::metrics::registry();
     let server_metrics = ServerMetrics::register(&registry)?;
-    let admin = Arc::new(Admin::new(client.clone(), &settings));
+    let admin = Arc::new(Admin::new(client.clone(), &settings, process.shutdown.clone()));
     let router = router(admin)
         .merge(page::router())
         .layer(axum::middleware::map_response(async |response: axum::response::Response| page::secure(response)));

@@ -1,13 +1,13 @@
 //! Orders about a node: to empty it, to take that back, to take it out of every group.
 
-use crate::orders::{order_failed, order_parameters, read_body};
+use crate::orders::{order_parameters, read_body, see_through};
 use crate::picture::Picture;
 use crate::routes::{Admin, document, node_id};
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::HeaderMap;
-use scatter_client::{AdminError, NewMember};
+use scatter_client::{AdminError, Client, NewMember, Reason};
 use scatter_core::group::Descriptor;
 use scatter_core::types::{GroupId, NodeId};
 use scatter_service::Problem;
@@ -16,6 +16,7 @@ use scatter_wire::NodeState;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// None of these orders takes anything.
 #[derive(Deserialize, Default)]
@@ -59,13 +60,13 @@ async fn set_draining(
     let picture = admin.picture().await;
     match picture.state(node) {
         None => return Err(unknown_node(node)),
-        Some(NodeState::Dead) => return Err(conflict(format!("node {node} is dead: remove it instead"))),
+        Some(NodeState::Dead) if on => return Err(conflict(format!("node {node} is dead: remove it instead"))),
+        Some(NodeState::Dead) => return Err(conflict(format!("node {node} is dead"))),
         Some(_) => {}
     }
     let groups = hosted(&picture, node);
-    if on && let Some(stranded) = groups.iter().find(|group| replacements(&picture, group).is_empty()) {
-        let text = format!("no other node could take in the replica of group {}", stranded.group);
-        return Err(conflict(text));
+    if on {
+        would_strand(&picture, node, &groups)?;
     }
     let plan = json!({ "node": node.to_string(), "dry_run": dry_run, "draining": on, "groups": names(&groups) });
     if dry_run {
@@ -74,10 +75,8 @@ async fn set_draining(
     let kind = if on { "drain" } else { "undrain" };
     tracing::info!(%node, "{kind} ordered");
     let number = admin.history().ordered_of_node(kind, plan.clone());
-    let said = admin.client.drain(node, on, Some(admin.order)).await;
-    note(&admin, number, &said);
-    admin.forget().await;
-    said.map_err(order_failed)?;
+    let (client, limit) = (admin.client.clone(), admin.order);
+    see_through(&admin, number, async move { client.drain(node, on, Some(limit)).await }).await?;
     Ok(document(&plan))
 }
 
@@ -121,27 +120,53 @@ pub(crate) async fn remove(
     }
     tracing::info!(%node, "remove ordered");
     let number = admin.history().ordered_of_node("remove", plan.clone());
-    let mut said = Ok(String::new());
-    for (group, member) in changes {
-        let add = member.into_iter().collect();
-        said = admin.client.change_members(group, add, vec![node], false, Some(admin.order)).await;
-        if said.is_err() {
-            break;
-        }
-    }
-    note(&admin, number, &said);
-    admin.forget().await;
-    said.map_err(order_failed)?;
+    let (client, limit) = (admin.client.clone(), admin.order);
+    see_through(&admin, number, async move { replace_all(&client, node, changes, limit).await }).await?;
     Ok(document(&plan))
 }
 
-fn note(admin: &Admin, number: u64, said: &Result<String, AdminError>) {
-    let (state, reason) = match said {
-        Ok(_) => ("done", None),
-        Err(error @ AdminError::Refused { .. }) => ("refused", Some(error.to_string())),
-        Err(error @ AdminError::Unknown { .. }) => ("unknown", Some(error.to_string())),
+/// Has each group let go of the node, also if another one will not, all within `limit`.
+async fn replace_all(
+    client: &Client,
+    node: NodeId,
+    changes: Vec<(GroupId, Option<NewMember>)>,
+    limit: Duration,
+) -> Result<String, AdminError> {
+    let (deadline, all) = (Instant::now() + limit, changes.len());
+    let mut failed: Vec<(GroupId, AdminError)> = Vec::new();
+    for (group, member) in changes {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let add = member.into_iter().collect();
+        if let Err(error) = client.change_members(group, add, vec![node], false, Some(left)).await {
+            failed.push((group, error));
+        }
+    }
+    let (done, is_refused) = (all - failed.len(), failed.iter().all(|(_, error)| is_refused(error)));
+    let Some((group, error)) = failed.into_iter().next() else {
+        return Ok(json!({ "groups": all }).to_string());
     };
-    admin.history().ended(number, state, reason, None);
+    if done == 0 && is_refused {
+        return Err(error);
+    }
+    let text = format!("{done} of {all} groups have let go of the node, group {group} has not: {error}");
+    Err(AdminError::Unknown { reason: Reason::Conflict(text) })
+}
+
+const fn is_refused(error: &AdminError) -> bool {
+    matches!(error, AdminError::Refused { .. })
+}
+
+/// Refuses what could never end: as many nodes must be left as a group has voters, or its replica stays where it is.
+fn would_strand(picture: &Picture, node: NodeId, groups: &[&Arc<Descriptor>]) -> Result<(), Problem> {
+    let left = picture.node_ids().into_iter().filter(|other| *other != node);
+    let left = left.filter(|other| picture.state(*other) == Some(NodeState::Alive)).count();
+    let Some(stranded) = groups.iter().find(|group| group.configuration.voters().count() > left) else { return Ok(()) };
+    let wanted = stranded.configuration.voters().count();
+    Err(conflict(format!(
+        "group {} has {wanted} replicas, and without node {node} only {left} nodes are left that live and are not to be \
+         emptied: its replica would have nowhere to go",
+        stranded.group
+    )))
 }
 
 /// The groups that have a member on the node.

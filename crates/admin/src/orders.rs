@@ -10,10 +10,12 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::HeaderMap;
 use scatter_client::reshape::shift;
-use scatter_client::{AdminError, Boundary, Key, NewMember, Position, Reason, ReshapeOptions, Side};
+use scatter_client::{AdminError, Boundary, Client, Key, NewMember, Position, Reason, ReshapeOptions, Side};
+use scatter_core::group::Role;
 use scatter_core::types::{GroupId, NodeId};
 use scatter_service::problem::Kind;
 use scatter_service::{Problem, WriteOutcome};
+use scatter_wire::NodeState;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -22,6 +24,9 @@ use std::time::Duration;
 
 /// How long a question what an order would do may take.
 const DRY_RUN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a node may take to tell its status.
+const STATUS_LIMIT: Duration = Duration::from_secs(2);
 
 /// The body of `POST /v1/groups/{id}/split`.
 #[derive(Deserialize, Default)]
@@ -162,6 +167,16 @@ async fn carry_out(
     }
     tracing::info!(%group, %plan, "{kind} ordered");
     let number = admin.history().ordered(kind, group, plan.clone());
+    let said = see_through(admin, number, order).await?;
+    Ok(document(&with_result(plan, said)))
+}
+
+/// Has an order carried out, also if nobody waits for it any more, and notes what became of it.
+pub(crate) async fn see_through(
+    admin: &Arc<Admin>,
+    number: u64,
+    order: impl Future<Output = Result<String, AdminError>> + Send + 'static,
+) -> Result<String, Problem> {
     let noting = Arc::clone(admin);
     let work = tokio::spawn(async move {
         let said = order.await;
@@ -175,7 +190,7 @@ async fn carry_out(
     });
     let said = work.await.map_err(|_| Problem::new(Kind::Internal, "the order's task ended by itself"))?;
     admin.forget().await;
-    Ok(document(&with_result(plan, said.map_err(order_failed)?)))
+    said.map_err(order_failed)
 }
 
 /// A position from its hexadecimal digits or as that of a key.
@@ -237,6 +252,12 @@ pub(crate) async fn members(
         Ok(NewMember { node: *node, address })
     });
     let newcomers = newcomers.collect::<Result<Vec<_>, Problem>>()?;
+    for node in &add {
+        able(&picture, *node)?;
+    }
+    if let Some(full) = without_room(&admin.client, &add).await {
+        return Err(Problem::new(Kind::Conflict, format!("the disk of node {full} is full")));
+    }
     let plan = json!({
         "group": group.to_string(), "dry_run": dry_run, "add": texts(&add), "remove": texts(&remove),
         "members": texts(&after),
@@ -245,8 +266,47 @@ pub(crate) async fn members(
         return Ok(document(&plan));
     }
     let (client, limit) = (admin.client.clone(), admin.order);
-    let order = async move { client.change_members(group, newcomers, remove, false, Some(limit)).await };
+    let order = async move {
+        match client.change_members(group, newcomers, remove, false, Some(limit)).await {
+            Ok(said) => Ok(said),
+            Err(error) => Err(explained(error, without_room(&client, &add).await)),
+        }
+    };
     carry_out(&admin, "members", group, plan, false, order).await
+}
+
+/// The first of these nodes that says its disk is full. Who does not answer says nothing.
+async fn without_room(client: &Client, nodes: &[NodeId]) -> Option<NodeId> {
+    for node in nodes {
+        let status = client.node_status(*node, Some(STATUS_LIMIT)).await.ok();
+        let status: Option<Value> = status.and_then(|json| serde_json::from_str(&json).ok());
+        if status.is_some_and(|status| status["disk_full"] == true) {
+            return Some(*node);
+        }
+    }
+    None
+}
+
+/// Why a change of members did not come about, with what the newcomer says that has no room. Its leader only knows that it did not
+/// catch up.
+fn explained(error: AdminError, full: Option<NodeId>) -> AdminError {
+    let Some(node) = full else { return error };
+    let with = |reason: Reason| Reason::Conflict(format!("{reason}; the disk of node {node} is full"));
+    match error {
+        AdminError::Unknown { reason } => AdminError::Unknown { reason: with(reason) },
+        AdminError::Refused { reason } => AdminError::Refused { reason: with(reason) },
+    }
+}
+
+/// Whether anything may be laid upon a node. Who does not answer would have the order wait until its time is over.
+fn able(picture: &Picture, node: NodeId) -> Result<(), Problem> {
+    let why = match picture.state(node) {
+        Some(NodeState::Alive | NodeState::Joining) => return Ok(()),
+        Some(NodeState::Draining | NodeState::Drained) => "is to be emptied",
+        Some(NodeState::Dead) => "is dead",
+        Some(NodeState::Suspect) | None => "does not answer",
+    };
+    Err(Problem::new(Kind::Conflict, format!("node {node} {why}")))
 }
 
 /// Who the members would be, or why the change makes no sense.
@@ -259,7 +319,9 @@ fn members_after(picture: &Picture, group: GroupId, add: &[NodeId], remove: &[No
         return Err(malformed(format!("node {both} is both to be added and to be removed")));
     }
     let members = &descriptor.configuration;
-    if let Some(known) = add.iter().find(|node| members.member(**node).is_some()) {
+    // Who only learns may be left from a change that did not come about, which may be ordered again.
+    let is_voter = |node: &NodeId| members.member(*node).is_some_and(|member| member.role == Role::Voter);
+    if let Some(known) = add.iter().find(|node| is_voter(node)) {
         return Err(Problem::new(Kind::Conflict, format!("node {known} is a member of group {group} already")));
     }
     if let Some(stranger) = remove.iter().find(|node| members.member(**node).is_none()) {
@@ -301,6 +363,9 @@ pub(crate) async fn transfer_leader(
     {
         return Err(Problem::new(Kind::Conflict, format!("node {node} is no voting member of group {group}")));
     }
+    if let Some(node) = to {
+        able(&picture, node)?;
+    }
     let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "to": to.map(|node| node.to_string()) });
     if dry_run {
         return Ok(document(&plan));
@@ -320,7 +385,7 @@ fn with_result(mut plan: Value, said: String) -> Value {
     plan
 }
 
-pub(crate) fn order_failed(error: AdminError) -> Problem {
+fn order_failed(error: AdminError) -> Problem {
     let text = error.to_string();
     match error {
         AdminError::Unknown { .. } => {

@@ -260,6 +260,11 @@ impl Picture {
         own.or_else(|| heard().map(not_alive)).or_else(|| self.survey.unreached.get(&node).map(|_| NodeState::Suspect))
     }
 
+    /// The nodes that answered.
+    pub fn answering(&self) -> impl Iterator<Item = NodeId> {
+        self.survey.descriptions.keys().copied()
+    }
+
     /// How many replicas a node hosts, if it answered.
     #[must_use]
     pub fn replica_count(&self, node: NodeId) -> usize {

@@ -1,6 +1,7 @@
 //! The JSON routes: questions about the ring. [`crate::orders`] takes the orders.
 
-use crate::history::History;
+use crate::events::{self, Feed, MOST_LISTENERS};
+use crate::history::{Decision, History};
 use crate::node_orders;
 use crate::orders;
 use crate::picture::Picture;
@@ -9,16 +10,23 @@ use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures::StreamExt as _;
 use http::header;
 use scatter_client::{Client, Key};
 use scatter_core::types::{GroupId, NodeId};
-use scatter_service::Problem;
 use scatter_service::problem::Kind;
+use scatter_service::{Problem, Shutdown};
 use serde_json::json;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
+
+/// How many times as long as a picture the answers of the nodes about their policies are good.
+const POLICIES_KEPT: u32 = 4;
+
+/// How many nodes are asked at once what their policies decided.
+const ASKED_AT_ONCE: usize = 16;
 
 /// What the routes work on.
 pub struct Admin {
@@ -28,14 +36,20 @@ pub struct Admin {
     keep: Duration,
     pub(crate) order: Duration,
     history: std::sync::Mutex<History>,
+    feed: std::sync::Mutex<Feed>,
+    /// A seat for each that listens to events.
+    pub(crate) listeners: Arc<Semaphore>,
+    pub(crate) shutdown: Shutdown,
+    /// When the nodes were asked what their policies decided.
+    policies_asked: Mutex<Option<Instant>>,
     /// The last picture. Who finds it too old makes the next one while the others wait for it.
     last: Mutex<Option<(Instant, Arc<Picture>)>>,
 }
 
 impl Admin {
-    /// Asks through `client`.
+    /// Asks through `client`; whoever listens to events is let go when `shutdown` is requested.
     #[must_use]
-    pub fn new(client: Client, settings: &AdminProgramSettings) -> Self {
+    pub fn new(client: Client, settings: &AdminProgramSettings, shutdown: Shutdown) -> Self {
         Self {
             cluster: settings.cluster.name.clone(),
             client,
@@ -43,6 +57,10 @@ impl Admin {
             keep: Duration::from_millis(settings.admin.keep_ms),
             order: Duration::from_millis(settings.admin.order_ms),
             history: std::sync::Mutex::default(),
+            feed: std::sync::Mutex::default(),
+            listeners: Arc::new(Semaphore::new(MOST_LISTENERS)),
+            shutdown,
+            policies_asked: Mutex::default(),
             last: Mutex::default(),
         }
     }
@@ -50,6 +68,27 @@ impl Admin {
     /// What happened. A panic of somebody who held it leaves nothing half done.
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last events.
+    pub(crate) fn feed(&self) -> MutexGuard<'_, Feed> {
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the nodes what their policies decided. Who does not answer has not told.
+    pub(crate) async fn ask_policies(&self) {
+        let mut asked = self.policies_asked.lock().await;
+        if asked.is_some_and(|at| at.elapsed() <= self.keep * POLICIES_KEPT) {
+            return;
+        }
+        let nodes: Vec<NodeId> = self.picture().await.answering().collect();
+        let ask = |node| async move { (node, self.client.node_status(node, Some(self.survey)).await) };
+        let mut answers = futures::stream::iter(nodes).map(ask).buffer_unordered(ASKED_AT_ONCE);
+        while let Some((node, answer)) = answers.next().await {
+            let told = answer.ok().and_then(|json| serde_json::from_str::<Told>(&json).ok());
+            self.history().decided(node, told.map(|told| told.policy).unwrap_or_default());
+        }
+        *asked = Some(Instant::now());
     }
 
     pub(crate) async fn picture(&self) -> Arc<Picture> {
@@ -60,7 +99,11 @@ impl Admin {
             return Arc::clone(picture);
         }
         let picture = Arc::new(Picture::new(&self.cluster, self.client.survey(self.survey).await));
-        self.history().observe(&picture);
+        {
+            let mut history = self.history();
+            history.observe(&picture);
+            self.feed().observe(&picture, &history);
+        }
         *last = Some((Instant::now(), Arc::clone(&picture)));
         picture
     }
@@ -71,6 +114,12 @@ impl Admin {
     }
 }
 
+/// What is read of a node's status.
+#[derive(serde::Deserialize)]
+struct Told {
+    policy: Vec<Decision>,
+}
+
 /// The routes.
 pub fn router(admin: Arc<Admin>) -> Router {
     Router::new()
@@ -79,6 +128,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/lookup", get(lookup))
         .route("/v1/groups/{id}", get(group))
         .route("/v1/operations", get(operations))
+        .route("/v1/events", get(events::events))
         .route("/v1/groups/{id}/split", post(orders::split))
         .route("/v1/groups/{id}/merge", post(orders::merge))
         .route("/v1/groups/{id}/repartition", post(orders::repartition))
@@ -111,7 +161,8 @@ async fn nodes(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Re
 
 async fn operations(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     parameters(query.as_deref(), &[])?;
-    // What holds a group at this moment is part of the answer.
+    // What was decided by itself and what holds a group at this moment is part of the answer.
+    admin.ask_policies().await;
     admin.picture().await;
     Ok(document(&json!({ "operations": admin.history().entries() })))
 }

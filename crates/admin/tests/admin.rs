@@ -9,7 +9,7 @@ use scatter_admin::{AdminProgramSettings, PROGRAM};
 use scatter_core::types::NodeId;
 use scatter_service::configuration::{Loaded, load};
 use scatter_service::{Process, Shutdown};
-use scatter_wire::{AdminRequest, Boundary, NewMember, Side};
+use scatter_wire::{AdminRequest, Boundary, NewMember, NodeState, Side};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -194,7 +194,12 @@ async fn bad_requests_are_refused() {
     ] {
         let (status, problem) = admin.post(&path, body).await;
         assert_eq!(status.as_u16(), expected, "{path} {body}: {problem}");
-        assert!(problem["type"].as_str().is_some_and(|kind| kind.starts_with("urn:scatter:problem:")), "{problem}");
+        let kind = match expected {
+            400 => "malformed",
+            404 => "not-found",
+            _ => "conflict",
+        };
+        assert_eq!(problem["type"], urn(kind), "{path} {body}: {problem}");
     }
     for (path, expected) in [
         ("/v1/lookup", 400),
@@ -208,6 +213,126 @@ async fn bad_requests_are_refused() {
         ("/v1/nothing", 404),
     ] {
         assert_eq!(admin.get(path).await.0.as_u16(), expected, "{path}");
+    }
+    assert!(admin.cluster.group.lock().orders.is_empty());
+}
+
+fn urn(name: &str) -> Value {
+    json!(format!("urn:scatter:problem:{name}"))
+}
+
+#[tokio::test]
+async fn a_node_is_drained_only_if_others_can_hold_what_it_holds() {
+    let admin = Admin::start().await;
+    let path = format!("/v1/nodes/{}/drain", id(2));
+    for path in [path.clone(), format!("{path}?dry_run=true")] {
+        let (status, problem) = admin.post(&path, "").await;
+        assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains(GROUP)), "it names the group: {problem}");
+    }
+    let address = admin.cluster.run_node(NodeId(4), &format!("{}:0", admin.cluster.host)).await;
+    admin.cluster.introduce(4, &address);
+    let (status, plan) = admin.post(&format!("{path}?dry_run=true"), "").await;
+    assert_eq!((status, &plan["groups"]), (StatusCode::OK, &json!([GROUP])), "{plan}");
+    assert!(admin.cluster.group.lock().orders.is_empty(), "a dry run orders nothing");
+
+    assert_eq!(admin.post(&path, "{}").await.0, StatusCode::OK);
+    let state = |nodes: &Value| nodes["nodes"][1]["state"].clone();
+    assert_eq!(state(&admin.get("/v1/nodes").await.1), "draining");
+    // A second one would leave two nodes for three replicas.
+    let (status, problem) = admin.post(&format!("/v1/nodes/{}/drain", id(3)), "").await;
+    assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{problem}");
+    // Nothing is laid upon a node that is to be emptied.
+    let transfer = format!("/v1/groups/{GROUP}/transfer-leader");
+    assert_eq!(admin.post(&transfer, r#"{"to":"2"}"#).await.0, StatusCode::CONFLICT);
+
+    assert_eq!(admin.post(&path.replace("drain", "undrain"), "").await.0, StatusCode::OK);
+    assert_eq!(state(&admin.get("/v1/nodes").await.1), "alive");
+    assert_eq!(
+        admin.cluster.group.lock().orders,
+        [AdminRequest::Drain { on: true }, AdminRequest::Drain { on: false }]
+    );
+    let (_, done) = admin.get("/v1/operations").await;
+    let list = done["operations"].as_array().expect("a list");
+    let shown: Vec<_> = list.iter().map(|entry| (&entry["kind"], &entry["state"])).collect();
+    assert_eq!(shown, [(&json!("undrain"), &json!("done")), (&json!("drain"), &json!("done"))]);
+}
+
+#[tokio::test]
+async fn only_who_is_dead_or_empty_is_removed() {
+    let admin = Admin::start().await;
+    let address = admin.cluster.run_node(NodeId(4), &format!("{}:0", admin.cluster.host)).await;
+    admin.cluster.introduce(4, &address);
+    let path = format!("/v1/nodes/{}/remove", id(2));
+    let (status, problem) = admin.post(&path, "").await;
+    assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{problem}");
+    assert_eq!(admin.post(&format!("/v1/nodes/{}/remove", id(4)), "").await.0, StatusCode::OK, "it hosts nothing");
+
+    admin.cluster.kill(2).await;
+    admin.cluster.set_state(2, NodeState::Dead);
+    let change = json!([{ "group": GROUP, "replaced_by": id(4) }]);
+    let (status, plan) = admin.post(&format!("{path}?dry_run=true"), "").await;
+    assert_eq!((status, &plan["changes"]), (StatusCode::OK, &change), "{plan}");
+    assert!(admin.cluster.group.lock().orders.is_empty(), "a dry run orders nothing");
+    for (path, body) in [
+        (format!("/v1/nodes/{}/drain", id(2)), ""),
+        (format!("/v1/nodes/{}/undrain", id(2)), ""),
+        (format!("/v1/groups/{GROUP}/transfer-leader"), r#"{"to":"2"}"#),
+    ] {
+        let (status, problem) = admin.post(&path, body).await;
+        assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{path}: {problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains("dead")), "{problem}");
+    }
+    assert_eq!(admin.post(&path, "").await.0, StatusCode::OK);
+    let ordered = admin.cluster.group.lock().orders.clone();
+    let [AdminRequest::ChangeMembers { add, remove, dry_run: false, .. }] = &ordered[..] else {
+        panic!("one order, not {ordered:?}")
+    };
+    assert_eq!((add, remove), (&vec![NewMember { node: NodeId(4), address }], &vec![NodeId(2)]));
+}
+
+#[tokio::test]
+async fn who_is_dead_silent_or_to_be_emptied_is_not_added() {
+    let admin = Admin::start().await;
+    let members = format!("/v1/groups/{GROUP}/members");
+    let address = admin.cluster.run_node(NodeId(4), &format!("{}:0", admin.cluster.host)).await;
+    admin.cluster.introduce(4, &address);
+    for state in [NodeState::Draining, NodeState::Drained] {
+        admin.cluster.set_state(4, state);
+        let (status, problem) = admin.post(&members, r#"{"add":["4"]}"#).await;
+        assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{problem}");
+    }
+    admin.cluster.kill(4).await;
+    for state in [NodeState::Alive, NodeState::Suspect, NodeState::Dead] {
+        admin.cluster.set_state(4, state);
+        for query in ["", "?dry_run=true"] {
+            let (status, problem) = admin.post(&format!("{members}{query}"), r#"{"add":["4"]}"#).await;
+            assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{problem}");
+        }
+    }
+    assert!(admin.cluster.group.lock().orders.is_empty());
+}
+
+#[tokio::test]
+async fn orders_about_nodes_that_make_no_sense_are_refused() {
+    let admin = Admin::start().await;
+    for what in ["drain", "undrain", "remove"] {
+        for (path, body, expected) in [
+            ("/v1/nodes/77".to_owned(), "", (404, "not-found")),
+            ("/v1/nodes/zz".to_owned(), "", (400, "malformed")),
+            ("/v1/nodes/+1".to_owned(), "", (400, "malformed")),
+            ("/v1/nodes/00000000000000001".to_owned(), "", (400, "malformed")),
+            (format!("/v1/nodes/{}", id(1)), "[1]", (400, "malformed")),
+            (format!("/v1/nodes/{}", id(1)), "no json", (400, "malformed")),
+            (format!("/v1/nodes/{}", id(1)), r#"{"force":true}"#, (400, "malformed")),
+        ] {
+            let (status, problem) = admin.post(&format!("{path}/{what}"), body).await;
+            assert_eq!((status.as_u16(), &problem["type"]), (expected.0, &urn(expected.1)), "{what} {path}: {problem}");
+        }
+        for query in ["dry_run=maybe", "dry=true", "dry_run=true&dry_run=true"] {
+            let (status, problem) = admin.post(&format!("/v1/nodes/{}/{what}?{query}", id(1)), "").await;
+            assert_eq!((status.as_u16(), &problem["type"]), (400, &urn("malformed")), "{what} {query}: {problem}");
+        }
     }
     assert!(admin.cluster.group.lock().orders.is_empty());
 }
@@ -266,7 +391,11 @@ async fn the_document_has_every_path_that_is_served() {
         "/v1/groups/{id}/split",
         "/v1/groups/{id}/merge",
         "/v1/groups/{id}/repartition",
+        "/v1/nodes/{id}/drain",
+        "/v1/nodes/{id}/undrain",
+        "/v1/nodes/{id}/remove",
         "/v1/operations",
+        "/v1/events",
         "/livez",
         "/readyz",
         "/metrics",
@@ -276,5 +405,118 @@ async fn the_document_has_every_path_that_is_served() {
         let real = path.replace("{id}", GROUP);
         let status = admin.http.get(format!("{}{real}", admin.base)).send().await.expect("a reply").status();
         assert_ne!(status, StatusCode::NOT_FOUND, "{path} is documented and not served");
+    }
+}
+
+#[tokio::test]
+async fn what_policies_decide_is_in_the_history_with_its_reason() {
+    let admin = Admin::start().await;
+    let decision = |outcome: &str| {
+        format!(
+            r#"[{{"group":"{GROUP}","at_ms":5,"action":"change_members","detail":{{"add":["4"],"remove":["2"]}},
+                "reason":"draining","text":"node 2 is to be emptied","outcome":{outcome}}}]"#
+        )
+    };
+    for (outcome, state, reason) in [
+        ("null", "running", "node 2 is to be emptied"),
+        (r#""done""#, "done", "node 2 is to be emptied"),
+        (r#""it takes in enough""#, "refused", "node 2 is to be emptied; given up: it takes in enough"),
+    ] {
+        admin.cluster.decisions.lock().insert(NodeId(1), decision(outcome));
+        let (_, operations) = admin.get("/v1/operations").await;
+        let list = operations["operations"].as_array().expect("a list");
+        assert_eq!(list.len(), 1, "told again it is the same: {operations}");
+        let entry = &list[0];
+        let shown = (&entry["kind"], &entry["by"], &entry["state"], &entry["group"], &entry["reason"]);
+        let expected = (&json!("members"), &json!("policy"), &json!(state), &json!(GROUP), &json!(reason));
+        assert_eq!(shown, expected);
+        assert_eq!(entry["detail"]["action"]["remove"], json!(["2"]));
+    }
+    // What a node tells that is none of this harms nothing.
+    admin.cluster.decisions.lock().insert(NodeId(2), r#"[{"group":7}]"#.into());
+    assert_eq!(admin.get("/v1/operations").await.0, StatusCode::OK);
+    // Orders say whose they are.
+    assert_eq!(admin.post(&format!("/v1/groups/{GROUP}/split"), r#"{"key":"a"}"#).await.0, StatusCode::OK);
+    assert_eq!(admin.get("/v1/operations").await.1["operations"][0]["by"], "operator");
+}
+
+/// Somebody who listens, and what came and was not looked at yet.
+struct Listening {
+    response: reqwest::Response,
+    text: String,
+}
+
+impl Listening {
+    /// Reads events until one is of a kind; returns its id and data.
+    async fn until(&mut self, kind: &str) -> (u64, Value) {
+        loop {
+            while let Some(end) = self.text.find("\n\n") {
+                let event: String = self.text.drain(..end + 2).collect();
+                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+                if field("event:") == Some(kind) {
+                    let id = field("id:").and_then(|id| id.parse().ok()).expect("an id");
+                    return (id, serde_json::from_str(field("data:").expect("data")).expect("JSON"));
+                }
+            }
+            let chunk = self.response.chunk().await.expect("it goes on").expect("it does not end");
+            self.text.push_str(std::str::from_utf8(&chunk).expect("text"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_tell_what_changes_and_are_told_again_to_those_who_come_back() {
+    let admin = Admin::start().await;
+    let listen = |last: Option<u64>| {
+        let request = admin.http.get(format!("{}/v1/events", admin.base));
+        match last {
+            Some(id) => request.header("Last-Event-ID", id).send(),
+            None => request.send(),
+        }
+    };
+    let begun = |response| Listening { response, text: String::new() };
+    let mut events = begun(listen(None).await.expect("a reply"));
+    assert_eq!(events.response.headers()["content-type"], "text/event-stream");
+    admin.cluster.elect(2);
+    let (first, event) = events.until("leader_changed").await;
+    assert_eq!((&event["group"], &event["from"], &event["to"]), (&json!(GROUP), &json!(id(1)), &json!(id(2))));
+    admin.cluster.set_state(3, NodeState::Draining);
+    let (second, event) = events.until("node_state_changed").await;
+    assert_eq!((&event["node"], &event["to"]), (&json!(id(3)), &json!("draining")));
+    assert!(second > first);
+    admin.cluster.depose();
+    let (_, event) = events.until("problem_began").await;
+    assert_eq!((&event["problem"], &event["group"]), (&json!("no_leader"), &json!(GROUP)));
+    admin.cluster.elect(1);
+    let (_, event) = events.until("problem_ended").await;
+    assert_eq!(event["problem"], "no_leader");
+    assert_eq!(admin.post(&format!("/v1/groups/{GROUP}/split"), r#"{"key":"a"}"#).await.0, StatusCode::OK);
+    let (_, event) = events.until("operation_ended").await;
+    assert_eq!((&event["kind"], &event["by"], &event["state"]), (&json!("split"), &json!("operator"), &json!("done")));
+    drop(events);
+
+    let mut again = begun(listen(Some(first)).await.expect("a reply"));
+    assert_eq!(again.until("node_state_changed").await.0, second);
+    let mut strange = begun(listen(Some(7)).await.expect("a reply"));
+    let (reset, _) = strange.until("reset").await;
+    assert!(reset > second);
+    let bad = admin.http.get(format!("{}/v1/events", admin.base)).header("Last-Event-ID", "x").send().await;
+    assert_eq!(bad.expect("a reply").status(), StatusCode::BAD_REQUEST);
+
+    // There are so many seats and no more; who leaves frees one.
+    let mut listeners = Vec::new();
+    let refused = loop {
+        let reply = listen(None).await.expect("a reply");
+        if reply.status() != StatusCode::OK {
+            break reply;
+        }
+        listeners.push(reply);
+        assert!(listeners.len() <= 64, "there is no limit");
+    };
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+    drop(listeners);
+    while listen(None).await.expect("a reply").status() != StatusCode::OK {
+        tokio::task::yield_now().await;
     }
 }

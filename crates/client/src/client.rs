@@ -18,9 +18,10 @@ use scatter_core::ring::{Key, Position};
 use scatter_core::types::{GroupId, NodeId};
 use scatter_wire::{
     AdminRequest, Boundary, ClientBody, ConnectionMetrics, Consistency, Description, MAX_BOUNDARY_BYTES, NewMember,
-    ReplyBody, Side,
+    Refusal, ReplyBody, Side,
 };
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -273,19 +274,27 @@ impl Client {
         request: AdminRequest,
         timeout: Option<Duration>,
     ) -> Result<String, AdminError> {
-        let refused = |text: String| AdminError::Refused { reason: Reason::Unreachable(text) };
+        // Once it may have been sent, nobody knows that nothing came of it.
+        let sent = AtomicBool::new(false);
+        let failed = |reason| match sent.load(Ordering::Relaxed) {
+            true => AdminError::Unknown { reason },
+            false => AdminError::Refused { reason },
+        };
         let ask = async {
-            let link = self.shared.nodes.connect(node).await.map_err(|error| refused(error.to_string()))?;
+            let unreached = |text: String| AdminError::Refused { reason: Reason::Unreachable(text) };
+            let link = self.shared.nodes.connect(node).await.map_err(|error| unreached(error.to_string()))?;
+            sent.store(true, Ordering::Relaxed);
             let body = ClientBody::Administer { request };
-            let reply =
-                link.request(body, u32::MAX, NO_FORWARDING).await.map_err(|error| refused(error.to_string()))?;
-            match reply {
-                ReplyBody::Administered { json } => Ok(json),
-                other => Err(refused(format!("node {node} does not tell: {other:?}"))),
+            match link.request(body, u32::MAX, NO_FORWARDING).await {
+                Ok(ReplyBody::Administered { json }) => Ok(json),
+                Ok(ReplyBody::Refused { refusal, .. }) => Err(AdminError::Refused { reason: refusal_of(refusal) }),
+                Ok(other) => Err(failed(Reason::Unavailable(format!("node {node} answers something else: {other:?}")))),
+                Err(error) if error.is_definite() => Err(unreached(error.to_string())),
+                Err(error) => Err(failed(Reason::Unreachable(error.to_string()))),
             }
         };
         let limit = timeout.unwrap_or(self.shared.config.timeout);
-        tokio::time::timeout(limit, ask).await.unwrap_or(Err(AdminError::Refused { reason: Reason::Deadline }))
+        tokio::time::timeout(limit, ask).await.unwrap_or_else(|_| Err(failed(Reason::Deadline)))
     }
 
     /// Has one node describe itself.
@@ -342,6 +351,17 @@ impl Client {
 
     fn deadline(&self, timeout: Option<Duration>) -> Instant {
         Instant::now() + timeout.unwrap_or(self.shared.config.timeout)
+    }
+}
+
+/// What a node refuses that was asked about itself.
+fn refusal_of(refusal: Refusal) -> Reason {
+    match refusal {
+        Refusal::Unavailable { text } => Reason::Unavailable(text),
+        Refusal::Malformed { text } => Reason::Malformed(text),
+        Refusal::Conflict { text } => Reason::Conflict(text),
+        Refusal::DiskFull => Reason::DiskFull,
+        other => Reason::Unavailable(format!("it refuses: {other:?}")),
     }
 }
 

@@ -74,6 +74,19 @@ impl Birth {
     }
 }
 
+impl Node {
+    /// Founders and seeds that a founder waits for before it binds itself: nobody answered there yet.
+    #[must_use]
+    pub fn birth_awaits(&self) -> Vec<String> {
+        let origin = &self.birth.origin;
+        if self.record.cluster.is_some() || self.record.binding.is_some() || !origin.founders.contains(&origin.address)
+        {
+            return Vec::new();
+        }
+        self.birth.others().into_iter().filter(|address| !self.birth.answered.contains_key(address)).collect()
+    }
+}
+
 /// Where a binding's founders live.
 fn addresses(binding: &Binding) -> BTreeSet<&String> {
     binding.founders.iter().map(|(_, address)| address).collect()

@@ -14,6 +14,18 @@ use tempfile::TempDir;
 /// What each node is told beside its addresses: small files, so that tests are not about filling disks with zeroes.
 const NODE_SETTINGS: [(&str, &str); 2] = [("storage.segment_bytes", "4194304"), ("storage.cache_bytes", "8388608")];
 
+/// With these groups do nothing by themselves: what happens is what an operator orders.
+pub const BY_HAND: [(&str, &str); 8] = [
+    ("policy.resilience", "false"),
+    ("policy.zones", "false"),
+    ("policy.split", "false"),
+    ("policy.merge", "false"),
+    ("policy.repartition", "false"),
+    ("policy.migrate", "false"),
+    ("policy.leaders", "false"),
+    ("policy.latency", "false"),
+];
+
 /// How many of the last lines of each log a failed test shows.
 const LAST_LINES: usize = 30;
 
@@ -30,6 +42,7 @@ pub struct Member {
     pub data: PathBuf,
     program: &'static str,
     settings: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
     log: PathBuf,
     process: Option<Process>,
     _ports: [Port; 2],
@@ -45,6 +58,7 @@ impl Member {
             data: folder.join(name),
             program,
             settings: Vec::new(),
+            environment: Vec::new(),
             log: folder.join(format!("{name}.log")),
             process: None,
             _ports: ports,
@@ -59,6 +73,12 @@ impl Member {
         self.settings.push((key.to_owned(), value.to_owned()));
     }
 
+    /// Adds a variable to its environment from the next start on.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// The command that starts it.
     #[must_use]
     pub fn command(&self) -> Command {
@@ -66,6 +86,7 @@ impl Member {
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

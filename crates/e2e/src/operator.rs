@@ -119,4 +119,47 @@ impl Operator {
         assert_eq!(reply.status, 200, "{what} of {group} with {body}: {}", reply.text());
         reply.json()
     }
+
+    /// A node's state as the admin program shows it; empty if it knows no such node.
+    #[must_use]
+    pub fn node_state(&self, node: &str) -> String {
+        let nodes = wait::until("the nodes are shown", || {
+            http::get(self.admin, "/v1/nodes").ok().filter(|reply| reply.status == 200).map(|reply| reply.json())
+        });
+        let nodes = nodes["nodes"].as_array().cloned().unwrap_or_default();
+        let found = nodes.iter().find(|known| known["id"] == node);
+        found.and_then(|node| node["state"].as_str()).unwrap_or_default().to_owned()
+    }
+
+    /// Waits until a node is in a state.
+    pub fn wait_node_state(&self, node: &str, state: &str) {
+        wait::until_true(&format!("node {node} is {state}"), || self.node_state(node) == state);
+    }
+
+    /// Gives an order about a node, `what` with its query; whatever comes of it.
+    ///
+    /// # Panics
+    /// If there is no answer.
+    #[must_use]
+    pub fn order_node(&self, node: &str, what: &str) -> Reply {
+        let path = format!("/v1/nodes/{node}/{what}");
+        let reply = Request { limit: ORDER_LIMIT, ..Request::new("POST", &path) }.ask(self.admin);
+        reply.unwrap_or_else(|error| panic!("{what} of node {node}: {error:?}"))
+    }
+
+    /// The voters of every group, sorted, in ring order.
+    #[must_use]
+    pub fn voters(&self) -> Vec<Vec<String>> {
+        let ring = self.ring();
+        let groups = ring["groups"].as_array().cloned().unwrap_or_default();
+        let voters = |group: &Value| {
+            let members = group["members"].as_array().cloned().unwrap_or_default();
+            let voters = members.iter().filter(|member| member["role"] != "learner");
+            let mut voters: Vec<String> =
+                voters.map(|member| member["node"].as_str().unwrap_or_default().to_owned()).collect();
+            voters.sort();
+            voters
+        };
+        groups.iter().map(voters).collect()
+    }
 }

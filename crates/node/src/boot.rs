@@ -111,7 +111,7 @@ fn open(settings: &NodeSettings) -> Result<Booted, BootError> {
         origin: Origin {
             address: settings.peer_address(),
             founders: settings.cluster.founders.iter().map(ToString::to_string).collect(),
-            seeds: settings.cluster.seeds.iter().map(ToString::to_string).collect(),
+            seeds: settings.seeds(),
         },
     };
     let (node, effects) = recover(config, boot, recovered, &stage)?;

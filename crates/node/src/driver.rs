@@ -711,7 +711,7 @@ impl Driver {
             nodes: self.hearsay.as_ref().map(Hearsay::nodes).unwrap_or_default(),
             spoken_to: self.known.len(),
             draining: self.emptying,
-            problem: self.node.birth_problem().map(str::to_owned),
+            problem: self.node.birth_problem().map(str::to_owned).or_else(|| awaited(&self.node.birth_awaits())),
             waiting: self.pending.len(),
             proposals: self.pending.values().filter(|pending| matches!(pending, Pending::Write(..))).count(),
             queues: self.queues(),
@@ -722,6 +722,12 @@ impl Driver {
         self.tell_hearsay(&view);
         self.serving.view.store(Arc::new(view));
     }
+}
+
+/// What a founder waits for, in words.
+fn awaited(addresses: &[String]) -> Option<String> {
+    let waits = "the cluster is born once all that are to found it, and all seeds, have answered; nobody has yet at";
+    (!addresses.is_empty()).then(|| format!("{waits} {}", addresses.join(", ")))
 }
 
 /// Runs the loop until the node is drained or must not go on.

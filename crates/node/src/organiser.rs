@@ -69,8 +69,8 @@ pub struct Records {
 }
 
 impl Records {
-    fn add(&mut self, record: Record) {
-        // What is only said is said again and again.
+    /// Returns whether it is news: what is only said is said again and again.
+    fn add(&mut self, record: Record) -> bool {
         let said_already = !record.proposal.action.is_order()
             && self
                 .kept
@@ -81,21 +81,23 @@ impl Records {
                 .map(|known| *known = record.clone())
                 .is_some();
         if said_already {
-            return;
+            return false;
         }
         if self.kept.len() == MOST_RECORDS {
             self.kept.pop_front();
         }
         self.kept.push_back(record);
+        true
     }
 
-    fn ended(&mut self, group: GroupId, outcome: String) {
+    /// Returns what had been decided of the group.
+    fn ended(&mut self, group: GroupId, outcome: String) -> Option<&Action> {
         let open = |record: &&mut Record| {
             record.group == group && record.outcome.is_none() && record.proposal.action.is_order()
         };
-        if let Some(record) = self.kept.iter_mut().rev().find(open) {
-            record.outcome = Some(outcome);
-        }
+        let record = self.kept.iter_mut().rev().find(open)?;
+        record.outcome = Some(outcome);
+        Some(&record.proposal.action)
     }
 
     /// The last ones, the oldest first.
@@ -189,8 +191,11 @@ impl Organiser {
             let proposals = policy::decide(&situation, &mut led.memory, &mut self.rng);
             let Some(first) = proposals.into_iter().next() else { continue };
             let record = Record { group, at: SystemTime::now(), proposal: first.clone(), outcome: None };
-            look.serving.policies.lock().add(record);
+            let is_news = look.serving.policies.lock().add(record);
             if !first.action.is_order() {
+                if is_news {
+                    look.serving.counts.on_policy_waits();
+                }
                 continue;
             }
             tracing::info!(%group, action = ?first.action, reason = %first.reason, "policy");
@@ -205,7 +210,9 @@ impl Organiser {
 
     /// What was ordered of a group has come to an end.
     pub fn ended(&mut self, now: Instant, group: GroupId, outcome: Outcome, text: String, serving: &Serving) {
-        serving.policies.lock().ended(group, text);
+        if let Some(action) = serving.policies.lock().ended(group, text) {
+            serving.counts.on_policy_ended(action_name(action), outcome);
+        }
         if let Some(led) = self.led.get_mut(&group) {
             led.ordered = false;
             led.memory.ended(outcome, &self.settings.policy, now, &mut self.rng);

@@ -201,7 +201,9 @@ impl NodeService {
                 std::fs::remove_file(&*mark)
                     .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
             };
-            match marked {
+            // What the folder holds must be on disk too: a node that is told to drain does so after any restart.
+            let folder = mark.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all());
+            match marked.and(folder) {
                 Ok(()) => inbox.push(Event::SetDraining { on, waiter }),
                 Err(error) => waiter.answer(ReplyBody::refused(Refusal::Unavailable { text: error.to_string() })),
             }

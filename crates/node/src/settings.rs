@@ -134,6 +134,9 @@ pub struct PolicySection {
     pub budget_window_ms: u64,
 }
 
+/// The seed in the sample.
+const UNSET_SEED: &str = "127.0.0.1:7001";
+
 impl Settings for NodeSettings {
     const SAMPLE: &'static str = include_str!("../scatter-node.sample.toml");
 
@@ -181,6 +184,12 @@ impl Settings for NodeSettings {
 }
 
 impl NodeSettings {
+    /// The seeds to ask.
+    #[must_use]
+    pub fn seeds(&self) -> Vec<String> {
+        seeds_of(&self.cluster)
+    }
+
     /// The peer address others are told.
     #[must_use]
     pub fn peer_address(&self) -> String {
@@ -263,6 +272,13 @@ impl NodeSettings {
     }
 }
 
+/// A founder does not bind itself before every seed has answered, and the one that is set when nobody has set any may be no
+/// node at all: who has founders does without it.
+fn seeds_of(cluster: &ClusterSection) -> Vec<String> {
+    let seeds: Vec<String> = cluster.seeds.iter().map(ToString::to_string).collect();
+    if !cluster.founders.is_empty() && seeds == [UNSET_SEED] { Vec::new() } else { seeds }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +286,19 @@ mod tests {
     #[test]
     fn the_sample_is_complete_and_good() {
         scatter_service::configuration::check_sample::<NodeSettings>().expect("a good sample");
+    }
+
+    #[test]
+    fn founders_do_without_the_seed_that_nobody_set() {
+        let mut settings: toml::Table = toml::from_str(NodeSettings::SAMPLE).expect("TOML");
+        let cluster: ClusterSection = settings.remove("cluster").expect("a section").try_into().expect("good");
+        assert_eq!(cluster.seeds.iter().map(ToString::to_string).collect::<Vec<_>>(), [UNSET_SEED]);
+        assert_eq!(seeds_of(&cluster), [UNSET_SEED]);
+        let founding = ClusterSection { founders: cluster.seeds.clone(), ..cluster.clone() };
+        assert_eq!(seeds_of(&founding), [""; 0]);
+        let other: Address = "127.0.0.1:7002".parse().expect("an address");
+        let set = ClusterSection { seeds: vec![other], ..founding };
+        assert_eq!(seeds_of(&set), ["127.0.0.1:7002"]);
     }
 
     #[test]

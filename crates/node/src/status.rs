@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use scatter_core::group::{Configuration, Link, Links, Role};
+use scatter_core::policy::{Action, Measure, Side};
 use scatter_core::types::{GroupId, NodeId};
 use scatter_wire::{Identity, NewMember};
 use serde_json::{Value, json};
@@ -66,10 +67,37 @@ fn decision(record: &Record) -> Value {
         "group": record.group.to_string(),
         "at_ms": u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
         "action": action_name(&record.proposal.action),
+        "detail": detail(&record.proposal.action),
         "reason": record.proposal.reason.name(),
         "text": record.proposal.reason.to_string(),
         "outcome": record.outcome,
     })
+}
+
+/// Whom an action concerns, by its parts.
+fn detail(action: &Action) -> Value {
+    let names = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    match action {
+        Action::ChangeMembers { add, remove } => {
+            let add: Vec<NodeId> = add.iter().map(|(node, _)| *node).collect();
+            json!({ "add": names(&add), "remove": names(remove) })
+        }
+        Action::TransferLeader { to } => json!({ "to": to.to_string() }),
+        Action::Split { by } => json!({ "by": measure(*by) }),
+        Action::Merge { successor } => json!({ "successor": successor.to_string() }),
+        Action::Repartition { toward, by, take_permille } => {
+            let toward = if *toward == Side::Successor { "successor" } else { "predecessor" };
+            json!({ "toward": toward, "by": measure(*by), "take_permille": take_permille })
+        }
+        Action::Nothing => json!({}),
+    }
+}
+
+const fn measure(measure: Measure) -> &'static str {
+    match measure {
+        Measure::Operations => "operations",
+        Measure::Bytes => "bytes",
+    }
 }
 
 fn links(links: &Links) -> Value {

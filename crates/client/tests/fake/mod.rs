@@ -79,6 +79,10 @@ pub(crate) struct Cluster {
     members: Mutex<Vec<Member>>,
     /// Nodes that others tell of and that are no members.
     strangers: Mutex<Vec<(NodeId, String)>>,
+    /// Nodes whose state is not that they are alive, by their own word or that of others.
+    states: Mutex<BTreeMap<NodeId, NodeState>>,
+    /// What each node has decided by itself, as in its status.
+    pub(crate) decisions: Mutex<BTreeMap<NodeId, String>>,
 }
 
 impl Cluster {
@@ -91,6 +95,8 @@ impl Cluster {
             nodes: Mutex::default(),
             members: Mutex::default(),
             strangers: Mutex::default(),
+            states: Mutex::default(),
+            decisions: Mutex::default(),
         });
         for id in 1..=count {
             let address = cluster.run_node(NodeId(id), &format!("{}:0", cluster.host)).await;
@@ -173,6 +179,15 @@ impl Cluster {
     /// Has the members tell of a node that is none of them.
     pub(crate) fn introduce(&self, id: u64, address: &str) {
         self.strangers.lock().push((NodeId(id), address.to_owned()));
+    }
+
+    /// Has a node, and all others, tell of a state of it.
+    pub(crate) fn set_state(&self, id: u64, state: NodeState) {
+        self.states.lock().insert(NodeId(id), state);
+    }
+
+    fn state(&self, id: NodeId) -> NodeState {
+        self.states.lock().get(&id).copied().unwrap_or(NodeState::Alive)
     }
 
     pub(crate) fn descriptor(&self) -> Descriptor {
@@ -288,6 +303,15 @@ impl Cluster {
                 }
                 self.write(command)
             }
+            ClientBody::Administer { request: AdminRequest::Drain { on } } => {
+                self.group.lock().orders.push(AdminRequest::Drain { on: *on });
+                self.states.lock().insert(id, if *on { NodeState::Draining } else { NodeState::Alive });
+                Some(ReplyBody::Administered { json: format!("{{\"draining\":{on}}}") })
+            }
+            ClientBody::Administer { request: AdminRequest::Status } => {
+                let decisions = self.decisions.lock().get(&id).cloned().unwrap_or_else(|| "[]".into());
+                Some(ReplyBody::Administered { json: format!("{{\"policy\":{decisions}}}") })
+            }
             ClientBody::Administer { request } => {
                 if !self.leads(id) {
                     return Some(self.refuse(Refusal::NotLeader));
@@ -382,20 +406,24 @@ impl Cluster {
                 peer_address: address.to_owned(),
                 http_address: String::new(),
                 zone: "a".into(),
-                state: NodeState::Alive,
-                replicas: vec![ReplicaInfo {
-                    group: GROUP,
-                    incarnation: Incarnation(1),
-                    role: if leads { ReplicaRole::Leader } else { ReplicaRole::Follower },
-                    ballot: descriptor.ballot,
-                    decided: Slot(9),
-                    applied: Slot(9),
-                    keys: 3,
-                    bytes: 33,
-                    operations_per_second: 0,
-                    pending: None,
-                    range_version: RangeVersion(1),
-                }],
+                state: self.state(id),
+                replicas: if descriptor.configuration.member(id).is_none() {
+                    Vec::new()
+                } else {
+                    vec![ReplicaInfo {
+                        group: GROUP,
+                        incarnation: Incarnation(1),
+                        role: if leads { ReplicaRole::Leader } else { ReplicaRole::Follower },
+                        ballot: descriptor.ballot,
+                        decided: Slot(9),
+                        applied: Slot(9),
+                        keys: 3,
+                        bytes: 33,
+                        operations_per_second: 0,
+                        pending: None,
+                        range_version: RangeVersion(1),
+                    }]
+                },
             },
             nodes: members
                 .map(|member| (member.node, member.address.clone()))
@@ -406,7 +434,7 @@ impl Cluster {
                     peer_address,
                     http_address: String::new(),
                     zone: String::new(),
-                    state: NodeState::Alive,
+                    state: self.state(node),
                     replicas: Vec::new(),
                 })
                 .collect(),

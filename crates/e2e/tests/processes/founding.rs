@@ -169,3 +169,22 @@ fn a_node_of_another_ring_of_the_same_name_is_refused() {
     let ids: Vec<String> = nodes["nodes"].as_array().expect("nodes").iter().map(|node| text(&node["id"])).collect();
     assert_eq!(ids, [cluster.nodes[0].id()]);
 }
+
+#[test]
+fn founders_need_no_seeds_and_say_whom_they_wait_for() {
+    let mut cluster = Cluster::prepare(3, &[]);
+    for node in &mut cluster.nodes {
+        // As if nobody had set any.
+        node.set("cluster.seeds", "127.0.0.1:7001");
+    }
+    for node in &mut cluster.nodes[..2] {
+        node.start();
+    }
+    let third = cluster.nodes[2].peer.to_string();
+    wait::until_true("the others say that they wait for the third", || {
+        cluster.nodes[..2].iter().all(|node| problem(node).ends_with(&format!(" {third}")))
+    });
+    cluster.nodes[2].start();
+    cluster.wait_ready();
+    assert_eq!(problem(&cluster.nodes[0]), "");
+}

@@ -1,6 +1,6 @@
 //! Groups that split, merge and shift boundaries while clients write.
 
-use scatter_e2e::cluster::{Cluster, text};
+use scatter_e2e::cluster::{BY_HAND, Cluster, text};
 use scatter_e2e::http;
 use scatter_e2e::operator::{Group, Operator};
 use scatter_e2e::wait;
@@ -10,18 +10,6 @@ use std::time::Duration;
 
 /// Acknowledged writes, and answered reads, that show that a cluster works.
 const ENOUGH: u64 = 40;
-
-/// Groups do nothing by themselves: what happens is what an operator orders.
-const BY_HAND: [(&str, &str); 8] = [
-    ("policy.resilience", "false"),
-    ("policy.zones", "false"),
-    ("policy.split", "false"),
-    ("policy.merge", "false"),
-    ("policy.repartition", "false"),
-    ("policy.migrate", "false"),
-    ("policy.leaders", "false"),
-    ("policy.latency", "false"),
-];
 
 /// Nodes, a gateway and an operator; the addresses of all that serve data, the gateway's last.
 fn start(nodes: usize) -> (Cluster, Vec<SocketAddr>, Operator) {

@@ -4,6 +4,7 @@ use prometheus::Registry;
 use prometheus::core::Collector;
 use scatter_core::effects::{Apply, MachineOrder, Refused, Reply};
 use scatter_core::input::Input;
+use scatter_core::policy::Outcome as PolicyOutcome;
 use scatter_core::stage::Done;
 use scatter_service::metrics::{Counters, Durations, Sizes};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,6 +48,11 @@ const OPERATIONS: [&str; 3] = ["merge", "repartition", "split"];
 /// The index of a split in [`OPERATIONS`].
 const SPLIT: usize = 2;
 
+/// What policies decide, and how it ends: the index of each pair's counter is that of the action times the number of endings
+/// plus that of the ending. What is due and cannot be done comes after all of them.
+const ACTIONS: [&str; 5] = ["change_members", "transfer_leader", "split", "merge", "repartition"];
+const ENDINGS: [&str; 3] = ["done", "refused", "failed"];
+
 /// Snapshots begun for others, bytes of them, snapshots installed here, bytes of them: the indices of their counters.
 const SNAPSHOT_COUNTS: usize = 4;
 
@@ -60,6 +66,7 @@ pub struct NodeCounts {
     /// Group operations that began, were committed, were aborted.
     operations: [Counters; 3],
     operation_seconds: Durations,
+    policies: Counters,
     entry_commands: Sizes,
     apply_entries: Sizes,
     apply_wait: Durations,
@@ -122,6 +129,15 @@ impl NodeCounts {
                 "scatter_group_operation_seconds",
                 "Time from when a takeover of positions began until it was decided, where the group that gains is led.",
             )?,
+            policies: {
+                let pairs = ACTIONS.iter().flat_map(|action| ENDINGS.map(|ending| vec![*action, ending]));
+                Counters::new(
+                    "scatter_policy_decisions_total",
+                    "Decisions of the policies on groups led here, by action and how it ended; what waits is due and cannot be done.",
+                    &["action", "outcome"],
+                    &pairs.chain([vec!["nothing", "waiting"]]).collect::<Vec<_>>(),
+                )?
+            },
             entry_commands: Sizes::new(
                 "scatter_entry_commands",
                 "Commands in an entry proposed here, once it is decided.",
@@ -138,7 +154,7 @@ impl NodeCounts {
 
     /// Shows all of it.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        let counters = [&self.decided, &self.failed, &self.ballots, &self.reads];
+        let counters = [&self.decided, &self.failed, &self.ballots, &self.reads, &self.policies];
         let counters = counters.into_iter().chain(&self.snapshots).chain(&self.operations).cloned().map(boxed);
         let sizes = [&self.entry_commands, &self.apply_entries].map(|sizes| boxed(sizes.clone()));
         let durations =
@@ -202,6 +218,23 @@ impl NodeCounts {
         let [_, committed_ones, aborted] = &self.operations;
         if committed { committed_ones } else { aborted }.raise(usize::from(!merge));
         self.operation_seconds.observe(0, took);
+    }
+
+    /// What the policies had ordered of a group, by the name of the action, came to its end.
+    pub fn on_policy_ended(&self, action: &str, outcome: PolicyOutcome) {
+        if let Some(index) = ACTIONS.iter().position(|known| *known == action) {
+            let ending = match outcome {
+                PolicyOutcome::Done => 0,
+                PolicyOutcome::Refused => 1,
+                PolicyOutcome::Failed => 2,
+            };
+            self.policies.raise(index * ENDINGS.len() + ending);
+        }
+    }
+
+    /// The policies found something due that cannot be done.
+    pub fn on_policy_waits(&self) {
+        self.policies.raise(ACTIONS.len() * ENDINGS.len());
     }
 
     /// A piece of work waits for the apply thread.
@@ -276,6 +309,8 @@ mod tests {
         counts.on_failed(&Reply::Refused(Refused::Overloaded));
         counts.on_draining();
         counts.on_read(ServedRead::Quorum);
+        counts.on_policy_ended("split", PolicyOutcome::Failed);
+        counts.on_policy_waits();
         let to = ReplicaName { group, node: NodeId(2), incarnation: Incarnation(1) };
         for (snapshot, length) in [(0, 100), (7, 50), (7, 0)] {
             let order = MachineOrder::ReadSnapshot { group, to, snapshot, cursor: None, bytes: 100 };
@@ -296,6 +331,9 @@ mod tests {
             "scatter_entry_commands_sum 4\n",
             "scatter_entry_commands_count 2\n",
             "scatter_replica_reads_total{path=\"quorum\"} 1\n",
+            "scatter_policy_decisions_total{action=\"split\",outcome=\"failed\"} 1\n",
+            "scatter_policy_decisions_total{action=\"split\",outcome=\"done\"} 0\n",
+            "scatter_policy_decisions_total{action=\"nothing\",outcome=\"waiting\"} 1\n",
             "scatter_snapshots_sent_total 1\n",
             "scatter_snapshots_sent_bytes_total 150\n",
             "scatter_snapshots_received_bytes_total 5\n",
