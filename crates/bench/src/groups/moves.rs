@@ -1,5 +1,6 @@
 //! Splits and merges of a group with much data, under writes to the part that moves.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -45,7 +46,7 @@ pub struct Moves {
 }
 
 /// One split or merge.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Trial {
     /// The longest that a writer waited for its answer, in milliseconds.
     pub pause_ms: f64,
@@ -57,6 +58,8 @@ pub struct Trial {
     pub order_ms: f64,
     /// How many requests were answered meanwhile, and how many failed.
     pub requests: (u64, u64),
+    /// How those failed.
+    pub errors: BTreeMap<String, u64>,
 }
 
 /// What all stores together did about a move.
@@ -88,8 +91,14 @@ pub fn moves(settings: &Settings, programs: &Programs, folder: &Path) -> Result<
         for (what, trials) in [(Move::Split, &mut splits), (Move::Merge, &mut merges)] {
             let found = trial(&cluster, &operator, what)?;
             eprintln!(
-                "[{number}/{}] {what:?}: pause {:.1} ms (before {:.1}), silence {:.1} ms, order {:.0} ms, {} failed",
-                settings.trials, found.pause_ms, found.before_ms, found.silence_ms, found.order_ms, found.requests.1
+                "[{number}/{}] {what:?}: pause {:.1} ms (before {:.1}), silence {:.1} ms, order {:.0} ms, {} failed {:?}",
+                settings.trials,
+                found.pause_ms,
+                found.before_ms,
+                found.silence_ms,
+                found.order_ms,
+                found.requests.1,
+                found.errors
             );
             trials.push(found);
         }
@@ -146,6 +155,7 @@ fn trial(cluster: &Cluster, operator: &Operator, what: Move) -> Result<Trial, Gr
         before_ms: milliseconds(longest_wait(moments, before, begun)),
         order_ms: milliseconds(ended - begun),
         requests: (tally.operations(), tally.failures()),
+        errors: tally.summary(ended - begun).errors,
     })
 }
 

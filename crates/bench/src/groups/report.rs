@@ -78,7 +78,11 @@ impl Report {
             let what = format!("{name} of {size}: longest pause of a writer, in {} tries", trials.len());
             all.push(verdict(what, format!("≤ {bound} ms"), found, pause.max <= bound));
             let failed: u64 = trials.iter().map(|trial| trial.requests.1).sum();
-            all.push(verdict(format!("{name}: failed requests"), "0", failed.to_string(), failed == 0));
+            let mut kinds: Vec<String> =
+                trials.iter().flat_map(|trial| &trial.errors).map(|(kind, count)| format!("{kind}: {count}")).collect();
+            kinds.dedup();
+            let found = if failed == 0 { "0".to_owned() } else { format!("{failed} ({})", kinds.join(", ")) };
+            all.push(verdict(format!("{name}: failed requests"), "0", found, failed == 0));
         }
         let Disks { before, after, written } = moves.quiet_split;
         let grown = after as f64 - before as f64;
