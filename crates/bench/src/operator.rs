@@ -105,7 +105,8 @@ impl Operator {
         let patience = Instant::now() + REPEAT_LIMIT;
         loop {
             match self.order(group, what, body) {
-                Err(OrderError::Refused { status: 409 | 503, .. }) if Instant::now() < patience => {
+                // Not found: the node that knows it was too slow to be in the picture.
+                Err(OrderError::Refused { status: 404 | 409 | 503, .. }) if Instant::now() < patience => {
                     interrupt::sleep(LOOK_AGAIN)?;
                 }
                 said => return said,

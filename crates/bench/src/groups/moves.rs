@@ -142,16 +142,16 @@ fn trial(cluster: &Cluster, operator: &Operator, what: Move) -> Result<Trial, Gr
     order(operator, &actor, what)?;
     let ended = Instant::now();
     interrupt::sleep(AROUND_ORDER)?;
+    let cancelled = Instant::now();
     running.cancel();
     let tally = running.finish()?;
     interrupt::check()?;
     let (moments, span) = (tally.moments(), ended + AFTERMATH - begun);
     let milliseconds = |span: Duration| span.as_secs_f64() * 1e3;
     let before = begun.checked_sub(span).unwrap_or(begun);
-    let last = moments.last().map_or(ended, |moment| moment.done);
     Ok(Trial {
         pause_ms: milliseconds(longest_wait(moments, begun, ended + AFTERMATH)),
-        silence_ms: milliseconds(longest_gap(moments, begun, last)),
+        silence_ms: milliseconds(longest_gap(moments, begun, cancelled)),
         before_ms: milliseconds(longest_wait(moments, before, begun)),
         order_ms: milliseconds(ended - begun),
         requests: (tally.operations(), tally.failures()),
