@@ -15,7 +15,7 @@ SEED ?=
 ARGS ?=
 MODEL ?=
 
-.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix settings sim processes planted model loom bench scale churn clean
+.PHONY: help deps deps-lint run test verify fmt-check fmt clippy doc deny fix settings sim processes planted model loom bench bench-groups scale churn clean
 
 # verify's steps go one after the other: each uses every core.
 .NOTPARALLEL:
@@ -106,6 +106,11 @@ loom: deps ## Checks the read word under every interleaving of threads
 
 bench: deps ## Measures Scatter against etcd and rewrites docs/benchmarks.md
 	@exec scripts/bench.sh $(ARGS)
+
+bench-groups: deps ## Measures what groups cost, split, merge and replace their dead; rewrites its part of docs/benchmarks.md
+	@$(CARGO) build --release -p scatter-node -p scatter-gateway -p scatter-admin -p scatter-bench
+	@exec "$(TARGET)/release/scatter-bench" groups --made-by 'make bench-groups$(if $(ARGS), ARGS="$(ARGS)")' \
+	    --json "$(TARGET)/release/groups.json" --write docs/benchmarks.md $(ARGS)
 
 scale: deps ## Models a ring of 100,000 groups and rewrites its part of docs/benchmarks.md
 	@exec cargo run --release -p scatter-scale -- --write $(ARGS)

@@ -126,6 +126,19 @@ impl Member {
     }
 }
 
+/// A node that does not run yet.
+pub struct Spare {
+    launch: Launch,
+    endpoint: SocketAddr,
+}
+
+impl Spare {
+    /// Starts it; it joins by itself.
+    pub fn start(self) -> Result<Member, ClusterError> {
+        Member::start(self.launch, self.endpoint)
+    }
+}
+
 /// A running system.
 pub struct Cluster {
     /// Which.
@@ -134,6 +147,19 @@ pub struct Cluster {
     pub nodes: Vec<Member>,
     /// Its gateway, if it has one.
     pub gateway: Option<Member>,
+    /// Its admin program, if it has one.
+    pub admin: Option<Member>,
+}
+
+/// What a Scatter cluster has beside its defaults.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// Settings of the nodes, each as `key=value`.
+    pub settings: Vec<String>,
+    /// Whether there is an admin program.
+    pub admin: bool,
+    /// How many more nodes are prepared, to be started later and to join then.
+    pub spare: usize,
 }
 
 /// Where the programs are.
@@ -153,11 +179,19 @@ impl Cluster {
         std::fs::create_dir_all(folder).map_err(io_error(format!("creating {}", folder.display())))?;
         let mut cluster = match system {
             System::Etcd => Self::start_etcd(programs, folder)?,
-            System::Scatter => Self::start_scatter(programs, folder)?,
+            System::Scatter => Self::start_scatter(programs, folder, &Extras::default())?.0,
             System::Floor => Self::start_floor(programs, folder)?,
         };
         cluster.wait_ready()?;
         Ok(cluster)
+    }
+
+    /// Starts Scatter with more than its defaults; gives the nodes to be started later, too.
+    pub fn start_with(extras: &Extras, programs: &Programs, folder: &Path) -> Result<(Self, Vec<Spare>), ClusterError> {
+        std::fs::create_dir_all(folder).map_err(io_error(format!("creating {}", folder.display())))?;
+        let (mut cluster, spare) = Self::start_scatter(programs, folder, extras)?;
+        cluster.wait_ready()?;
+        Ok((cluster, spare))
     }
 
     fn start_etcd(programs: &Programs, folder: &Path) -> Result<Self, ClusterError> {
@@ -174,21 +208,35 @@ impl Cluster {
             };
             nodes.push(Member::start(launch, client)?);
         }
-        Ok(Self { system: System::Etcd, nodes, gateway: None })
+        Ok(Self { system: System::Etcd, nodes, gateway: None, admin: None })
     }
 
-    fn start_scatter(programs: &Programs, folder: &Path) -> Result<Self, ClusterError> {
-        let ports = free_ports(NODES * 2 + 1)?;
-        let (peers, https) = (&ports[..NODES], &ports[NODES..NODES * 2]);
+    fn start_scatter(programs: &Programs, folder: &Path, extras: &Extras) -> Result<(Self, Vec<Spare>), ClusterError> {
+        let count = NODES + extras.spare;
+        let ports = free_ports(count * 2 + 2)?;
+        let (peers, https) = (&ports[..count], &ports[count..count * 2]);
+        let founders = &peers[..NODES];
+        let set: Vec<OsString> = extras.settings.iter().flat_map(|setting| ["--set".into(), setting.into()]).collect();
         let mut nodes = Vec::new();
+        let mut spare = Vec::new();
         for (index, &http) in https.iter().enumerate() {
             let name = format!("node-{}", index + 1);
-            let text = toml::to_string(&NodeFile::new(folder.join(&name), index, peers, http))?;
-            nodes.push(start_configured(programs, "scatter-node", &name, &text, folder, http)?);
+            let file = NodeFile::new(folder.join(&name), peers[index], founders, http, index < NODES);
+            let mut launch = configured(programs, "scatter-node", &name, &toml::to_string(&file)?, folder)?;
+            launch.arguments.extend(set.iter().cloned());
+            if index < NODES {
+                nodes.push(Member::start(launch, http)?);
+            } else {
+                spare.push(Spare { launch, endpoint: http });
+            }
         }
-        let text = toml::to_string(&GatewayFile::new(ports[NODES * 2], peers))?;
-        let gateway = start_configured(programs, "scatter-gateway", "gateway", &text, folder, ports[NODES * 2])?;
-        Ok(Self { system: System::Scatter, nodes, gateway: Some(gateway) })
+        let start = |name: &str, port| {
+            let text = toml::to_string(&GatewayFile::new(port, founders))?;
+            Member::start(configured(programs, &format!("scatter-{name}"), name, &text, folder)?, port)
+        };
+        let gateway = Some(start("gateway", ports[count * 2])?);
+        let admin = if extras.admin { Some(start("admin", ports[count * 2 + 1])?) } else { None };
+        Ok((Self { system: System::Scatter, nodes, gateway, admin }, spare))
     }
 
     fn start_floor(programs: &Programs, folder: &Path) -> Result<Self, ClusterError> {
@@ -199,14 +247,14 @@ impl Cluster {
             arguments: vec!["floor".into(), "--listen".into(), port.to_string().into()],
             log: folder.join("floor.log"),
         };
-        Ok(Self { system: System::Floor, nodes: vec![Member::start(launch, port)?], gateway: None })
+        Ok(Self { system: System::Floor, nodes: vec![Member::start(launch, port)?], gateway: None, admin: None })
     }
 
     /// Waits until every server is ready and there is a leader.
     pub fn wait_ready(&mut self) -> Result<(), ClusterError> {
         let patience = Instant::now() + READY_LIMIT;
         let system = self.system;
-        for member in self.nodes.iter_mut().chain(&mut self.gateway) {
+        for member in self.nodes.iter_mut().chain(&mut self.gateway).chain(&mut self.admin) {
             while !is_ready(system, member.endpoint) {
                 if member.server.ended().is_some() {
                     let (name, words) = (member.launch.name.clone(), member.server.last_words());
@@ -250,23 +298,21 @@ impl Cluster {
     }
 }
 
-fn start_configured(
+fn configured(
     programs: &Programs,
     program: &str,
     name: &str,
     text: &str,
     folder: &Path,
-    endpoint: SocketAddr,
-) -> Result<Member, ClusterError> {
+) -> Result<Launch, ClusterError> {
     let file = folder.join(format!("{name}.toml"));
     std::fs::write(&file, text).map_err(io_error(format!("writing {}", file.display())))?;
-    let launch = Launch {
+    Ok(Launch {
         name: name.to_owned(),
         program: programs.scatter.join(program),
         arguments: vec!["--config".into(), file.into()],
         log: folder.join(format!("{name}.log")),
-    };
-    Member::start(launch, endpoint)
+    })
 }
 
 fn is_ready(system: System, endpoint: SocketAddr) -> bool {
@@ -366,18 +412,22 @@ struct ClusterSection {
 }
 
 impl NodeFile {
-    fn new(data_dir: PathBuf, index: usize, peers: &[SocketAddr], http: SocketAddr) -> Self {
+    fn new(data_dir: PathBuf, peer: SocketAddr, founders: &[SocketAddr], http: SocketAddr, founds: bool) -> Self {
         let listener = |address| Listener { listen: address, advertise: Some(address) };
         Self {
             node: NodeSection { data_dir, zone: "a" },
-            peer: listener(peers[index]),
+            peer: listener(peer),
             http: listener(http),
-            cluster: ClusterSection { name: "bench", founders: Some(peers.to_vec()), seeds: peers.to_vec() },
+            cluster: ClusterSection {
+                name: "bench",
+                founders: founds.then(|| founders.to_vec()),
+                seeds: founders.to_vec(),
+            },
         }
     }
 }
 
-/// The gateway's configuration.
+/// The configuration of a gateway or of an admin program.
 #[derive(Serialize)]
 struct GatewayFile {
     http: Listener,
@@ -404,7 +454,7 @@ mod tests {
     #[test]
     fn a_node_file_has_the_documented_keys_and_no_others() {
         let (peers, https) = (addresses(7001), addresses(7101));
-        let text = toml::to_string(&NodeFile::new("data/node-2".into(), 1, &peers, https[1])).unwrap();
+        let text = toml::to_string(&NodeFile::new("data/node-2".into(), peers[1], &peers, https[1], true)).unwrap();
         let wanted: toml::Table = toml::from_str(
             r#"
             node = { data_dir = "data/node-2", zone = "a" }

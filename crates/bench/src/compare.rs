@@ -188,6 +188,7 @@ fn plan(settings: &Settings, target: Target, connections: usize, put_percent: u8
         length,
         deadline: settings.deadline,
         moments: false,
+        among: None,
     }
 }
 

@@ -78,7 +78,7 @@ fn trial(cluster: &mut Cluster, loss: Loss) -> Result<GapTrial, CompareError> {
     interrupt::check()?;
     cluster.wait_ready()?;
     let moments = tally.moments();
-    let resumed = moments.last().is_some_and(|last| end.duration_since(*last) < Duration::from_secs(1));
+    let resumed = moments.last().is_some_and(|last| end.duration_since(last.done) < Duration::from_secs(1));
     let seconds = longest_gap(moments, event, end).as_secs_f64();
     Ok(GapTrial { system: cluster.system, loss, seconds, resumed })
 }
@@ -96,5 +96,6 @@ fn plan(cluster: &Cluster) -> Plan {
         length: Length::Timed { warm_up: Duration::ZERO, duration: BEFORE + AFTER },
         deadline: WRITER_DEADLINE,
         moments: true,
+        among: None,
     }
 }

@@ -311,6 +311,7 @@ mod tests {
             length: Length::Timed { warm_up: Duration::ZERO, duration: Duration::from_secs(600) },
             deadline: Duration::from_millis(100),
             moments: false,
+            among: None,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{etcd, http_load};
 /// How long a worker rests after a failure, so that a refusing server is not flooded.
 pub const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(5);
 /// How long writing every key once may take.
-const FILL_LIMIT: Duration = Duration::from_secs(120);
+const FILL_LIMIT: Duration = Duration::from_secs(600);
 
 /// Who is asked, and in which protocol. Workers are dealt to the endpoints in turn.
 #[derive(Clone, Debug)]
@@ -62,6 +62,8 @@ pub struct Plan {
     pub deadline: Duration,
     /// Whether the moment of every success is kept.
     pub moments: bool,
+    /// The keys to choose among, if not all are.
+    pub among: Option<Arc<[u64]>>,
 }
 
 /// What the threads of a run share.
@@ -116,14 +118,20 @@ pub fn start(plan: Plan) -> Result<Running, LoadError> {
     let endpoints = match &plan.target {
         Target::Http(endpoints) | Target::Etcd { endpoints, .. } => endpoints.len(),
     };
-    if endpoints == 0 || plan.connections == 0 || plan.threads == 0 || plan.workload.keys == 0 {
+    if endpoints == 0
+        || plan.connections == 0
+        || plan.threads == 0
+        || plan.workload.keys == 0
+        || plan.among.as_ref().is_some_and(|keys| keys.is_empty())
+    {
         return Err(LoadError::Plan("endpoints, connections, threads and keys must each be at least one"));
     }
     let now = Instant::now();
     let (order, window) = match plan.length {
         Length::EachOnce => (Order::EachOnce(AtomicU64::new(0)), Window { from: now, until: now + FILL_LIMIT }),
         Length::Timed { warm_up, duration } => {
-            (Order::Random, Window { from: now + warm_up, until: now + warm_up + duration })
+            let order = plan.among.clone().map_or(Order::Random, Order::Among);
+            (order, Window { from: now + warm_up, until: now + warm_up + duration })
         }
     };
     let shared = Arc::new(Shared {
@@ -210,6 +218,7 @@ mod tests {
             length: Length::EachOnce,
             deadline: Duration::from_secs(1),
             moments: false,
+            among: None,
         };
         assert!(matches!(start(plan), Err(LoadError::Plan(_))));
     }

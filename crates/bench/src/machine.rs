@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// Opens the generated part of a document.
-pub const BEGIN: &str = "<!-- generated: begin -->";
-/// Closes the generated part of a document.
-pub const END: &str = "<!-- generated: end -->";
+/// The part of a document that the comparison writes.
+pub const COMPARISON: &str = "generated";
+/// The part that the measures of groups write.
+pub const GROUPS: &str = "groups";
 
 const APPENDS: usize = 400;
 const APPEND_BYTES: usize = 512;
@@ -31,15 +31,17 @@ pub struct Facts {
     pub file_system: String,
     /// What a synced append to a growing file takes, in milliseconds (median and 99th percentile).
     pub synced_append_ms: (f64, f64),
-    /// etcd's version.
-    pub etcd: String,
+    /// etcd's version, if it is measured.
+    pub etcd: Option<String>,
+    /// The machine's load average over the minute before: what else went on.
+    pub load_average: String,
     /// The shape of the load.
     pub load: String,
 }
 
 impl Facts {
     /// Looks around; what cannot be found is "unknown". `folder` is where the data lies.
-    pub fn gather(command: String, load: String, etcd: &Path, folder: &Path) -> io::Result<Self> {
+    pub fn gather(command: String, load: String, etcd: Option<&Path>, folder: &Path) -> io::Result<Self> {
         Ok(Self {
             command,
             date: output_of("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
@@ -47,7 +49,10 @@ impl Facts {
             machine: machine(),
             file_system: output_of("stat", &["-f", "-c", "%T", &folder.to_string_lossy()]),
             synced_append_ms: synced_append(folder)?,
-            etcd: output_of(&etcd.to_string_lossy(), &["--version"]).lines().next().unwrap_or_default().to_owned(),
+            etcd: etcd.map(|etcd| {
+                output_of(&etcd.to_string_lossy(), &["--version"]).lines().next().unwrap_or_default().to_owned()
+            }),
+            load_average: load_average(),
             load,
         })
     }
@@ -55,12 +60,26 @@ impl Facts {
     /// As a Markdown list.
     pub fn markdown(&self) -> String {
         let (median, tail) = self.synced_append_ms;
+        let peer = self.etcd.iter().map(|etcd| format!("- Peer: {etcd}, three nodes on the same machine.\n"));
         format!(
             "Made by `{}` on {}, commit {}.\n\n- Machine: {}; data on {}, where a synced append of {APPEND_BYTES} \
-             bytes takes {median:.2} ms (p99 {tail:.2} ms).\n- Peer: {}, three nodes on the same machine.\n- Load: {}\n",
-            self.command, self.date, self.commit, self.machine, self.file_system, self.etcd, self.load
+             bytes takes {median:.2} ms (p99 {tail:.2} ms); load average before the start {}.\n{}- Load: {}\n",
+            self.command,
+            self.date,
+            self.commit,
+            self.machine,
+            self.file_system,
+            self.load_average,
+            peer.collect::<String>(),
+            self.load
         )
     }
+}
+
+/// The load average over a minute.
+pub fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_ascii_whitespace().next().unwrap_or("unknown").to_owned()
 }
 
 fn output_of(program: &str, arguments: &[&str]) -> String {
@@ -107,26 +126,28 @@ fn synced_append(folder: &Path) -> io::Result<(f64, f64)> {
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
     /// The markers are not there once each, in order.
-    #[error("the document must hold the lines {BEGIN:?} and {END:?} once each, in this order")]
-    Markers,
+    #[error("the document must hold the lines <!-- {0}: begin --> and <!-- {0}: end --> once each, in this order")]
+    Markers(String),
     /// The file cannot be read or written.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// Puts `block` between the markers of `document`.
-pub fn replace_block(document: &str, block: &str) -> Result<String, DocumentError> {
-    let (before, rest) = document.split_once(BEGIN).ok_or(DocumentError::Markers)?;
-    let (old, after) = rest.split_once(END).ok_or(DocumentError::Markers)?;
-    if before.contains(END) || [old, after].iter().any(|part| part.contains(BEGIN)) || after.contains(END) {
-        return Err(DocumentError::Markers);
+/// Puts `block` between the markers of the part `name` of `document`.
+pub fn replace_block(document: &str, name: &str, block: &str) -> Result<String, DocumentError> {
+    let (begin, end) = (&*format!("<!-- {name}: begin -->"), &*format!("<!-- {name}: end -->"));
+    let wrong = || DocumentError::Markers(name.to_owned());
+    let (before, rest) = document.split_once(begin).ok_or_else(wrong)?;
+    let (old, after) = rest.split_once(end).ok_or_else(wrong)?;
+    if before.contains(end) || [old, after].iter().any(|part| part.contains(begin)) || after.contains(end) {
+        return Err(wrong());
     }
-    Ok(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", block.trim()))
+    Ok(format!("{before}{begin}\n\n{}\n\n{end}{after}", block.trim()))
 }
 
-/// Replaces the generated part of the file at `path`, at once or not at all.
-pub fn rewrite(path: &Path, block: &str) -> Result<(), DocumentError> {
-    let document = replace_block(&std::fs::read_to_string(path)?, block)?;
+/// Replaces the part `name` of the file at `path`, at once or not at all.
+pub fn rewrite(path: &Path, name: &str, block: &str) -> Result<(), DocumentError> {
+    let document = replace_block(&std::fs::read_to_string(path)?, name, block)?;
     let fresh = path.with_extension("md.new");
     std::fs::write(&fresh, document)?;
     Ok(std::fs::rename(fresh, path)?)
@@ -136,12 +157,15 @@ pub fn rewrite(path: &Path, block: &str) -> Result<(), DocumentError> {
 mod tests {
     use super::*;
 
+    const BEGIN: &str = "<!-- generated: begin -->";
+    const END: &str = "<!-- generated: end -->";
+
     #[test]
     fn only_the_part_between_the_markers_changes() {
         let document = format!("intro\n{BEGIN}\nold\n{END}\noutro\n");
-        let once = replace_block(&document, "new\n").unwrap();
+        let once = replace_block(&document, COMPARISON, "new\n").unwrap();
         assert_eq!(once, format!("intro\n{BEGIN}\n\nnew\n\n{END}\noutro\n"));
-        assert_eq!(replace_block(&once, "new").unwrap(), once);
+        assert_eq!(replace_block(&once, COMPARISON, "new").unwrap(), once);
     }
 
     #[test]
@@ -155,7 +179,7 @@ mod tests {
             format!("{BEGIN}{BEGIN}{END}"),
             format!("{END}{BEGIN}{END}"),
         ] {
-            assert!(matches!(replace_block(&document, "x"), Err(DocumentError::Markers)), "{document}");
+            assert!(matches!(replace_block(&document, COMPARISON, "x"), Err(DocumentError::Markers(_))), "{document}");
         }
     }
 
@@ -164,7 +188,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("page.md");
         std::fs::write(&path, format!("a {BEGIN} b {END} c")).unwrap();
-        rewrite(&path, "fresh").unwrap();
+        rewrite(&path, COMPARISON, "fresh").unwrap();
         assert!(std::fs::read_to_string(&path).unwrap().contains("fresh"));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
@@ -173,8 +197,9 @@ mod tests {
     fn facts_are_found_and_told() {
         let folder = tempfile::tempdir().unwrap();
         let facts =
-            Facts::gather("the command".into(), "the load".into(), Path::new("/nonexistent"), folder.path()).unwrap();
-        assert_eq!(facts.etcd, "unknown");
+            Facts::gather("the command".into(), "the load".into(), Some(Path::new("/nonexistent")), folder.path())
+                .unwrap();
+        assert_eq!(facts.etcd.as_deref(), Some("unknown"));
         let text = facts.markdown();
         assert!(text.contains("`the command`") && text.contains("the load"), "{text}");
     }

@@ -11,15 +11,16 @@ use clap::Parser;
 use scatter_bench::cluster::{Cluster, Programs, System};
 use scatter_bench::load::{Length, Running};
 use scatter_bench::measure::Summary;
-use scatter_bench::options::{Command, CompareOptions, GapOptions, LoadOptions, Options};
+use scatter_bench::options::{Command, CompareOptions, GapOptions, GroupsOptions, LoadOptions, Options};
 use scatter_bench::report::Report;
-use scatter_bench::{compare, floor, gap, interrupt, load, machine, options, process, report};
+use scatter_bench::{compare, floor, gap, groups, interrupt, load, machine, options, process, report};
 
 fn main() -> ExitCode {
     let outcome = match Options::parse().command {
         Command::Load(options) => run_load(&options),
         Command::Compare(options) => run_compare(&options),
         Command::Gap(options) => run_gap(&options),
+        Command::Groups(options) => run_groups(&options),
         Command::Floor { listen } => floor::serve(listen).map_err(Into::into),
     };
     match outcome {
@@ -125,7 +126,7 @@ fn run_compare(options: &CompareOptions) -> Result<(), Box<dyn Error>> {
     let programs = programs(&options.etcd, options.binaries.as_deref())?;
     let folder = work_folder(&programs, options.work.as_deref())?;
     let command = options.made_by.clone().unwrap_or_else(options::command_line);
-    let facts = machine::Facts::gather(command, options::describe(&settings), &options.etcd, folder.path())?;
+    let facts = machine::Facts::gather(command, options::describe(&settings), Some(&options.etcd), folder.path())?;
     let findings = compare::compare(&settings, &programs, folder.path())?;
     let report = Report { facts, runs: findings.runs, memory: findings.memory, gaps: findings.gaps };
     if let Some(path) = &options.json {
@@ -133,7 +134,7 @@ fn run_compare(options: &CompareOptions) -> Result<(), Box<dyn Error>> {
     }
     let text = report.markdown();
     if let Some(path) = &options.write {
-        machine::rewrite(path, &text)?;
+        machine::rewrite(path, machine::COMPARISON, &text)?;
         eprintln!("wrote {}", path.display());
     }
     std::io::stdout().lock().write_all(text.as_bytes())?;
@@ -157,5 +158,28 @@ fn run_gap(options: &GapOptions) -> Result<(), Box<dyn Error>> {
     } else {
         out.write_all(report::gap_table(&found).as_bytes())?;
     }
+    Ok(())
+}
+
+fn run_groups(options: &GroupsOptions) -> Result<(), Box<dyn Error>> {
+    interrupt::listen()?;
+    let settings = options.settings()?;
+    let programs = programs(Path::new("etcd"), options.binaries.as_deref())?;
+    let folder = work_folder(&programs, options.work.as_deref())?;
+    let command = options.made_by.clone().unwrap_or_else(options::command_line);
+    let load = "three nodes and a gateway; 64 connections for the cost of an operation, 8 writers around a split or a merge, 4 \
+                around a replacement, each a closed loop with 256-byte values through the gateway.";
+    let facts = machine::Facts::gather(command, load.to_owned(), None, folder.path())?;
+    let findings = groups::measure(&settings, &programs, folder.path())?;
+    let report = groups::report::Report { facts, findings, load_after: machine::load_average() };
+    if let Some(path) = &options.json {
+        serde_json::to_writer_pretty(File::create(path)?, &report)?;
+    }
+    let text = report.markdown();
+    if let Some(path) = &options.write {
+        machine::rewrite(path, machine::GROUPS, &text)?;
+        eprintln!("wrote {}", path.display());
+    }
+    std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())
 }

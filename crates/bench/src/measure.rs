@@ -53,6 +53,15 @@ impl std::fmt::Display for Failure {
     }
 }
 
+/// One success.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Moment {
+    /// When the answer was in.
+    pub done: Instant,
+    /// When it was asked for.
+    pub asked: Instant,
+}
+
 /// When operations count: those that end inside it.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
@@ -68,7 +77,7 @@ pub struct Tally {
     puts: Histogram<u64>,
     gets: Histogram<u64>,
     errors: BTreeMap<Failure, u64>,
-    moments: Option<Vec<Instant>>,
+    moments: Option<Vec<Moment>>,
 }
 
 fn histogram() -> Histogram<u64> {
@@ -98,7 +107,7 @@ impl Tally {
         if let Some(moments) = &mut self.moments
             && moments.len() < MOMENTS_LIMIT
         {
-            moments.push(done);
+            moments.push(Moment { done, asked });
         }
     }
 
@@ -133,8 +142,8 @@ impl Tally {
         self.errors.values().sum()
     }
 
-    /// When each success arrived, if that was asked for.
-    pub fn moments(&self) -> &[Instant] {
+    /// Each success in the order of their ends, if that was asked for.
+    pub fn moments(&self) -> &[Moment] {
         self.moments.as_deref().unwrap_or_default()
     }
 
@@ -219,15 +228,30 @@ impl Summary {
 /// The longest stretch without a success that ends after `event`; the end of the run ends the last one.
 ///
 /// `moments` are in order. The stretch in which the event falls begins at the last success before it.
-pub fn longest_gap(moments: &[Instant], event: Instant, end: Instant) -> Duration {
-    let before = moments.partition_point(|moment| *moment <= event);
-    let mut last = if before > 0 { moments[before - 1] } else { event };
+pub fn longest_gap(moments: &[Moment], event: Instant, end: Instant) -> Duration {
+    let before = moments.partition_point(|moment| moment.done <= event);
+    let mut last = if before > 0 { moments[before - 1].done } else { event };
     let mut longest = Duration::ZERO;
-    for moment in moments[before..].iter().chain([&end]) {
-        longest = longest.max(moment.duration_since(last));
-        last = *moment;
+    for done in moments[before..].iter().map(|moment| moment.done).chain([end]) {
+        longest = longest.max(done.duration_since(last));
+        last = done;
     }
     longest
+}
+
+/// A quantile of the latencies of what was answered from `from` to `until`; zero if nothing was.
+pub fn quantile(moments: &[Moment], from: Instant, until: Instant, quantile: f64) -> Duration {
+    let answered = moments.iter().filter(|moment| moment.done >= from && moment.done < until);
+    let mut latencies: Vec<Duration> = answered.map(|moment| moment.done.duration_since(moment.asked)).collect();
+    latencies.sort_unstable();
+    let rank = (latencies.len() as f64 * quantile).ceil() as usize;
+    latencies.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+/// The longest that anybody waited for an answer which was awaited at some time from `from` to `until`.
+pub fn longest_wait(moments: &[Moment], from: Instant, until: Instant) -> Duration {
+    let awaited = moments.iter().filter(|moment| moment.done >= from && moment.asked <= until);
+    awaited.map(|moment| moment.done.duration_since(moment.asked)).max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -293,12 +317,24 @@ mod tests {
         let zero = Instant::now();
         let at = |millis: u64| zero + Duration::from_millis(millis);
         let gap = |moments: &[u64], event, end| {
-            longest_gap(&moments.iter().map(|&millis| at(millis)).collect::<Vec<_>>(), at(event), at(end)).as_millis()
+            let moment = |&millis: &u64| Moment { done: at(millis), asked: at(millis) };
+            longest_gap(&moments.iter().map(moment).collect::<Vec<_>>(), at(event), at(end)).as_millis()
         };
         assert_eq!(gap(&[10, 20, 900, 910, 1_000], 500, 1_010), 880, "it began before the event");
         assert_eq!(gap(&[0, 700, 710, 720], 705, 730), 10, "an earlier pause is not its doing");
         assert_eq!(gap(&[10, 20], 500, 2_000), 1_980, "never resumed");
         assert_eq!(gap(&[], 500, 2_000), 1_500);
         assert_eq!(gap(&[600, 800], 500, 810), 200);
+    }
+
+    #[test]
+    fn the_longest_wait_is_that_of_those_who_waited_then() {
+        let zero = Instant::now();
+        let at = |millis: u64| zero + Duration::from_millis(millis);
+        let moments: Vec<Moment> = [(0, 90), (90, 100), (95, 130), (300, 900)]
+            .map(|(asked, done)| Moment { asked: at(asked), done: at(done) })
+            .into();
+        assert_eq!(longest_wait(&moments, at(100), at(200)), Duration::from_millis(35));
+        assert_eq!(longest_wait(&moments, at(140), at(200)), Duration::ZERO);
     }
 }

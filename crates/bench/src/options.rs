@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::cluster::System;
 use crate::compare::Settings;
 use crate::gap::Loss;
+use crate::groups::{self, Part};
 use crate::load::{Length, Plan, Target};
 use crate::workload::{KEYS_LIMIT, Workload};
 
@@ -30,6 +31,8 @@ pub enum Command {
     Compare(CompareOptions),
     /// Start a system, lose its leader under writes, tell how long nobody could write.
     Gap(GapOptions),
+    /// Start Scatter and measure what groups cost and how they split, merge and replace their dead.
+    Groups(GroupsOptions),
     /// Serve keys from memory over bare HTTP, as the floor that nothing can be under.
     Floor {
         /// Where to listen.
@@ -139,6 +142,51 @@ pub struct CompareOptions {
     pub work: Option<PathBuf>,
 }
 
+/// What groups cost, and how they move.
+#[derive(Args, Debug)]
+#[command(args_override_self = true)]
+pub struct GroupsOptions {
+    /// What is measured.
+    #[arg(long, value_delimiter = ',', default_values = ["idle", "many", "moves", "replace"])]
+    pub parts: Vec<Part>,
+    /// How many idle groups.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(2..=10_000))]
+    pub idle_groups: u64,
+    /// How many groups are measured against one.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(2..=10_000))]
+    pub many_groups: u64,
+    /// How often many and one are measured in turn.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
+    /// How long each run is measured.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// How often a group is split and merged.
+    #[arg(long, default_value_t = 20)]
+    pub trials: usize,
+    /// How many MiB a group holds that is split, merged or copied.
+    #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    pub data_mib: u64,
+    /// How long a member is dead before it is replaced.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub replace_after: Duration,
+    /// Write everything as JSON to this file.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+    /// Put the tables into their part of this Markdown file.
+    #[arg(long)]
+    pub write: Option<PathBuf>,
+    /// The command that the tables name as their maker [default: this one].
+    #[arg(long)]
+    pub made_by: Option<String>,
+    /// The folder with Scatter's binaries [default: that of this program].
+    #[arg(long)]
+    pub binaries: Option<PathBuf>,
+    /// Where data and logs go, in a folder of their own [default: beside this program].
+    #[arg(long)]
+    pub work: Option<PathBuf>,
+}
+
 /// Losses of the leader.
 #[derive(Args, Debug)]
 pub struct GapOptions {
@@ -191,6 +239,7 @@ impl LoadOptions {
             },
             deadline: self.deadline,
             moments: false,
+            among: None,
         })
     }
 }
@@ -216,6 +265,28 @@ impl CompareOptions {
             threads: self.threads,
             channels: self.channels,
             gap_trials: self.gap_trials,
+        })
+    }
+}
+
+impl GroupsOptions {
+    /// What is asked for.
+    pub fn settings(&self) -> Result<groups::Settings, OptionError> {
+        if self.rounds == 0 {
+            return Err(OptionError::Zero("rounds"));
+        }
+        if self.trials == 0 {
+            return Err(OptionError::Zero("trials"));
+        }
+        Ok(groups::Settings {
+            parts: self.parts.clone(),
+            idle_groups: usize::try_from(self.idle_groups).unwrap_or(usize::MAX),
+            many_groups: usize::try_from(self.many_groups).unwrap_or(usize::MAX),
+            rounds: self.rounds,
+            duration: self.duration,
+            trials: self.trials,
+            data_bytes: self.data_mib << 20,
+            replace_after: self.replace_after,
         })
     }
 }

@@ -6,15 +6,29 @@ use std::time::Duration;
 
 use crate::response::parse_head;
 
-/// The largest answer read, in bytes.
-const ANSWER_LIMIT: u64 = 1 << 20;
+/// The largest answer read, in bytes: the ring of some thousand groups.
+const ANSWER_LIMIT: u64 = 64 << 20;
 
 /// Asks for `path` once, on a connection of its own; gives the status and the body.
 pub fn get(endpoint: SocketAddr, path: &str, limit: Duration) -> io::Result<(u16, Vec<u8>)> {
+    ask(endpoint, "GET", path, "", limit)
+}
+
+/// Sends `body` to `path` once, likewise.
+pub fn post(endpoint: SocketAddr, path: &str, body: &str, limit: Duration) -> io::Result<(u16, Vec<u8>)> {
+    ask(endpoint, "POST", path, body, limit)
+}
+
+fn ask(endpoint: SocketAddr, method: &str, path: &str, body: &str, limit: Duration) -> io::Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect_timeout(&endpoint, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: {endpoint}\r\nconnection: close\r\n\r\n");
+    let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {endpoint}\r\nconnection: close\r\n");
+    if !body.is_empty() {
+        request += &format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
+    }
+    request += "\r\n";
+    request += body;
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(ANSWER_LIMIT).read_to_end(&mut answer)?;

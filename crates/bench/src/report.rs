@@ -404,28 +404,28 @@ fn memory_table(figures: &[MemoryFigure]) -> String {
 }
 
 /// A Markdown table in the making.
-struct Table {
+pub(crate) struct Table {
     text: String,
 }
 
 impl Table {
-    fn new(columns: &[&str]) -> Self {
+    pub(crate) fn new(columns: &[&str]) -> Self {
         Self { text: format!("| {} |\n|{}\n", columns.join(" | "), " --- |".repeat(columns.len())) }
     }
 
-    fn row<const COLUMNS: usize>(&mut self, cells: [String; COLUMNS]) {
+    pub(crate) fn row<const COLUMNS: usize>(&mut self, cells: [String; COLUMNS]) {
         let cells = cells.map(|cell| cell.replace('|', "\\|"));
         // Writing to a string cannot fail.
         let _ = writeln!(self.text, "| {} |", cells.join(" | "));
     }
 
-    fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         self.text
     }
 }
 
 /// A whole number with its thousands apart.
-fn grouped(figure: f64) -> String {
+pub(crate) fn grouped(figure: f64) -> String {
     let digits = format!("{:.0}", figure.max(0.0));
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

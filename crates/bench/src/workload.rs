@@ -1,5 +1,6 @@
 //! What a run asks for: which keys, which operations, what values.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::rngs::SmallRng;
@@ -47,6 +48,8 @@ pub struct Workload {
 pub enum Order {
     /// Random keys and operations, until the time is up.
     Random,
+    /// The same among these keys.
+    Among(Arc<[u64]>),
     /// Writes every key once; the number is that of the next key nobody has taken.
     EachOnce(AtomicU64),
 }
@@ -66,15 +69,17 @@ impl Chooser {
     /// The next operation and key; `None` when an [`Order::EachOnce`] is through.
     pub fn next(&mut self, order: &Order) -> Option<(Op, u64)> {
         match order {
-            Order::Random => {
-                let op = if self.rng.random_range(0..100) < self.workload.put_percent { Op::Put } else { Op::Get };
-                Some((op, self.rng.random_range(0..self.workload.keys)))
-            }
+            Order::Random => Some((self.op(), self.rng.random_range(0..self.workload.keys))),
+            Order::Among(keys) => Some((self.op(), keys[self.rng.random_range(0..keys.len())])),
             Order::EachOnce(next) => {
                 let key = next.fetch_add(1, Ordering::Relaxed);
                 (key < self.workload.keys).then_some((Op::Put, key))
             }
         }
+    }
+
+    fn op(&mut self) -> Op {
+        if self.rng.random_range(0..100) < self.workload.put_percent { Op::Put } else { Op::Get }
     }
 
     /// A value that does not compress.
@@ -135,6 +140,15 @@ mod tests {
             keys.push(key);
         }
         assert_eq!(keys, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn chosen_keys_are_the_only_ones() {
+        let order = Order::Among([7, 1_000].into());
+        let mut chooser = Chooser::new(WORKLOAD, 1);
+        let seen: std::collections::BTreeSet<u64> =
+            (0..100).filter_map(|_| chooser.next(&order)).map(|(_, key)| key).collect();
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [7, 1_000]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ fn filled_keys_can_be_read_and_only_those() {
         length: Length::EachOnce,
         deadline: Duration::from_secs(60),
         moments: false,
+        among: None,
     };
     let filled = load::start(plan.clone()).unwrap().finish().unwrap().summary(Duration::from_secs(1));
     assert_eq!((filled.operations(), filled.failures()), (500, 0));

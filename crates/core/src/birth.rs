@@ -300,6 +300,6 @@ impl Node {
         let mut cx = self.context(now, effects);
         let mut replica = Replica::blank(name, Slot(1), &mut cx);
         replica.on_disk = true;
-        self.replicas.entry(name.group).or_insert(replica);
+        self.replicas.entry(name.group).or_insert_with(|| Box::new(replica));
     }
 }

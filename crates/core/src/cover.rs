@@ -230,7 +230,7 @@ impl Covers {
         (boot << 32 | self.asks, now)
     }
 
-    fn beat(&mut self, replicas: &mut BTreeMap<GroupId, Replica>, cx: &mut Context<'_>) {
+    fn beat(&mut self, replicas: &mut BTreeMap<GroupId, Box<Replica>>, cx: &mut Context<'_>) {
         let now = cx.now.instant;
         if cx.disk_stalled {
             self.given.clear();
@@ -259,7 +259,7 @@ impl Covers {
     }
 
     /// Proposes covers anew where more groups could be under one.
-    fn look(&mut self, boot: u64, replicas: &BTreeMap<GroupId, Replica>, cx: &mut Context<'_>) {
+    fn look(&mut self, boot: u64, replicas: &BTreeMap<GroupId, Box<Replica>>, cx: &mut Context<'_>) {
         if cx.config.read_mode == ReadMode::Quorum || cx.disk_stalled {
             self.given.clear();
             return;

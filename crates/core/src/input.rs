@@ -4,13 +4,17 @@ use crate::group::{Configuration, GroupState};
 use crate::message::PeerMessage;
 use crate::ops::order::Order;
 use crate::time::LogTime;
-use crate::types::{ClusterId, FeatureLevel, GroupId, NodeId, ReplicaName, RequestId, Slot, Version, WriteId};
+use crate::types::{
+    ClusterId, FeatureLevel, GroupId, Incarnation, NodeId, ReplicaName, RequestId, Slot, Version, WriteId,
+};
 use bytes::Bytes;
 use std::sync::Arc;
 
 /// What the state machine reports after it applied entries, or came to be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MachineReport {
+    /// Of which incarnation's machine: a report may come after its replica has gone and another has come.
+    pub incarnation: Incarnation,
     /// The last slot applied.
     pub applied: Slot,
     /// The configuration in force after it.

@@ -171,7 +171,8 @@ pub struct Node {
     pub(crate) record: NodeRecord,
     pub(crate) nonce: u64,
     peers: BTreeMap<NodeId, PeerRecord>,
-    pub(crate) replicas: BTreeMap<GroupId, Replica>,
+    /// Boxed, since each is taken out while it acts and many lie in one node of the tree.
+    pub(crate) replicas: BTreeMap<GroupId, Box<Replica>>,
     tombstones: BTreeMap<GroupId, Vec<Tombstone>>,
     pub(crate) rng: Rng,
     pub(crate) birth: Birth,
@@ -314,7 +315,7 @@ impl Node {
             replica.on_merged(merger, &mut cx);
             self.merged.insert(name.group);
         }
-        self.replicas.insert(name.group, replica);
+        self.replicas.insert(name.group, Box::new(replica));
         self.touched.insert(name.group);
         if missing {
             self.create_genesis(name, effects);
@@ -373,7 +374,7 @@ impl Node {
     /// What keeps a group that is led here from anything new, if something does.
     #[must_use]
     pub fn busy(&self, group: GroupId) -> Option<Busy> {
-        self.replicas.get(&group).and_then(Replica::busy)
+        self.replicas.get(&group).and_then(|replica| replica.busy())
     }
 
     /// The groups with a replica here.
@@ -513,6 +514,10 @@ impl Node {
             Input::HandOver { request, group, to } => {
                 self.request(now, group, request, effects, |replica, cx| replica.on_order_hand_over(request, to, cx));
             }
+            Input::Applied { group, report } | Input::Installed { group, report } if !self.is_own(group, &report) => {
+                // A machine that is to be destroyed told of itself.
+                drop(report);
+            }
             Input::Applied { group, report } => {
                 self.check_level(group, report.feature_level, effects);
                 self.nudge_gainer(&report);
@@ -552,6 +557,11 @@ impl Node {
                 self.with(now, group, effects, |replica, cx| replica.on_log_read(to, first, entries, cx));
             }
         }
+    }
+
+    /// Whether a report is of the machine of the replica that is here, or of no replica.
+    fn is_own(&self, group: GroupId, report: &MachineReport) -> bool {
+        self.replicas.get(&group).is_none_or(|replica| replica.name.incarnation == report.incarnation)
     }
 
     /// A program does not serve a group whose entries it may misunderstand.
@@ -595,7 +605,7 @@ impl Node {
         for group in std::mem::take(&mut self.touched) {
             self.with(now, group, effects, |replica, cx| replica.flush(cx));
             self.touched.remove(&group);
-            if self.replicas.get(&group).is_some_and(Replica::waits_for_machine) {
+            if self.replicas.get(&group).is_some_and(|replica| replica.waits_for_machine()) {
                 self.eager.insert(group);
             } else {
                 self.eager.remove(&group);
@@ -610,7 +620,7 @@ impl Node {
 
     /// Brings up to date what is asked of all replicas at once.
     fn reindex(&mut self, group: GroupId) {
-        let replica = self.replicas.get(&group);
+        let replica = self.replicas.get(&group).map(|replica| &**replica);
         let deadline = replica.and_then(Replica::deadline);
         let unsynced = replica.and_then(|replica| replica.unsynced.front()).map(|(first, _)| *first);
         let lonely = replica.is_some_and(|replica| self.is_lonely(replica));
@@ -687,7 +697,7 @@ impl Node {
                 let mut replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
                 replica.inviter = inviter;
                 replica.unsynced.push_back((self.next_write, Unsynced::Created));
-                self.replicas.insert(child.group, replica);
+                self.replicas.insert(child.group, Box::new(replica));
                 self.with(now, child.group, effects, |replica, cx| {
                     replica.on_born(report, cx);
                     if leader == child.node {
@@ -823,6 +833,12 @@ impl Node {
         let due: BTreeSet<GroupId> =
             self.index.deadlines.iter().take_while(|(at, _)| *at <= now.instant).map(|(_, group)| *group).collect();
         for group in due {
+            // Beats put deadlines off and leave it to this moment to tell the index.
+            let deadline = self.replicas.get(&group).and_then(|replica| replica.deadline());
+            if deadline.is_some_and(|at| at > now.instant) {
+                self.index.set_deadline(group, deadline);
+                continue;
+            }
             self.with(now, group, effects, |replica, cx| replica.on_tick(cx));
         }
         self.tick_covers(now, effects);
@@ -973,7 +989,7 @@ impl Node {
         replica.inviter = Some(inviter);
         replica.ask_at = now.instant;
         replica.unsynced.push_back((self.next_write, Unsynced::Created));
-        self.replicas.insert(name.group, replica);
+        self.replicas.insert(name.group, Box::new(replica));
         self.touched.insert(name.group);
     }
 

@@ -41,7 +41,7 @@ pub(crate) struct Context<'a> {
     pub(crate) disk_full: bool,
     pub(crate) record: &'a mut NodeRecord,
     /// The other replicas of this node.
-    pub(crate) beside: &'a BTreeMap<GroupId, Replica>,
+    pub(crate) beside: &'a BTreeMap<GroupId, Box<Replica>>,
     /// Those that are gone.
     pub(crate) tombstones: &'a BTreeMap<GroupId, Vec<Tombstone>>,
     /// Replicas that are to come to be here, each with whom to ask for their state.

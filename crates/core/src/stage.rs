@@ -779,6 +779,7 @@ fn gained_from(state: &GroupState, entry: &Entry) -> Option<Gained> {
 fn report<S: Store>(machine: &Machine<S>) -> MachineReport {
     let state = machine.state();
     MachineReport {
+        incarnation: machine.name().incarnation,
         applied: state.applied,
         configuration: state.configuration.clone(),
         stamp: state.stamp,

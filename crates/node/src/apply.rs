@@ -96,8 +96,8 @@ struct Worker {
     figures: BTreeMap<GroupId, Arc<Figures>>,
     /// The operations that hold groups here, each with the version of the group's range when it began.
     held: BTreeMap<GroupId, (Held, RangeVersion)>,
-    /// Who waits for commands that were handed to the stage.
-    waiters: HashMap<RequestId, Waiter>,
+    /// Who waits for commands that were handed to the stage, of which group.
+    waiters: HashMap<RequestId, (GroupId, Waiter)>,
     failing: bool,
     /// The driver was told that there is no room for clients' writes.
     told_full: bool,
@@ -133,6 +133,9 @@ impl Worker {
                     let done = self.until_done(|stage| stage.order(&order, crate::clock::instant()));
                     self.serving.counts.on_order(&order, &done);
                     self.finish(done);
+                    if let MachineOrder::Destroy { replica } = &order {
+                        self.let_down(replica.group);
+                    }
                 }
                 Job::Read(group, key, waiter) => self.read(group, &key, waiter),
                 Job::Attach(group, word) => {
@@ -188,9 +191,30 @@ impl Worker {
     }
 
     fn apply(&mut self, apply: &Apply, waiters: Vec<(RequestId, Waiter)>) {
-        self.waiters.extend(waiters);
+        self.waiters.extend(waiters.into_iter().map(|(request, waiter)| (request, (apply.group, waiter))));
         let done = self.until_done(|stage| stage.apply(apply));
+        let merged = done.inputs.iter().filter_map(|input| match input {
+            Input::Merged { loser, .. } => Some(loser.group),
+            _ => None,
+        });
+        let ended: Vec<GroupId> = merged.chain([apply.group]).collect();
         self.finish(done);
+        ended.into_iter().for_each(|group| self.let_down(group));
+    }
+
+    /// Answers those who wait for commands of a group that has no machine here any more, as after a merge: nobody will apply
+    /// them here, and asked again, under the same lane, whoever has the group's positions knows what became of them.
+    fn let_down(&mut self, group: GroupId) {
+        if self.waiters.is_empty() || self.stage.machine(group).is_some() {
+            return;
+        }
+        let left: Vec<RequestId> =
+            self.waiters.iter().filter(|(_, (of, _))| *of == group).map(|(request, _)| *request).collect();
+        for request in left {
+            if let Some((_, waiter)) = self.waiters.remove(&request) {
+                waiter.answer(refused(Refusal::Unknown));
+            }
+        }
     }
 
     /// What came of a piece of work: readers see where data lies, clients hear outcomes, the loop hears how far the machines
@@ -271,7 +295,7 @@ impl Worker {
 
     fn answer(&mut self, answered: Answered) {
         let Answered { request, group, outcome, .. } = answered;
-        let Some(waiter) = self.waiters.remove(&request) else { return };
+        let Some((_, waiter)) = self.waiters.remove(&request) else { return };
         if let Some(figures) = self.figures.get(&group) {
             figures.commands.fetch_add(1, Ordering::Relaxed);
         }

@@ -236,7 +236,13 @@ impl Replica {
             let has = cx.beside.get(&child).is_some_and(|beside| {
                 beside.report.is_some() || beside.merges_or_retires() || beside.awaits == Some(self.name.group)
             });
-            !has && !cx.tombstones.contains_key(&child)
+            // Or another group here has taken over all of it, however it came by that.
+            let absorbed = cx
+                .beside
+                .values()
+                .filter_map(|beside| beside.report.as_ref())
+                .any(|report| report.state.absorbed.iter().any(|(absorbed, _)| *absorbed == child));
+            !has && !absorbed && !cx.tombstones.contains_key(&child)
         };
         let awaited: Vec<GroupId> =
             children.iter().filter(|(child, at)| ahead(*at) && missing(*child)).map(|(child, _)| *child).collect();

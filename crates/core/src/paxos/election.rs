@@ -139,7 +139,8 @@ impl Replica {
                     self.ask_membership_of(promised, cx);
                 }
                 // Both may be lost. Who is near in other groups may have been a member and know that the group is gone.
-                let near: Vec<NodeId> = cx.beside.values().flat_map(Replica::others).map(|other| other.node).collect();
+                let near: Vec<NodeId> =
+                    cx.beside.values().flat_map(|beside| beside.others()).map(|other| other.node).collect();
                 if let Some(most) = near.len().checked_sub(1) {
                     let node = near[(cx.rng.next() % (most as u64 + 1)) as usize];
                     self.ask_membership_of(ReplicaName { node, ..inviter }, cx);

@@ -2,7 +2,12 @@
 
 use crate::entry::Entry;
 use crate::types::{Ballot, Slot};
+use bytes::Bytes;
 use std::collections::BTreeMap;
+
+/// Up to so many bytes a body is copied when it is kept. It may be a small part of the buffer that it was read into, all of
+/// which it would hold on to for as long as a quiet group keeps its last entries.
+const COPIED_BYTES: usize = 1024;
 
 /// Accepted entries by slot.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +32,10 @@ impl Log {
     }
 
     /// Accepts an entry over whatever stood there.
-    pub fn set(&mut self, slot: Slot, ballot: Ballot, entry: Entry) {
+    pub fn set(&mut self, slot: Slot, ballot: Ballot, mut entry: Entry) {
+        if entry.body.len() <= COPIED_BYTES {
+            entry.body = Bytes::copy_from_slice(&entry.body);
+        }
         self.bytes += entry.weight();
         if let Some((_, old)) = self.entries.insert(slot, (ballot, entry)) {
             self.bytes -= old.weight();

@@ -127,6 +127,9 @@ impl Replica {
         leader.structural = None;
         if !structural.members {
             leader.operations.nudged = true;
+            // Clients of what moved wait until the other members have applied this: a child's, for instance, for a majority.
+            // Hearing at the next heartbeat that it is decided is too late.
+            leader.round_wanted = true;
             return;
         }
         leader.forget_lease();
