@@ -93,6 +93,8 @@ impl Replica {
         if last < decided {
             self.send(from, Message::CatchUp { first: last.next() }, cx);
         }
+        // A leader may hear from a former one that what it adopted is decided.
+        self.after_structural(cx);
         self.restart_candidacy(version, cx);
         self.consider_promises(cx);
     }
@@ -368,6 +370,8 @@ impl Replica {
             self.advance_decided(decided, cx);
             self.resume_stream(cx);
         }
+        // What a leader adopted may have been decided by a former one, and be part of the snapshot.
+        self.after_structural(cx);
         let removed = self.configuration.as_ref().is_some_and(|configuration| self.is_removed_by(configuration));
         if removed && !matches!(self.role, Role::Retired(_) | Role::Merged(_)) {
             self.retire(cx);
