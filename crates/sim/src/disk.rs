@@ -151,6 +151,11 @@ pub struct DiskCopy {
 }
 
 impl DiskCopy {
+    /// The groups with a replica.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.log.replicas.keys().copied()
+    }
+
     /// The copied node record.
     #[must_use]
     pub fn node(&self) -> Option<&NodeRecord> {

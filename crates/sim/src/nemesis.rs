@@ -529,7 +529,15 @@ impl World {
             let known = target.disk.log.peers.get(&node);
             other == host || known.is_some_and(|known| known.boot == boot && known.nonce == nonce)
         });
-        older && seen && self.may_lose(node)
+        older && seen && self.may_lose(node) && !self.was_alone(host, node)
+    }
+
+    /// Whether a node was the only member of a group that the copy of its disk holds, even of one that is no more: nobody
+    /// else could tell it that time has gone on.
+    fn was_alone(&self, host: usize, node: NodeId) -> bool {
+        let groups = self.hosts[host].copy.iter().flat_map(crate::disk::DiskCopy::groups);
+        let mut known = groups.flat_map(|group| self.observer.configurations(group));
+        known.any(|(_, configuration)| voters(configuration) == [node])
     }
 
     /// A disk is lost for good; an empty one takes its place.
