@@ -302,9 +302,8 @@ impl Replica {
         let Role::Follower(follower) = &self.role else { return false };
         let leader = ReplicaName { node: from, incarnation: covered.ballot.incarnation, ..self.name };
         let durable = self.cursor.ballot == covered.ballot && self.cursor.durable.is_some();
-        let promised = self.promised == covered.ballot || planted::on(Bug::BeatOfAnotherBallot);
         let named = self.name.incarnation == covered.incarnation && covered.ballot.node == from;
-        named && promised && (durable || planted::on(Bug::BeatOfAnotherBallot)) && follower.leader == Some(leader)
+        named && self.promised == covered.ballot && durable && follower.leader == Some(leader)
     }
 
     /// A beat is an Accept without entries; `fresh` is the moment before which everything acknowledged is vouched to be applied

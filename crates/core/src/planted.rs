@@ -144,8 +144,6 @@ bugs! {
     VouchedWithoutLease => "vouched-without-lease",
     /// A follower counts its age from when the leader's word arrived instead of when it asked.
     FreshFromArrival => "fresh-from-arrival",
-    /// A replica goes by a beat for another ballot than the one that it has promised.
-    BeatOfAnotherBallot => "beat-of-another-ballot",
     /// A group takes over from one with other members, led elsewhere.
     UnalignedTakeover => "unaligned-takeover",
     /// A Prepare is not checked against what has become of the range (hazard 4).
@@ -191,12 +189,8 @@ bugs! {
     /// A member counts as assembled, lets go of the loser beside it, and marks neither on disk as decided, though a crash could
     /// take that back (hazards 2, 6). Each alone is made good by the others.
     AssembledInMemory => "assembled-in-memory",
-    /// The loser gives up what moved before every member of the gainer has it (hazards 2, 6).
-    ToldBeforeAssembled => "told-before-assembled",
     /// A loser's snapshot holds what the gainer has made of what was sealed.
     TakenInSnapshot => "taken-in-snapshot",
-    /// A member takes a snapshot of the loser without what moved, while the gainer beside it needs that.
-    SnapshotOfTaken => "snapshot-of-taken",
     /// A link update is acknowledged without being applied (hazard 16).
     LinkAcknowledgedUnread => "link-acknowledged-unread",
 }

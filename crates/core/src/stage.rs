@@ -690,7 +690,7 @@ impl<S: Store> Stage<S> {
         let Some(sink) = self.sinks.get_mut(&group) else { return Ok(refused) };
         let added = sink.add(&chunk);
         let left_out = sink.left_out().filter(|operation| self.awaits(*operation));
-        if let Some(operation) = left_out.filter(|_| !planted::on(Bug::SnapshotOfTaken)) {
+        if let Some(operation) = left_out {
             if let Some(sink) = self.sinks.remove(&group) {
                 sink.abandon()?;
             }

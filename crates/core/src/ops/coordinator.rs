@@ -265,8 +265,7 @@ impl Replica {
             }
             match obligation {
                 // Until everybody has taken over what moved, the loser keeps it: its replicas are where it is taken from.
-                Obligation::Tell { committed: Some(at), .. }
-                    if !all_applied(leader, applied, *at) && !planted::on(Bug::ToldBeforeAssembled) => {}
+                Obligation::Tell { committed: Some(at), .. } if !all_applied(leader, applied, *at) => {}
                 Obligation::Tell { operation, loser, committed } if due => {
                     let message = GroupMessage::Resolve { operation: *operation, committed: *committed };
                     self.tell_group(loser, &message, cx);
@@ -306,8 +305,7 @@ impl Replica {
         let owed = report.state.outbox.iter().find(|obligation| obligation.operation() == operation);
         let pending = report.state.pending.as_ref().is_some_and(|pending| pending.operation() == operation);
         let Role::Leader(leader) = &self.role else { return };
-        let assembled =
-            |at: Slot| all_applied(leader, self.assembled_through(cx), at) || planted::on(Bug::ToldBeforeAssembled);
+        let assembled = |at: Slot| all_applied(leader, self.assembled_through(cx), at);
         let standing = match owed {
             Some(Obligation::Tell { committed: Some(at), .. }) if !assembled(*at) => Standing::Undecided,
             Some(Obligation::Tell { committed: Some(at), .. } | Obligation::Bury { at, .. }) => {
