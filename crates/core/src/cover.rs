@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! node that leads                                  node that follows
-//!   | Cover(7, [(group, incarnation, ballot), …]) --> |  each follows in that ballot here, and what it promised is on disk?
-//!   | <------------------------- Covered(7, without …) |
+//!   | Cover([(group, incarnation, ballot), …]) ------> |  each follows in that ballot here, and what it promised is on disk?
+//!   | <------------------------- Covered(7, without …) |  this set is called generation 7 here
 //!   | Beat(7, stamp, lease, vouches) ----------------> |  an Accept without entries to each of them
 //!   | <------------------ Beaten(7, stamp, lease, ask) |  an Accepted of each of them
 //!   |                 …                                |
@@ -12,7 +12,8 @@
 //!
 //! A beat is heard by every replica of the generation as an Accept without entries, and its answer by every leader as an
 //! Accepted that tells of no slot: each grants and counts its own lease, by the rules of [`crate::paxos`]. So what holds of
-//! leases holds here. A generation is a set that never changes; whoever finds one of it different drops the whole, and the
+//! leases holds here. A generation is a set that never changes, named by whoever listens: a proposal that comes twice, when some
+//! groups follow no more, makes another generation, which the one who speaks does not know; whoever finds one of it different drops the whole, and the
 //! groups speak for themselves until the next one is agreed.
 //!
 //! A leader leaves out its own heartbeat to a member while beats are answered and the member holds and has applied everything.
@@ -72,9 +73,10 @@ pub(crate) struct Beaten {
 /// What this node says of the groups it leads, to one other node.
 #[derive(Debug)]
 struct Given {
-    generation: u64,
+    proposal: u64,
+    /// What the other node calls these groups, once it has agreed.
+    generation: Option<u64>,
     groups: BTreeSet<Covered>,
-    agreed: bool,
     beat_at: Instant,
     /// What the other node asked last.
     ask: u64,
@@ -83,6 +85,7 @@ struct Given {
 /// What another node says of the groups it leads.
 #[derive(Debug)]
 struct Held {
+    proposal: u64,
     generation: u64,
     groups: Vec<Covered>,
     /// The ask under way, and when it was made: everything acknowledged before is to be vouched for.
@@ -94,15 +97,15 @@ struct Held {
 pub(crate) struct Covers {
     given: BTreeMap<NodeId, Given>,
     held: BTreeMap<NodeId, Held>,
-    generations: u64,
-    asks: u64,
+    /// How many numbers this process has given away.
+    numbers: u64,
     look_at: Instant,
 }
 
 impl Covers {
     /// When a beat or a look is due.
     pub(crate) fn deadline(&self) -> Instant {
-        let beats = self.given.values().filter(|given| given.agreed).map(|given| given.beat_at);
+        let beats = self.given.values().filter(|given| given.generation.is_some()).map(|given| given.beat_at);
         beats.fold(self.look_at, Instant::min)
     }
 }
@@ -136,37 +139,45 @@ impl Node {
         &mut self,
         now: Now,
         from: NodeId,
-        generation: u64,
+        proposal: u64,
         groups: Vec<Covered>,
         effects: &mut Effects,
     ) {
-        let known = self.covers.held.get(&from).map_or(0, |held| held.generation);
-        if generation < known || groups.len() > self.config.max_replicas {
+        let known = self.covers.held.get(&from).map_or(0, |held| held.proposal);
+        if proposal < known || groups.len() > self.config.max_replicas {
             return;
         }
         let follows =
             |covered: &Covered| self.replicas.get(&covered.group).is_some_and(|replica| replica.follows(from, covered));
         let (groups, without): (Vec<Covered>, Vec<Covered>) = groups.into_iter().partition(follows);
         let without = without.into_iter().map(|covered| covered.group).collect();
-        let asked = self.covers.next_ask(self.record.boot, now.instant);
-        self.covers.held.insert(from, Held { generation, groups, asked });
-        say(effects, from, PeerMessage::Covered { generation, without });
+        let boot = self.record.boot;
+        let (generation, asked) = (self.covers.number(boot), self.covers.next_ask(boot, now.instant));
+        self.covers.held.insert(from, Held { proposal, generation, groups, asked });
+        say(effects, from, PeerMessage::Covered { proposal, generation, without });
     }
 
     /// Another node agreed to a cover.
-    pub(crate) fn on_covered(&mut self, now: Now, from: NodeId, generation: u64, without: &[GroupId]) {
-        let Some(given) = self.covers.given.get_mut(&from).filter(|given| given.generation == generation) else {
+    pub(crate) fn on_covered(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        (proposal, generation): (u64, u64),
+        without: &[GroupId],
+    ) {
+        let given = self.covers.given.get_mut(&from);
+        let Some(given) = given.filter(|given| given.proposal == proposal && given.generation.is_none()) else {
             return;
         };
         given.groups.retain(|covered| !without.contains(&covered.group));
-        given.agreed = true;
+        given.generation = Some(generation);
         given.beat_at = now.instant;
     }
 
     /// Another node speaks for the groups of a generation.
     pub(crate) fn on_beat(&mut self, now: Now, from: NodeId, beat: &Beat, effects: &mut Effects) {
         // A lease longer than the disk knows of is granted to messages that can wait for it.
-        let leased = beat.lease_nanos <= self.record.longest_lease_nanos;
+        let leased = beat.lease_nanos <= self.lease_on_disk;
         let known = self.covers.held.get(&from).is_some_and(|held| held.generation == beat.generation);
         let held = if known { self.covers.held.remove(&from) } else { None };
         let mut replicas = std::mem::take(&mut self.replicas);
@@ -198,7 +209,7 @@ impl Node {
 
     /// Another node has granted for all groups of a generation.
     pub(crate) fn on_beaten(&mut self, now: Now, from: NodeId, beaten: &Beaten, effects: &mut Effects) {
-        let known = self.covers.given.get(&from).is_some_and(|given| given.generation == beaten.generation);
+        let known = self.covers.given.get(&from).is_some_and(|given| given.generation == Some(beaten.generation));
         if !known {
             return;
         }
@@ -217,17 +228,21 @@ impl Node {
 
     /// Another node does not go by a generation any more.
     pub(crate) fn on_uncovered(&mut self, from: NodeId, generation: u64) {
-        if self.covers.given.get(&from).is_some_and(|given| given.generation == generation) {
+        if self.covers.given.get(&from).is_some_and(|given| given.generation == Some(generation)) {
             self.covers.given.remove(&from);
         }
     }
 }
 
 impl Covers {
-    /// A new ask. No process of this node uses one twice.
+    /// A number that no process of this node uses twice.
+    fn number(&mut self, boot: u64) -> u64 {
+        self.numbers += 1;
+        boot << 32 | self.numbers
+    }
+
     fn next_ask(&mut self, boot: u64, now: Instant) -> (u64, Instant) {
-        self.asks += 1;
-        (boot << 32 | self.asks, now)
+        (self.number(boot), now)
     }
 
     fn beat(&mut self, replicas: &mut BTreeMap<GroupId, Box<Replica>>, cx: &mut Context<'_>) {
@@ -235,10 +250,11 @@ impl Covers {
         if cx.disk_stalled {
             self.given.clear();
         }
-        let due = |given: &Given| given.agreed && given.beat_at <= now;
+        let due = |given: &Given| given.generation.is_some() && given.beat_at <= now;
         let nodes: Vec<NodeId> = self.given.iter().filter(|(_, given)| due(given)).map(|(node, _)| *node).collect();
         for node in nodes {
             let Some(given) = self.given.get_mut(&node) else { continue };
+            let Some(generation) = given.generation else { continue };
             let mut except = Vec::new();
             let holds = given.groups.iter().all(|covered| {
                 let Some(replica) = replicas.get_mut(&covered.group) else { return false };
@@ -249,7 +265,7 @@ impl Covers {
             });
             if holds {
                 given.beat_at = now.after(cx.config.heartbeat);
-                let (generation, vouches, lease_nanos) = (given.generation, given.ask, nanos(cx.config.lease));
+                let (vouches, lease_nanos) = (given.ask, nanos(cx.config.lease));
                 say(cx.effects, node, PeerMessage::Beat { generation, stamp: now, lease_nanos, vouches, except });
             } else {
                 self.given.remove(&node);
@@ -278,16 +294,14 @@ impl Covers {
         }
         self.given.retain(|node, _| wanted.get(node).is_some_and(|groups| groups.len() >= FEWEST));
         for (node, groups) in wanted {
-            let known = self.given.get(&node).is_some_and(|given| given.agreed && given.groups == groups);
+            let known = self.given.get(&node).is_some_and(|given| given.generation.is_some() && given.groups == groups);
             if known || groups.len() < FEWEST {
                 continue;
             }
-            self.generations += 1;
-            // No process of this node uses one twice.
-            let generation = boot << 32 | self.generations;
+            let proposal = self.number(boot);
             let list = groups.iter().copied().collect();
-            self.given.insert(node, Given { generation, groups, agreed: false, beat_at: cx.now.instant, ask: 0 });
-            say(cx.effects, node, PeerMessage::Cover { generation, groups: list });
+            self.given.insert(node, Given { proposal, generation: None, groups, beat_at: cx.now.instant, ask: 0 });
+            say(cx.effects, node, PeerMessage::Cover { proposal, groups: list });
         }
     }
 }

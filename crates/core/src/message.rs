@@ -274,14 +274,16 @@ pub enum PeerMessage {
     },
     /// Asks to speak for groups that the sender leads and the receiver follows in ([`crate::cover`]).
     Cover {
-        /// Which set of groups; rises, and no process of the sender uses one twice.
-        generation: u64,
+        /// A number that no process of the sender uses twice; rises.
+        proposal: u64,
         /// The groups.
         groups: Vec<Covered>,
     },
     /// The sender goes by a cover.
     Covered {
-        /// Which.
+        /// Which proposal it answers.
+        proposal: u64,
+        /// What it calls the set of groups that it goes by: no process of the sender uses a number for two sets.
         generation: u64,
         /// Without these.
         without: Vec<GroupId>,
@@ -330,8 +332,8 @@ codec_enum!(PeerMessage {
     4 => Group { envelope },
     5 => Gone { to, into, at },
     6 => Gossip { datagram },
-    7 => Cover { generation, groups },
-    8 => Covered { generation, without },
+    7 => Cover { proposal, groups },
+    8 => Covered { proposal, generation, without },
     9 => Beat { generation, stamp, lease_nanos, vouches, except },
     10 => Beaten { generation, stamp, lease_nanos, ask },
     11 => Uncovered { generation },

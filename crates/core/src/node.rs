@@ -73,6 +73,8 @@ pub struct Boot {
 pub(crate) enum AfterSync {
     /// The node may speak.
     Boot,
+    /// The node's record tells of leases this long, in nanoseconds.
+    Lease(u64),
     /// Bound itself: asks the others to.
     Bind,
     /// Bound itself at somebody's request.
@@ -183,6 +185,8 @@ pub struct Node {
     disk_full: bool,
     /// The record of this boot is on disk: the node may speak.
     booted: bool,
+    /// The longest lease that the disk knows was granted, in nanoseconds.
+    pub(crate) lease_on_disk: u64,
     touched: BTreeSet<GroupId>,
     /// Replicas that are to come to be here, each with whom to ask.
     wanted: Vec<(ReplicaName, ReplicaName)>,
@@ -234,6 +238,7 @@ impl Node {
             outstanding: VecDeque::new(),
             disk_full: false,
             booted: false,
+            lease_on_disk: 0,
             touched: BTreeSet::new(),
             wanted: Vec::new(),
             index: Index::default(),
@@ -595,6 +600,13 @@ impl Node {
         let own = self.record.node;
         effects.messages.retain(|outgoing| outgoing.to != own);
         if !effects.writes.is_empty() && effects.write.is_none() {
+            let leases = effects.writes.iter().filter_map(|write| match write {
+                Write::Node { record } => Some(record.longest_lease_nanos),
+                _ => None,
+            });
+            if let Some(longest) = leases.max().filter(|longest| *longest > self.lease_on_disk) {
+                self.after_sync.push_back((self.next_write, AfterSync::Lease(longest)));
+            }
             effects.write = Some(self.next_write);
             self.outstanding.push_back((self.next_write, now.instant));
             self.next_write = self.next_write.next();
@@ -787,6 +799,7 @@ impl Node {
             disk_stalled: stalled,
             disk_full: self.disk_full,
             record: &mut self.record,
+            lease_on_disk: self.lease_on_disk,
             beside: &self.replicas,
             tombstones: &self.tombstones,
             wanted: &mut self.wanted,
@@ -854,7 +867,11 @@ impl Node {
             }
             self.after_sync.pop_front();
             match what {
-                AfterSync::Boot => self.booted = true,
+                AfterSync::Boot => {
+                    self.booted = true;
+                    self.lease_on_disk = self.lease_on_disk.max(self.record.longest_lease_nanos);
+                }
+                AfterSync::Lease(nanos) => self.lease_on_disk = self.lease_on_disk.max(nanos),
                 AfterSync::Bind => {
                     self.birth.is_bound_on_disk = true;
                     self.send_bind(effects);
@@ -882,8 +899,10 @@ impl Node {
                 self.on_gone(now, to, Merger { into, at }, effects);
             }
             PeerMessage::Gone { .. } | PeerMessage::Gossip { .. } => {}
-            PeerMessage::Cover { generation, groups } => self.on_cover(now, from, generation, groups, effects),
-            PeerMessage::Covered { generation, without } => self.on_covered(now, from, generation, &without),
+            PeerMessage::Cover { proposal, groups } => self.on_cover(now, from, proposal, groups, effects),
+            PeerMessage::Covered { proposal, generation, without } => {
+                self.on_covered(now, from, (proposal, generation), &without);
+            }
             PeerMessage::Beat { generation, stamp, lease_nanos, vouches, except } => {
                 self.on_beat(now, from, &Beat { generation, stamp, lease_nanos, vouches, except }, effects);
             }

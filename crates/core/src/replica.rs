@@ -40,6 +40,8 @@ pub(crate) struct Context<'a> {
     /// The node's log has no room for client data.
     pub(crate) disk_full: bool,
     pub(crate) record: &'a mut NodeRecord,
+    /// The longest lease that the disk knows was granted, in nanoseconds.
+    pub(crate) lease_on_disk: u64,
     /// The other replicas of this node.
     pub(crate) beside: &'a BTreeMap<GroupId, Box<Replica>>,
     /// Those that are gone.
@@ -584,15 +586,15 @@ impl Replica {
         Refused::NotLeader { leader: named }
     }
 
-    /// Remembers on disk that a lease of this length was granted, before it is told.
+    /// Remembers on disk that a lease of this length was granted. True if it must not be told yet: another replica here may have
+    /// had it written a moment ago.
     pub(crate) fn remember_lease(nanos: u64, cx: &mut Context<'_>) -> bool {
-        if nanos <= cx.record.longest_lease_nanos {
-            return false;
+        if nanos > cx.record.longest_lease_nanos {
+            cx.record.longest_lease_nanos = nanos;
+            let record = cx.record.clone();
+            cx.write(Write::Node { record });
         }
-        cx.record.longest_lease_nanos = nanos;
-        let record = cx.record.clone();
-        cx.write(Write::Node { record });
-        true
+        nanos > cx.lease_on_disk
     }
 
     /// Some promises wait for the disk; it has everything up to `write`.

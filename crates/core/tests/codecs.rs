@@ -190,9 +190,9 @@ fn cover() -> impl Strategy<Value = PeerMessage> {
     });
     let beat = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
     prop_oneof![
-        (any::<u64>(), vec(covered, 0..4)).prop_map(|(generation, groups)| PeerMessage::Cover { generation, groups }),
-        (any::<u64>(), vec(any::<u64>().prop_map(GroupId), 0..4))
-            .prop_map(|(generation, without)| PeerMessage::Covered { generation, without }),
+        (any::<u64>(), vec(covered, 0..4)).prop_map(|(proposal, groups)| PeerMessage::Cover { proposal, groups }),
+        (any::<(u64, u64)>(), vec(any::<u64>().prop_map(GroupId), 0..4))
+            .prop_map(|((proposal, generation), without)| PeerMessage::Covered { proposal, generation, without }),
         (beat, vec(any::<u64>().prop_map(GroupId), 0..4)).prop_map(
             |((generation, stamp, lease_nanos, vouches), except)| {
                 PeerMessage::Beat { generation, stamp: Instant(stamp), lease_nanos, vouches, except }
