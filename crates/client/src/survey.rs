@@ -5,7 +5,7 @@ use crate::shared::Shared;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use scatter_core::types::NodeId;
-use scatter_wire::{Description, NodeInfo};
+use scatter_wire::{Description, NodeInfo, NodeState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,8 @@ pub struct Survey {
     pub unreached: BTreeMap<NodeId, String>,
     /// Seeds that did not answer and that no node that is known lives at, with why.
     pub silent_seeds: BTreeMap<String, String>,
-    /// What others told of each node: of those that did not answer it is all there is.
+    /// What others told of each node, of several tales the gravest: of those that did not answer it is all there is, and
+    /// a death that some have heard of will be heard by all.
     pub hearsay: BTreeMap<NodeId, NodeInfo>,
     /// The time ran out before everybody was asked.
     pub incomplete: bool,
@@ -98,10 +99,22 @@ fn named(description: &Description) -> impl Iterator<Item = NodeId> {
     members.map(|member| member.node).chain(description.nodes.iter().map(|node| node.node))
 }
 
+/// How much is wrong with a node.
+const fn gravity(state: NodeState) -> u8 {
+    match state {
+        NodeState::Dead => 2,
+        NodeState::Suspect => 1,
+        NodeState::Joining | NodeState::Alive | NodeState::Draining | NodeState::Drained => 0,
+    }
+}
+
 impl Survey {
     fn take(&mut self, description: Description) {
         for info in &description.nodes {
-            self.hearsay.entry(info.node).or_insert_with(|| info.clone());
+            let told = self.hearsay.entry(info.node).or_insert_with(|| info.clone());
+            if gravity(info.state) > gravity(told.state) {
+                *told = info.clone();
+            }
         }
         self.descriptions.insert(description.node.node, description);
     }
@@ -118,5 +131,39 @@ impl Survey {
         }
         let answered = &self.descriptions;
         self.unreached.retain(|node, _| !answered.contains_key(node));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(node: u64, state: NodeState) -> NodeInfo {
+        NodeInfo {
+            node: NodeId(node),
+            peer_address: String::new(),
+            http_address: String::new(),
+            zone: String::new(),
+            state,
+            replicas: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_has_heard_of_a_death_is_believed_whoever_answers_first() {
+        let tellers = [(1, NodeState::Suspect), (2, NodeState::Dead), (3, NodeState::Alive)];
+        for first in 0..tellers.len() {
+            let mut survey = Survey::default();
+            for (teller, state) in tellers.iter().cycle().skip(first).take(tellers.len()) {
+                survey.take(Description {
+                    cluster_name: String::new(),
+                    cluster: None,
+                    node: info(*teller, NodeState::Alive),
+                    descriptors: Vec::new(),
+                    nodes: vec![info(9, *state)],
+                });
+            }
+            assert_eq!(survey.hearsay[&NodeId(9)].state, NodeState::Dead);
+        }
     }
 }
