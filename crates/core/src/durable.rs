@@ -19,9 +19,11 @@ pub struct PeerRecord {
     pub boot: u64,
     /// The nonce it showed with it.
     pub nonce: u64,
+    /// A group went on without it, by an unsafe recovery: nobody listens to it again.
+    pub condemned: bool,
 }
 
-codec_struct!(PeerRecord { node, boot, nonce });
+codec_struct!(PeerRecord { node, boot, nonce, condemned });
 
 /// The founders' agreement about what cluster they found. The first binding a founder makes is its last.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,7 +58,7 @@ pub struct NodeRecord {
     pub binding: Option<Binding>,
     /// The longest lease it ever granted to anybody, in nanoseconds: how long a restart waits.
     pub longest_lease_nanos: u64,
-    /// Set when a peer refused it as rolled back or cloned: it never speaks under this id again.
+    /// Set when a peer refused it as rolled back, cloned or condemned: it never speaks under this id again.
     pub given_up: bool,
 }
 

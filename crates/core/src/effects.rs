@@ -54,9 +54,9 @@ pub enum Reply {
     Lost,
     /// An operator's order is done.
     Done,
-    /// A split is done.
-    Split {
-        /// The group that has the upper part.
+    /// A split or a recovery is done.
+    Born {
+        /// The group that has the upper part, or all.
         child: GroupId,
     },
     /// The read may go on: everything decided before it arrived is applied.

@@ -37,6 +37,8 @@ pub enum EntryKind {
     Settle,
     /// Counters that were estimates come right ([`crate::group::Correction`]).
     Correct,
+    /// The group has lost its majority: its survivors go on as another group ([`crate::ops::Recover`]).
+    Recover,
 }
 
 codec_enum!(EntryKind {
@@ -53,13 +55,14 @@ codec_enum!(EntryKind {
     10 => Resolve,
     11 => Settle,
     12 => Correct,
+    13 => Recover,
 });
 
 impl EntryKind {
     /// Whether the entry changes the members, and so is decided only by majorities of the old and of the new set.
     #[must_use]
     pub const fn changes_members(self) -> bool {
-        matches!(self, Self::Configuration)
+        matches!(self, Self::Configuration | Self::Recover)
     }
 
     /// Whether the entry changes who holds or answers for positions. It withdraws the read word before it is proposed, and
@@ -73,7 +76,7 @@ impl EntryKind {
     #[must_use]
     pub const fn moves_positions(self) -> bool {
         match self {
-            Self::Split | Self::Prepare | Self::Decide | Self::Resolve => true,
+            Self::Split | Self::Prepare | Self::Decide | Self::Resolve | Self::Recover => true,
             Self::Noop
             | Self::Commands
             | Self::Configuration

@@ -200,6 +200,23 @@ pub enum Input {
         /// What it is to do.
         order: Order,
     },
+    /// An operator orders that a group go on with these members alone, for it has lost its majority for good. Unsafe:
+    /// [`crate::ops::recovery`].
+    Recover {
+        /// Names the answer.
+        request: RequestId,
+        /// The group.
+        group: GroupId,
+        /// The nodes of the voters that are left, this one among them.
+        survivors: Vec<NodeId>,
+    },
+    /// An operator tells that groups go on without these nodes: nobody is to listen to them again.
+    Condemn {
+        /// Names the answer, which comes once the disk knows.
+        request: RequestId,
+        /// The nodes.
+        nodes: Vec<NodeId>,
+    },
     /// A node answered at an address of the founders or seeds.
     Answered {
         /// The address asked.
@@ -209,7 +226,7 @@ pub enum Input {
         /// The cluster it belongs to, if any.
         cluster: Option<ClusterId>,
     },
-    /// A peer refused this node's hello because its disk was rolled back or cloned.
+    /// A peer refused this node's hello because its disk was rolled back or cloned, or a group went on without it.
     RolledBack {
         /// Who said so.
         by: NodeId,

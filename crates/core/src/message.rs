@@ -389,6 +389,9 @@ pub enum HelloError {
     /// The answering node has given up its own id.
     #[error("this node has given up its id")]
     GivenUp,
+    /// A group of the caller's has lost its majority and goes on without the caller. It gives up its id.
+    #[error("a group has been recovered without this node: it is not listened to any more")]
+    Condemned,
 }
 
-codec_enum!(HelloError { 1 => OtherCluster, 2 => OtherNode, 3 => RolledBack, 4 => GivenUp });
+codec_enum!(HelloError { 1 => OtherCluster, 2 => OtherNode, 3 => RolledBack, 4 => GivenUp, 5 => Condemned });

@@ -30,8 +30,11 @@ use std::sync::Arc;
 /// Why a node cannot start from what its disk holds.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// It was refused as rolled back or cloned in an earlier life.
-    #[error("this node gave up its id {0} because its disk was rolled back or cloned; start it on an empty directory")]
+    /// It was refused as rolled back, cloned or condemned in an earlier life.
+    #[error(
+        "this node gave up its id {0}: its disk was rolled back or cloned, or a group was recovered without it; start it on an \
+         empty directory"
+    )]
     GivenUp(NodeId),
     /// A later version of the program has raised a group's feature level.
     #[error("group {group} is at feature level {level} and this program knows {known}: run the newer version")]
@@ -79,6 +82,8 @@ pub(crate) enum AfterSync {
     Bind,
     /// Bound itself at somebody's request.
     Bound(NodeId),
+    /// Remembers whom nobody is to listen to, at an operator's request.
+    Condemned(RequestId),
     /// Buried a replica: its data may go. Without the tombstone it would come back without them.
     Destroy(ReplicaName),
 }
@@ -473,7 +478,10 @@ impl Node {
         {
             return Err(HelloError::OtherCluster);
         }
-        let seen = PeerRecord { node: hello.from, boot: hello.boot, nonce: hello.nonce };
+        if self.is_condemned(hello.from) {
+            return Err(HelloError::Condemned);
+        }
+        let seen = PeerRecord { node: hello.from, boot: hello.boot, nonce: hello.nonce, condemned: false };
         match self.peers.get(&hello.from) {
             Some(known) if *known == seen => return Ok(()),
             Some(known) if self.is_rolled_back(hello, known) => return Err(HelloError::RolledBack),
@@ -482,6 +490,34 @@ impl Node {
         self.peers.insert(hello.from, seen);
         effects.writes.push(Write::Peer { record: seen });
         Ok(())
+    }
+
+    /// Whether a group went on without a node, so that nobody listens to it.
+    #[must_use]
+    pub fn is_condemned(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.condemned) && !planted::on(Bug::CondemnedHeard)
+    }
+
+    /// Listens to these nodes no more. Whoever is among them itself gives up.
+    fn condemn(&mut self, nodes: &[NodeId], effects: &mut Effects) {
+        for node in nodes {
+            if *node == self.record.node {
+                self.give_up(effects);
+                return;
+            }
+            let record = self.peers.entry(*node).or_insert(PeerRecord { node: *node, boot: 0, nonce: 0, condemned: false });
+            if !record.condemned {
+                record.condemned = true;
+                effects.writes.push(Write::Peer { record: *record });
+            }
+        }
+    }
+
+    /// A group here was recovered: whom it did without is not listened to. Its later members learn it so.
+    fn heed_recoveries(&mut self, report: &MachineReport, effects: &mut Effects) {
+        for recovered in &report.state.recovered {
+            self.condemn(&recovered.condemned, effects);
+        }
     }
 
     /// Whether a node that was seen at the boot `known` cannot have come to this hello from there.
@@ -500,10 +536,11 @@ impl Node {
         }
         match input {
             Input::Tick => self.on_tick(now, effects),
+            Input::Message { from, .. } if self.is_condemned(from) => {}
             Input::Message { from, message } => self.on_message(now, from, message, effects),
             Input::Synced { write } => self.on_synced(now, write, effects),
             Input::DiskFull { full } => self.disk_full = full,
-            Input::RolledBack { by } => self.give_up(by, effects),
+            Input::RolledBack { by: _ } => self.give_up(effects),
             Input::Answered { address, node, cluster } => self.on_answered(address, node, cluster, now, effects),
             Input::Propose { request, group, command } => {
                 self.request(now, group, request, effects, |replica, cx| replica.on_propose(request, command, cx));
@@ -526,11 +563,13 @@ impl Node {
             Input::Applied { group, report } => {
                 self.check_level(group, report.feature_level, effects);
                 self.nudge_gainer(&report);
+                self.heed_recoveries(&report, effects);
                 self.with(now, group, effects, |replica, cx| replica.on_applied(report, cx));
                 self.settle_merged(now, Some(group), effects);
             }
             Input::Installed { group, report } => {
                 self.check_level(group, report.feature_level, effects);
+                self.heed_recoveries(&report, effects);
                 self.with(now, group, effects, |replica, cx| replica.on_installed(report, cx));
                 self.settle_merged(now, Some(group), effects);
             }
@@ -545,6 +584,14 @@ impl Node {
             Input::Merged { loser, into, at } => self.on_merged(now, loser, Merger { into, at }, effects),
             Input::Reshape { request, group, order } => {
                 self.request(now, group, request, effects, |replica, cx| replica.on_order(request, order, cx));
+            }
+            Input::Recover { request, group, survivors } => {
+                self.request(now, group, request, effects, |replica, cx| replica.on_recover(request, survivors, cx));
+            }
+            Input::Condemn { request, nodes } => {
+                self.condemn(&nodes, effects);
+                self.force_write(effects);
+                self.after_sync.push_back((self.next_write, AfterSync::Condemned(request)));
             }
             Input::Expired { group, body, next_expiry } => {
                 self.with(now, group, effects, |replica, _| replica.on_expired(body, next_expiry));
@@ -691,6 +738,7 @@ impl Node {
 
     /// A split gave birth to a machine here. A replica that was there before it, waiting, has its machine now.
     fn on_born(&mut self, now: Now, child: ReplicaName, leader: NodeId, report: MachineReport, effects: &mut Effects) {
+        self.heed_recoveries(&report, effects);
         match self.replicas.get(&child.group) {
             Some(replica) if replica.name == child => {
                 let again = planted::on(Bug::FirstBallotLedAgain) && leader == child.node;
@@ -880,6 +928,7 @@ impl Node {
                     self.birth.is_bound_on_disk = true;
                     self.send_bound(to, effects);
                 }
+                AfterSync::Condemned(request) => effects.replies.push((request, Reply::Done)),
                 AfterSync::Destroy(replica) => effects.orders.push(MachineOrder::Destroy { replica }),
             }
         }
@@ -924,7 +973,7 @@ impl Node {
         let GroupEnvelope { from: group, to, message } = envelope;
         let target = self.heir_of(to);
         let asks = message.asks();
-        if self.with(now, target, effects, |replica, cx| replica.on_group_message(from, group, message, cx)) {
+        if self.with(now, target, effects, |replica, cx| replica.on_group_message(from, (group, to), message, cx)) {
             return;
         }
         let gone = self.tombstones.get(&target).and_then(|gone| gone.last());
@@ -945,10 +994,22 @@ impl Node {
                 Some(Role::Follower(_) | Role::Candidate(_) | Role::Leader(_) | Role::Retired(_)) => None,
                 None => self.tombstones.get(&heir).and_then(|gone| gone.last()).and_then(|gone| gone.merged),
             };
-            let Some(merger) = merger else { break };
+            let Some(merger) = merger.or_else(|| self.absorber_of(heir)) else { break };
             heir = merger.into;
         }
         heir
+    }
+
+    /// Who has what a group had that was never here, or is forgotten: a member that came later than the merger or recovery.
+    fn absorber_of(&self, group: GroupId) -> Option<Merger> {
+        if self.replicas.contains_key(&group) {
+            return None;
+        }
+        self.replicas.values().find_map(|replica| {
+            let state = &replica.report.as_ref()?.state;
+            let (_, at) = state.absorbed.iter().find(|(absorbed, _)| *absorbed == group)?;
+            Some(Merger { into: replica.name.group, at: *at })
+        })
     }
 
     fn on_envelope(&mut self, now: Now, envelope: Envelope, effects: &mut Effects) {
@@ -1043,8 +1104,7 @@ impl Node {
         }
     }
 
-    fn give_up(&mut self, by: NodeId, effects: &mut Effects) {
-        let _ = by;
+    fn give_up(&mut self, effects: &mut Effects) {
         self.record.given_up = true;
         for replica in self.replicas.values() {
             replica.word.withdraw();
@@ -1083,7 +1143,9 @@ fn from_outside(input: &Input) -> bool {
         | Input::Read { .. }
         | Input::ChangeMembers { .. }
         | Input::HandOver { .. }
-        | Input::Reshape { .. } => true,
+        | Input::Reshape { .. }
+        | Input::Recover { .. }
+        | Input::Condemn { .. } => true,
         Input::Synced { .. }
         | Input::DiskFull { .. }
         | Input::RolledBack { .. }
@@ -1107,7 +1169,9 @@ fn refuse_request(input: &Input, effects: &mut Effects) {
     | Input::Read { request, .. }
     | Input::ChangeMembers { request, .. }
     | Input::HandOver { request, .. }
-    | Input::Reshape { request, .. } = input
+    | Input::Reshape { request, .. }
+    | Input::Recover { request, .. }
+    | Input::Condemn { request, .. } = input
     {
         effects.replies.push((*request, Reply::Refused(Refused::NoReplica)));
     }

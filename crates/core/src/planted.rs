@@ -193,6 +193,12 @@ bugs! {
     TakenInSnapshot => "taken-in-snapshot",
     /// A link update is acknowledged without being applied (hazard 16).
     LinkAcknowledgedUnread => "link-acknowledged-unread",
+    /// A recovery takes an operation of which it has not heard how it ended for aborted (hazard 21).
+    RecoveryPresumesAbort => "recovery-presumes-abort",
+    /// A recovery goes by what one survivor knows, and asks no other.
+    RecoveryAsksNobody => "recovery-asks-nobody",
+    /// Whoever was condemned by a recovery is listened to when it comes back.
+    CondemnedHeard => "condemned-heard",
 }
 
 #[cfg(feature = "planted")]

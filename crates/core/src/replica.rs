@@ -11,6 +11,7 @@ use crate::entry::{Entry, EntryKind};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::MachineReport;
 use crate::message::{Envelope, Message, PeerMessage};
+use crate::ops::recovery::Recovery;
 use crate::ops::{Gain, MAX_GAINED, Pending};
 use crate::paxos::acceptor::{Acknowledgement, Cursor, Grant, Unsynced};
 use crate::paxos::catch_up::Fetch;
@@ -85,6 +86,16 @@ pub(crate) enum Role {
     Merged(Merger),
 }
 
+impl Role {
+    /// The leader's part, if that is what the replica is.
+    pub(crate) fn leader_mut(&mut self) -> Option<&mut Leader> {
+        match self {
+            Self::Leader(leader) => Some(leader),
+            Self::Follower(_) | Self::Candidate(_) | Self::Retired(_) | Self::Merged(_) => None,
+        }
+    }
+}
+
 /// One replica.
 #[derive(Debug)]
 pub struct Replica {
@@ -137,6 +148,8 @@ pub struct Replica {
     pub(crate) ask_at: Instant,
     /// Since when the machine stands still, and before which slot: what it takes over is not there.
     pub(crate) stalled: Option<(Slot, Instant)>,
+    /// The group is to go on with the survivors alone.
+    pub(crate) recovery: Option<Recovery>,
     /// Where the group went, once this replica is buried for that.
     pub(crate) merger: Option<Merger>,
     /// Set when the replica is tombstoned: the node drops it.
@@ -177,6 +190,7 @@ impl Replica {
             inviter: None,
             state_asked_at: Instant(0),
             stalled: None,
+            recovery: None,
             merger: None,
             gone: false,
         }
@@ -255,6 +269,15 @@ impl Replica {
             .filter(|member| member.node != name.node)
             .map(|member| ReplicaName { group: name.group, node: member.node, incarnation: member.incarnation })
             .collect()
+    }
+
+    /// Those of them that can be counted on: in a recovery, the other survivors.
+    pub(crate) fn followers(&self) -> Vec<ReplicaName> {
+        let mut others = self.others();
+        if let Some(recovery) = &self.recovery {
+            others.retain(|other| recovery.survives(other.node));
+        }
+        others
     }
 
     /// Says something to another replica.
@@ -477,7 +500,8 @@ impl Replica {
         };
         let fetch = self.fetch.as_ref().map(|fetch| fetch.deadline);
         let stalled = self.stalled.filter(|_| self.fetch.is_none()).map(|(_, until)| until);
-        role.into_iter().chain(fetch).chain(stalled).min()
+        let recovery = self.recovery.as_ref().map(Recovery::deadline);
+        role.into_iter().chain(fetch).chain(stalled).chain(recovery).min()
     }
 
     /// Something that a deadline announced may be due.
@@ -485,6 +509,7 @@ impl Replica {
         self.tick_fetch(cx);
         self.tick_stalled(cx);
         self.tick_membership(cx);
+        self.tick_recovery(cx);
         match &self.role {
             Role::Follower(_) => self.tick_follower(cx),
             Role::Candidate(candidate) if cx.now.instant >= candidate.deadline => self.stand(cx),
@@ -562,6 +587,7 @@ impl Replica {
         let Role::Leader(leader) = &self.role else { return None };
         let locked = self.report.as_ref().is_none_or(|report| report.state.pending.is_some());
         let changing = leader.change.is_some() || leader.structural.is_some() || self.applied < leader.barrier;
+        let changing = changing || self.recovery.is_some();
         if locked {
             Some(Busy::Locked)
         } else if leader.operations.order.is_some() {

@@ -19,12 +19,12 @@ use crate::group::{
 };
 use crate::input::{Input, MachineReport};
 use crate::node::Machines;
-use crate::ops::{Decide, OperationId, Pending, Split};
+use crate::ops::{Decide, OperationId, Pending, Recover, Split};
 use crate::planted::{self, Bug};
 use crate::ring::Key;
 use crate::store::{Store, StoreError};
 use crate::time::Instant;
-use crate::types::{GroupId, Incarnation, ReplicaName, RequestId, Slot, TabletId};
+use crate::types::{GroupId, Incarnation, NodeId, ReplicaName, RequestId, Slot, TabletId};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -364,6 +364,14 @@ impl<S: Store> Stage<S> {
                 let child = Split::from_all(entry.body.clone()).ok().map(|split| split.child);
                 beside.bears = child.is_some_and(|child| self.may_bear(child));
             }
+            EntryKind::Recover => {
+                // What ends takes with it what others have yet to take over.
+                if self.machines.get(&group).is_some_and(|machine| self.owes(machine)) {
+                    return Ok(false);
+                }
+                let child = Recover::from_all(entry.body.clone()).ok().map(|recover| recover.child);
+                beside.bears = child.is_some_and(|child| self.may_bear(child));
+            }
             EntryKind::Decide => {
                 if let Some(Gained { loser: group, seal, merge }) = gained_from(&state, entry) {
                     let ready = self.machines.get(&group).is_some_and(|loser| {
@@ -395,6 +403,9 @@ impl<S: Store> Stage<S> {
         tried?;
         self.answer(group, applied.outcomes, done);
         done.moved.push(group);
+        if entry.kind == EntryKind::Recover {
+            self.end_recovered(group, slot, entry, done)?;
+        }
         self.end_left_over(done)?;
         Ok(true)
     }
@@ -423,7 +434,7 @@ impl<S: Store> Stage<S> {
         }
         if let Some(born) = born {
             let child = born.name();
-            let leader = Split::from_all(entry.body.clone()).map(|split| split.leader).unwrap_or_default();
+            let leader = first_leader(entry);
             // Half a snapshot of the child is of no use any more.
             if let Some(sink) = self.sinks.remove(&child.group) {
                 sink.abandon()?;
@@ -433,6 +444,20 @@ impl<S: Store> Stage<S> {
             self.unborn.remove(&child.group);
             self.machines.insert(child.group, born);
         }
+        Ok(())
+    }
+
+    /// A group that its survivors go on without ends here, too.
+    fn end_recovered(&mut self, group: GroupId, slot: Slot, entry: &Entry, done: &mut Done) -> Result<(), StoreError> {
+        let Ok(recover) = Recover::from_all(entry.body.clone()) else { return Ok(()) };
+        if self.state(group).is_none_or(|state| state.reshaped != slot) {
+            return Ok(());
+        }
+        let Some(machine) = self.machines.remove(&group) else { return Ok(()) };
+        let (name, merger) = (machine.name(), Merger { into: recover.child, at: Slot(1) });
+        machine.end(merger)?;
+        self.drop_machine(group);
+        done.inputs.push(Input::Merged { loser: name, into: merger.into, at: merger.at });
         Ok(())
     }
 
@@ -774,6 +799,17 @@ fn gained_from(state: &GroupState, entry: &Entry) -> Option<Gained> {
         }
         Some(Pending::Gains { .. } | Pending::Loses { .. }) | None => None,
     }
+}
+
+/// Who leads the group that an entry gives birth to in ballot 1.
+fn first_leader(entry: &Entry) -> NodeId {
+    let body = entry.body.clone();
+    let leader = if entry.kind == EntryKind::Recover {
+        Recover::from_all(body).map(|recover| recover.leader)
+    } else {
+        Split::from_all(body).map(|split| split.leader)
+    };
+    leader.unwrap_or_default()
 }
 
 fn report<S: Store>(machine: &Machine<S>) -> MachineReport {

@@ -68,6 +68,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         between_groups::decide().prop_map(|decide| (EntryKind::Decide, decide.to_bytes())),
         between_groups::resolve().prop_map(|resolve| (EntryKind::Resolve, resolve.to_bytes())),
         between_groups::operation().prop_map(|operation| (EntryKind::Settle, operation.to_bytes())),
+        between_groups::recover().prop_map(|recover| (EntryKind::Recover, recover.to_bytes())),
         between_groups::correction().prop_map(|correction| (EntryKind::Correct, correction.to_bytes())),
     ];
     (body, any::<(u64, u64)>(), option::weighted(0.2, bytes())).prop_map(
@@ -240,8 +241,10 @@ fn write() -> impl Strategy<Value = Write> {
     let group = || any::<u64>().prop_map(GroupId);
     prop_oneof![
         node_record().prop_map(|record| Write::Node { record }),
-        any::<(u64, u64, u64)>()
-            .prop_map(|(node, boot, nonce)| Write::Peer { record: PeerRecord { node: NodeId(node), boot, nonce } }),
+        any::<(u64, u64, u64, bool)>()
+            .prop_map(|(node, boot, nonce, condemned)| Write::Peer {
+                record: PeerRecord { node: NodeId(node), boot, nonce, condemned }
+            }),
         (name(), slot(), option::of(name())).prop_map(|(replica, after, inviter)| Write::Create {
             replica,
             after,
@@ -450,7 +453,13 @@ proptest! {
 
 #[test]
 fn hello_errors_read_back() {
-    for error in [HelloError::OtherCluster, HelloError::OtherNode, HelloError::RolledBack, HelloError::GivenUp] {
+    for error in [
+        HelloError::OtherCluster,
+        HelloError::OtherNode,
+        HelloError::RolledBack,
+        HelloError::GivenUp,
+        HelloError::Condemned,
+    ] {
         assert_eq!(HelloError::from_all(error.to_bytes()), Ok(error));
     }
 }

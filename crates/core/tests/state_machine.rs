@@ -546,7 +546,8 @@ impl Model {
             | EntryKind::Prepare
             | EntryKind::Decide
             | EntryKind::Resolve
-            | EntryKind::Settle => self.operate_group(entry),
+            | EntryKind::Settle
+            | EntryKind::Recover => self.operate_group(entry),
             EntryKind::Expire => {
                 for expiry in Vec::<Expiry>::from_all(entry.body.clone()).unwrap_or_default() {
                     self.expire(expiry);

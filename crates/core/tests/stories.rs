@@ -16,6 +16,7 @@
 //! hand-over A [G] B, change A [G] +D -B    an operator's orders to the leader A of G
 //! split A [G] POSITION         gives the part of G from there on to a new group
 //! merge A [G] before|after, shift A [G] before|after POSITION  G takes all its neighbour has, or up to there
+//! condemn D A B, recover D [G] D E         nobody listens to A and B again; G goes on with D and E alone
 //! cut A [B], heal              no message passes; everything passes
 //! drop A>B [G] [KIND], hold A>B [G] [KIND], release A>B, damage A>B [KIND], pass A>B
 //! hold-sync A, sync A          the disk stops answering; answers
@@ -197,7 +198,11 @@ impl Story {
                 cluster.host(only(node)).wall_skew_micros = millis.parse::<u64>().unwrap() * 1_000;
             }
             ["status"] => self.status(),
-            ["propose" | "read" | "hand-over" | "change" | "split" | "merge" | "shift", node, rest @ ..] => {
+            ["condemn", node, condemned @ ..] => {
+                let nodes = condemned.iter().map(|letter| harness::id(only(letter))).collect();
+                cluster.condemn(only(node), "condemn", nodes);
+            }
+            ["propose" | "read" | "hand-over" | "change" | "split" | "merge" | "shift" | "recover", node, rest @ ..] => {
                 let named = rest.first().and_then(|word| self.cluster.names.group(word));
                 let rest = if named.is_some() { &rest[1..] } else { rest };
                 let group = named.unwrap_or_else(|| self.cluster.group());
@@ -231,6 +236,10 @@ impl Story {
             }
             ("merge", [from]) => {
                 cluster.reshape(node, group, &label(), Order::TakeOver { from: side(from), boundary: None });
+            }
+            ("recover", survivors) => {
+                let survivors = survivors.iter().map(|letter| harness::id(only(letter))).collect();
+                cluster.recover(node, group, &label(), survivors);
             }
             ("shift", [from, to]) => {
                 let order = Order::TakeOver { from: side(from), boundary: Some(position(to)) };

@@ -404,7 +404,7 @@ impl Driver {
             (Reply::Done, Pending::Order(waiter, _)) => {
                 waiter.answer(ReplyBody::Administered { json: r#"{"done":true}"#.to_owned() });
             }
-            (Reply::Split { child }, Pending::Order(waiter, _)) => {
+            (Reply::Born { child }, Pending::Order(waiter, _)) => {
                 let json = format!(r#"{{"done":true,"child":"{child}"}}"#);
                 waiter.answer(ReplyBody::Administered { json });
             }
@@ -419,7 +419,7 @@ impl Driver {
                 waiter.answer(body);
             }
             (
-                Reply::Done | Reply::Split { .. } | Reply::ReadNow { .. },
+                Reply::Done | Reply::Born { .. } | Reply::ReadNow { .. },
                 Pending::Write(waiter, _) | Pending::Read(waiter, _, _) | Pending::Order(waiter, _),
             ) => waiter.answer(ReplyBody::refused(Refusal::Unknown)),
         }

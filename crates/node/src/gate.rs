@@ -19,6 +19,7 @@ impl Gate {
                 HelloError::OtherCluster => RefusedReason::OtherCluster,
                 HelloError::OtherNode => RefusedReason::OtherNode,
                 HelloError::RolledBack => RefusedReason::OldBoot,
+                HelloError::Condemned => RefusedReason::Condemned,
                 // Only this side is to blame; the caller may try again elsewhere.
                 HelloError::GivenUp => RefusedReason::Busy,
             };

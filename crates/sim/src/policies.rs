@@ -307,7 +307,7 @@ impl World {
     /// What a policy ordered came to an end.
     pub(crate) fn policy_answered(&mut self, host: usize, group: GroupId, change: bool, reply: &Reply) {
         let outcome = match reply {
-            Reply::Done | Reply::Split { .. } => Outcome::Done,
+            Reply::Done | Reply::Born { .. } => Outcome::Done,
             // Another node may do.
             Reply::Refused(_) if change => Outcome::Refused,
             Reply::Refused(_) | Reply::Lost | Reply::ReadNow { .. } => Outcome::Failed,

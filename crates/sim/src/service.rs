@@ -164,7 +164,7 @@ impl World {
         let answer = match reply {
             Reply::Refused(refused) => Answer::Refused(refused),
             Reply::Lost => Answer::Lost,
-            Reply::Done | Reply::Split { .. } | Reply::ReadNow { .. } => {
+            Reply::Done | Reply::Born { .. } | Reply::ReadNow { .. } => {
                 return require(9, false, || format!("host {host} answered a write that was not applied"));
             }
         };
@@ -183,7 +183,7 @@ impl World {
                 Ok(())
             }
             Reply::Refused(refused) => self.read_refused(host, reader, refused),
-            Reply::Lost | Reply::Done | Reply::Split { .. } => {
+            Reply::Lost | Reply::Done | Reply::Born { .. } => {
                 self.read_refused(host, reader, Refused::GivenUp("an answer that reads do not get".to_owned()))
             }
         }

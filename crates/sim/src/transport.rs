@@ -331,7 +331,7 @@ impl World {
         }
         self.close(to, wanted);
         match error {
-            HelloError::RolledBack => self.input(to, Input::RolledBack { by }),
+            HelloError::RolledBack | HelloError::Condemned => self.input(to, Input::RolledBack { by }),
             HelloError::OtherNode => {
                 // It lives elsewhere: what the next message says of its address counts.
                 if let Some(process) = &mut self.hosts[to].process {

@@ -17,7 +17,7 @@ use crate::codec::{Decode, Encode};
 use crate::command::{Command, LaneUse, MAX_BATCH_OPERATIONS, MAX_IDEMPOTENCY_KEY_BYTES, Operation, Outcome};
 use crate::entry::{Entry, EntryKind};
 use crate::ops::transitions::Reshaped;
-use crate::ops::{Begin, Decide, OperationId, Prepare, Resolve, Split};
+use crate::ops::{Begin, Decide, OperationId, Prepare, Recover, Resolve, Split};
 use crate::planted::{self, Bug};
 use crate::store::{Store, StoreError};
 use crate::time::LogTime;
@@ -98,7 +98,8 @@ impl<S: Store> Applying<'_, S> {
             | EntryKind::Prepare
             | EntryKind::Decide
             | EntryKind::Resolve
-            | EntryKind::Settle => self.operate_group(slot, entry),
+            | EntryKind::Settle
+            | EntryKind::Recover => self.operate_group(slot, entry),
             EntryKind::Correct => self.correct(entry.body.clone()),
         }
         self.state.applied = slot;
@@ -232,6 +233,12 @@ impl<S: Store> Applying<'_, S> {
             EntryKind::Resolve => {
                 if let Ok(resolve) = Resolve::from_all(body) {
                     self.reshaped = self.state.resolve(&resolve, slot);
+                }
+            }
+            EntryKind::Recover => {
+                if let Ok(recover) = Recover::from_all(body) {
+                    let child = self.state.recover(&recover, slot);
+                    self.reshaped = child.map(|child| Reshaped::Recovered(Box::new(child)));
                 }
             }
             EntryKind::Settle => {

@@ -3,6 +3,7 @@
 //! ```text
 //! Born     parent [a,c) in tablet 4    -->  parent [a,b) in tablet 4, child [b,c) in tablet 4
 //! Gained   gainer [a,b), loser [b,c)   -->  gainer [a,c): its pieces and the loser's, shifted by the clocks' difference
+//! Born     of a lost group: all of [a,c) goes to the child, and the parent ends
 //! Lost     loser [b,c)                 -->  loser [b,x); what moved is kept, parted, while the gainer here has yet to take it
 //! ```
 //!
@@ -119,7 +120,8 @@ impl<S: Store> Machine<S> {
         batch: &mut S::Batch,
     ) -> Result<Change<S>, StoreError> {
         match reshaped {
-            Reshaped::Born(child) => self.bear(*child, beside, batch),
+            Reshaped::Born(child) => self.bear(*child, half(self.idempotency_records()), beside, batch),
+            Reshaped::Recovered(child) => self.bear(*child, self.idempotency_records(), beside, batch),
             Reshaped::Gained { operation, takeover, surrender, offset_micros } => {
                 self.gain(operation, &takeover, &surrender, offset_micros, beside, batch)
             }
@@ -127,14 +129,15 @@ impl<S: Store> Machine<S> {
         }
     }
 
+    /// A group is born that takes over what lies in its range, with so many of the idempotency records.
     fn bear(
         &mut self,
         child: GroupState,
+        records: u64,
         beside: &Beside<'_, S>,
         batch: &mut S::Batch,
     ) -> Result<Change<S>, StoreError> {
         let (inside, outside) = self.tablets().cut(&child.range);
-        let records = half(self.idempotency_records());
         self.set_idempotency_records(self.idempotency_records().wrapping_sub(records));
         let mut born = None;
         // A newcomer that applies what was decided before it came is no member of the child.

@@ -4,7 +4,7 @@
 //! does news of the neighbours (`links`).
 
 use crate::codec::{Decode, DecodeError, Encode};
-use crate::ops::{Gain, Obligation, Pending};
+use crate::ops::{Gain, Obligation, Pending, Recovered};
 use crate::ring::{Key, KeyRange};
 use crate::time::LogTime;
 use crate::types::{
@@ -196,6 +196,10 @@ pub struct GroupState {
     pub children: Vec<(GroupId, Slot)>,
     /// The last takeovers, at most [`crate::ops::MAX_GAINED`] of them, oldest first.
     pub gained: Vec<Gain>,
+    /// Of the operations that the group began up to this slot `gained` no longer tells whether they were committed.
+    pub forgotten_gains: Slot,
+    /// The groups that it was recovered from, at most [`crate::ops::MAX_RECOVERED`] of them, oldest first.
+    pub recovered: Vec<Recovered>,
     /// The last slot that changed which positions the group has: a replica that has not applied it may lack data.
     pub reshaped: Slot,
     /// The version of the last operation applied.
@@ -228,6 +232,8 @@ codec_struct!(GroupState {
     absorbed,
     children,
     gained,
+    forgotten_gains,
+    recovered,
     reshaped,
     stamp,
     forgotten,
@@ -264,6 +270,8 @@ impl GroupState {
             absorbed: Vec::new(),
             children: Vec::new(),
             gained: Vec::new(),
+            forgotten_gains: Slot(0),
+            recovered: Vec::new(),
             reshaped: Slot(1),
             stamp: Version(log_time.0),
             forgotten: Version(0),

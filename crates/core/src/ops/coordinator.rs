@@ -67,7 +67,11 @@ impl Replica {
     /// Whether an entry that may lock the group, or that a lock forbids, is not applied yet.
     pub(crate) fn lock_under_way(&self) -> bool {
         let locks = |kind: EntryKind| match kind {
-            EntryKind::Begin | EntryKind::Prepare | EntryKind::Split | EntryKind::Configuration => true,
+            EntryKind::Begin
+            | EntryKind::Prepare
+            | EntryKind::Split
+            | EntryKind::Configuration
+            | EntryKind::Recover => true,
             EntryKind::Noop
             | EntryKind::Commands
             | EntryKind::Expire
@@ -90,6 +94,11 @@ impl Replica {
 
     /// Says something to every member of another group that is known.
     pub(crate) fn tell_group(&self, to: &Link, message: &GroupMessage, cx: &mut Context<'_>) {
+        self.tell_group_as(self.name.group, to, message, cx);
+    }
+
+    /// The same in the name of a group: this one, or one whose place it has taken.
+    fn tell_group_as(&self, from: GroupId, to: &Link, message: &GroupMessage, cx: &mut Context<'_>) {
         let moved = match &self.role {
             Role::Leader(leader) => leader.operations.moved.get(&to.group),
             Role::Follower(_) | Role::Candidate(_) | Role::Retired(_) | Role::Merged(_) => None,
@@ -105,7 +114,7 @@ impl Replica {
             .filter(|later| to.members.iter().all(|member| member.node != later.node));
         for member in to.members.iter().chain(later) {
             let address = Some(member.address.clone());
-            self.tell_node(member.node, address, to.group, message.clone(), cx);
+            self.tell_as(from, (member.node, address), to.group, message.clone(), cx);
         }
     }
 
@@ -118,8 +127,19 @@ impl Replica {
         message: GroupMessage,
         cx: &mut Context<'_>,
     ) {
-        let envelope = GroupEnvelope { from: self.name.group, to, message };
-        let message = PeerMessage::Group { envelope };
+        self.tell_as(self.name.group, (node, address), to, message, cx);
+    }
+
+    /// Says something in the name of a group: this one, or one whose place it has taken.
+    pub(crate) fn tell_as(
+        &self,
+        from: GroupId,
+        (node, address): (NodeId, Option<String>),
+        to: GroupId,
+        message: GroupMessage,
+        cx: &mut Context<'_>,
+    ) {
+        let message = PeerMessage::Group { envelope: GroupEnvelope { from, to, message } };
         cx.effects.messages.push(Outgoing { to: node, address, bulk: false, message });
     }
 
@@ -268,7 +288,7 @@ impl Replica {
                 Obligation::Tell { committed: Some(at), .. } if !all_applied(leader, applied, *at) => {}
                 Obligation::Tell { operation, loser, committed } if due => {
                     let message = GroupMessage::Resolve { operation: *operation, committed: *committed };
-                    self.tell_group(loser, &message, cx);
+                    self.tell_group_as(operation.coordinator, loser, &message, cx);
                 }
                 Obligation::Tell { .. } => {}
                 Obligation::Bury { operation, at, .. } => {
@@ -314,9 +334,15 @@ impl Replica {
             Some(Obligation::Tell { committed: None, .. }) => Standing::Aborted,
             None if pending => Standing::Undecided,
             None if planted::on(Bug::NoRecordIsAbort) => Standing::Aborted,
-            // Everybody has heard: the asker is behind, and hears it from its own group.
-            None => return,
+            // Everybody has heard: the asker is behind and hears it from its own group, unless that has forgotten.
+            None => {
+                let current = cx.now.instant < self.lease_deadline(cx) && self.applied >= self.decided;
+                match self.standing_of_unknown(operation, current) {
+                    Some(standing) => standing,
+                    None => return,
+                }
+            }
         };
-        self.tell_node(node, None, group, GroupMessage::Answer { operation, standing }, cx);
+        self.tell_as(operation.coordinator, (node, None), group, GroupMessage::Answer { operation, standing }, cx);
     }
 }

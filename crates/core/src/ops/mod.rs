@@ -12,13 +12,14 @@
 //! Every arrow may be lost or repeated; every word in brackets is an entry of the group's own log, checked when it is
 //! applied. `docs/protocol/group-operations.md` tells why this is safe. Here: the bodies of the entries and what a group
 //! keeps of them; [`transitions`]: what they do to a group's state; [`messages`]: what groups say to each other;
-//! [`coordinator`], [`participant`], [`links`], [`order`]: what a leader does about it.
+//! [`coordinator`], [`participant`], [`links`], [`order`], [`recovery`]: what a leader does about it.
 
 pub mod coordinator;
 pub mod links;
 pub mod messages;
 pub mod order;
 pub mod participant;
+pub mod recovery;
 pub mod transitions;
 
 use crate::group::Link;
@@ -39,6 +40,9 @@ pub const MAX_GAINED: usize = 16;
 
 /// How many of the groups that were merged into it a group remembers.
 pub const MAX_ABSORBED: usize = 64;
+
+/// How many groups that it was recovered from a group remembers.
+pub const MAX_RECOVERED: usize = 8;
 
 /// Names an operation: nobody can speak of it before the entry that began it is decided, and no other has its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -71,6 +75,42 @@ pub struct Split {
 }
 
 codec_struct!(Split { at, child, leader, range_version });
+
+/// Body of a `Recover` entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recover {
+    /// The id of the group that the survivors go on as, fresh.
+    pub child: GroupId,
+    /// Who leads it in ballot 1.
+    pub leader: NodeId,
+    /// Its members.
+    pub survivors: Vec<NodeId>,
+    /// The lost group's range as the proposer knew it.
+    pub range_version: RangeVersion,
+}
+
+codec_struct!(Recover { child, leader, survivors, range_version });
+
+/// What a group keeps of the one it was recovered from: the record of the deed, and what others may still ask of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recovered {
+    /// The group that lost its majority.
+    pub group: GroupId,
+    /// The last slot that it came to.
+    pub at: Slot,
+    /// Its clock then.
+    pub log_time: LogTime,
+    /// The members that went on.
+    pub survivors: Vec<NodeId>,
+    /// Those that did not: nobody listens to these nodes again.
+    pub condemned: Vec<NodeId>,
+    /// The last takeovers that it had committed.
+    pub gained: Vec<OperationId>,
+    /// Of the operations that it began up to this slot it no longer knew how they ended.
+    pub forgotten_gains: Slot,
+}
+
+codec_struct!(Recovered { group, at, log_time, survivors, condemned, gained, forgotten_gains });
 
 /// Which positions go from whom to whom, and under which versions of the loser.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -253,6 +293,8 @@ impl Pending {
 /// have to assemble it again from the loser's replica beside it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Gain {
+    /// In which operation.
+    pub operation: OperationId,
     /// The slot that took over.
     pub at: Slot,
     /// From whom.
@@ -261,7 +303,7 @@ pub struct Gain {
     pub seal: Slot,
 }
 
-codec_struct!(Gain { at, loser, seal });
+codec_struct!(Gain { operation, at, loser, seal });
 
 /// What a group still owes after a decision, until it is settled.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -297,6 +339,18 @@ impl Obligation {
     pub fn operation(&self) -> OperationId {
         match self {
             Self::Tell { operation, .. } | Self::Bury { operation, .. } => *operation,
+        }
+    }
+
+    /// What a group that was recovered from the one that owes this owes in its place. All its members have from its first slot
+    /// on what the other had taken over.
+    #[must_use]
+    pub fn inherited(&self) -> Option<Self> {
+        match self {
+            Self::Tell { operation, loser, committed } => {
+                Some(Self::Tell { operation: *operation, loser: loser.clone(), committed: committed.map(|_| Slot(1)) })
+            }
+            Self::Bury { .. } => None,
         }
     }
 }

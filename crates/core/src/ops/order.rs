@@ -114,7 +114,7 @@ impl Replica {
             }
             (Role::Leader(leader), Some(report)) => {
                 let busy = leader.change.is_some() || leader.operations.order.is_some() || leader.structural.is_some();
-                self.order_refusal(&report.state, &order, busy || leader.hand_over.is_some())
+                self.order_refusal(&report.state, &order, busy || leader.hand_over.is_some() || self.recovery.is_some())
             }
             _ => Some(self.refused_not_leader()),
         };
@@ -198,7 +198,7 @@ impl Replica {
                 }
                 let born = state.links.successor.group == child;
                 let why = || Reply::Refused(Refused::GivenUp("the group has changed meanwhile".to_owned()));
-                self.end_order(if born { Reply::Split { child } } else { why() }, cx);
+                self.end_order(if born { Reply::Born { child } } else { why() }, cx);
             }
             Stage::Beginning => {
                 if self.under_way(EntryKind::Begin) {

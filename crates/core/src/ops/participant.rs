@@ -10,15 +10,15 @@ use crate::replica::{Context, Replica, Role};
 use crate::types::{GroupId, NodeId, Slot};
 
 impl Replica {
-    /// A message from another group's leader.
+    /// A message from another group's leader, to this group or to one that went up in it.
     pub(crate) fn on_group_message(
         &mut self,
         node: NodeId,
-        from: GroupId,
+        (from, to): (GroupId, GroupId),
         message: GroupMessage,
         cx: &mut Context<'_>,
     ) {
-        let Role::Leader(leader) = &self.role else { return self.point_on(node, from, &message, cx) };
+        let Role::Leader(leader) = &self.role else { return self.point_on(node, (from, to), &message, cx) };
         let behind = self.applied < leader.barrier && !planted::on(Bug::NoRecordIsAbort);
         if behind || self.report.is_none() {
             // What is not applied yet may be the answer.
@@ -54,9 +54,15 @@ impl Replica {
     }
 
     /// A member that does not lead tells who the members are: the leader may be one that the asker does not know.
-    fn point_on(&self, node: NodeId, from: GroupId, message: &GroupMessage, cx: &mut Context<'_>) {
+    fn point_on(
+        &self,
+        node: NodeId,
+        (from, to): (GroupId, GroupId),
+        message: &GroupMessage,
+        cx: &mut Context<'_>,
+    ) {
         if let Some(configuration) = self.configuration.clone().filter(|_| message.asks()) {
-            self.tell_node(node, None, from, GroupMessage::Moved { configuration }, cx);
+            self.tell_as(to, (node, None), from, GroupMessage::Moved { configuration }, cx);
         }
     }
 
@@ -68,7 +74,7 @@ impl Replica {
         let own = self.name.group;
         let ordered = leader.operations.order.as_ref().is_some_and(|order| !order.yields(own, from));
         let locked = self.is_locked() && !planted::on(Bug::TwoPendingOperations);
-        let busy = moving || ordered || locked;
+        let busy = moving || ordered || locked || self.recovery.is_some();
         let (link, operations, leader) = (state.link(), state.operations, self.name.node);
         self.tell_node(node, None, from, GroupMessage::Inspected { link, operations, leader, busy }, cx);
     }
@@ -92,7 +98,7 @@ impl Replica {
             // Perhaps this very one. It is asked again.
             return;
         }
-        let busy = moving || self.lock_under_way();
+        let busy = moving || self.lock_under_way() || self.recovery.is_some();
         let refusal =
             if busy { Some("the group is busy with another change") } else { state.prepare_refusal(&prepare) };
         if let Some(reason) = refusal {
@@ -129,7 +135,12 @@ impl Replica {
         cx: &mut Context<'_>,
     ) {
         let waited = self.pending_for(operation, cx.now.instant);
-        if due && waited > cx.config.group_resend * 3 {
+        if self.recovery.is_some() && planted::on(Bug::RecoveryPresumesAbort) {
+            if !self.under_way(EntryKind::Resolve) {
+                let Role::Leader(leader) = &mut self.role else { return };
+                leader.propose_own(EntryKind::Resolve, Resolve { operation, committed: None }.to_bytes());
+            }
+        } else if due && waited > cx.config.group_resend * 3 {
             self.tell_group(gainer, &GroupMessage::Ask { operation }, cx);
         }
     }

@@ -660,3 +660,83 @@ fn pending_and_owed_read_back() {
     assert_eq!(GroupEnvelope::from_all(envelope.to_bytes()), Ok(envelope));
     assert_eq!(operation.to_string(), "0000000000000001:5");
 }
+
+fn recover_of(state: &GroupState, survivors: &[u64]) -> Recover {
+    Recover {
+        child: GroupId(99),
+        leader: NodeId(survivors[0]),
+        survivors: survivors.iter().map(|node| NodeId(*node)).collect(),
+        range_version: state.range_version,
+    }
+}
+
+#[test]
+fn the_survivors_of_a_group_go_on_with_all_that_it_had() {
+    let mut ring = ring(&[0, 100, 200]);
+    let mut parent = ring.remove(1);
+    parent.absorbed = vec![(GroupId(7), Slot(30))];
+    parent.operations = OperationCounter(4);
+    let before = parent.clone();
+    let child = parent.recover(&recover_of(&before, &[2, 3]), Slot(50)).expect("it fits");
+    assert_eq!((child.group, child.applied, child.reshaped), (GroupId(99), Slot(1), Slot(1)));
+    assert_eq!((&child.range, child.range_version), (&before.range, before.range_version.next()));
+    assert_eq!((&child.links.predecessor, &child.links.successor), (&before.links.predecessor, &before.links.successor));
+    assert_eq!((child.keys, child.stamp, child.forgotten), (before.keys, before.stamp, before.forgotten));
+    assert_eq!((child.log_time, child.operations), (before.log_time, before.operations));
+    assert!(child.configuration.version > before.configuration.version);
+    let nodes: Vec<u64> = child.configuration.voters().map(|member| member.node.0).collect();
+    assert_eq!(nodes, [2, 3]);
+    assert_eq!(child.absorbed, [(GroupId(7), Slot(1)), (before.group, Slot(1))]);
+    assert!(matches!(child.outbox[..], [Obligation::Bury { loser, at: Slot(1), .. }] if loser == before.group));
+    let recovered = &child.recovered[0];
+    assert_eq!((recovered.group, recovered.at), (before.group, Slot(50)));
+    assert_eq!((&recovered.survivors[..], &recovered.condemned[..]), (&[NodeId(2), NodeId(3)][..], &[NodeId(1)][..]));
+    assert_eq!(parent.reshaped, Slot(50));
+}
+
+#[test]
+fn what_was_owed_to_another_group_is_owed_by_the_survivors() {
+    let mut ring = ring(&[0, 100]);
+    let (mut loser, mut gainer) = (ring.remove(1), ring.remove(0));
+    take(&mut gainer, &mut loser, range(100, 150));
+    let told = gainer.outbox[0].clone();
+    let Obligation::Tell { operation, committed: Some(Slot(6)), .. } = told else { panic!("{told:?}") };
+    let child = gainer.recover(&recover_of(&gainer.clone(), &[1]), Slot(9)).expect("it fits");
+    // The members of the new group have what was taken over from its first slot on.
+    assert!(matches!(&child.outbox[0], Obligation::Tell { operation: of, committed: Some(Slot(1)), .. } if *of == operation));
+    assert_eq!(child.gained[0], Gain { operation, at: Slot(1), loser: loser.group, seal: Slot(7) });
+    assert_eq!(child.recovered[0].gained, [operation]);
+}
+
+#[test]
+fn a_whole_ring_recovered_is_its_own_neighbour() {
+    let mut only = group(1, 0, 0);
+    let child = only.recover(&recover_of(&only.clone(), &[3]), Slot(2)).expect("it fits");
+    assert_eq!(named(&child.links.successor), named(&child.link()));
+    assert_eq!(named(&child.links.predecessor), named(&child.link()));
+}
+
+#[test]
+fn a_recovery_that_does_not_fit_does_nothing() {
+    let mut ring = ring(&[0, 100]);
+    let (mut loser, mut gainer) = (ring.remove(1), ring.remove(0));
+    let good = recover_of(&gainer, &[1, 2]);
+    let bad = [
+        Recover { range_version: RangeVersion(1), ..good.clone() },
+        Recover { child: gainer.group, ..good.clone() },
+        Recover { leader: NodeId(3), ..good.clone() },
+        Recover { survivors: vec![NodeId(1), NodeId(9)], ..good.clone() },
+        Recover { survivors: vec![NodeId(2), NodeId(1)], ..good.clone() },
+        Recover { survivors: Vec::new(), ..good.clone() },
+    ];
+    for recover in bad {
+        let before = gainer.clone();
+        assert_eq!(gainer.recover(&recover, Slot(4)), None, "{recover:?}");
+        assert_eq!(gainer, before);
+    }
+    // Nor while anything is open, on either side.
+    let moving = loser.range.clone();
+    lock(&mut gainer, &mut loser, moving);
+    assert_eq!(gainer.recover(&good, Slot(8)), None);
+    assert_eq!(loser.recover(&recover_of(&loser.clone(), &[1]), Slot(8)), None);
+}

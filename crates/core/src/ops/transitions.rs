@@ -4,14 +4,14 @@
 //! does not fit does nothing.
 
 use super::{
-    Begin, Decide, Gain, MAX_ABSORBED, MAX_CHILDREN, MAX_GAINED, Obligation, OperationId, Pending, Prepare, Resolve,
-    Split, Surrender, Takeover,
+    Begin, Decide, Gain, MAX_ABSORBED, MAX_CHILDREN, MAX_GAINED, MAX_RECOVERED, Obligation, OperationId, Pending, Prepare,
+    Recover, Recovered, Resolve, Split, Surrender, Takeover,
 };
 use crate::group::count::half;
 use crate::group::{Configuration, GroupState, Link, Links, Member, Role};
 use crate::planted::{self, Bug};
 use crate::ring::KeyRange;
-use crate::types::{ConfigurationVersion, Incarnation, LinksVersion, OperationCounter, Slot};
+use crate::types::{ConfigurationVersion, Incarnation, LinksVersion, NodeId, OperationCounter, Slot};
 use bytes::Bytes;
 
 /// What an entry did that concerns more than the group's own record.
@@ -20,6 +20,8 @@ use bytes::Bytes;
 pub enum Reshaped {
     /// The upper part went to a new group, which begins with this state.
     Born(Box<GroupState>),
+    /// Everything went to a new group, which begins with this state. This one has ended.
+    Recovered(Box<GroupState>),
     /// The group takes over what the loser beside it holds of these positions.
     Gained {
         /// In which operation.
@@ -147,6 +149,8 @@ impl GroupState {
             absorbed: Vec::new(),
             children: Vec::new(),
             gained: Vec::new(),
+            forgotten_gains: Slot(0),
+            recovered: Vec::new(),
             reshaped: Slot(1),
             keys: half(self.keys),
             bytes: half(self.bytes),
@@ -167,6 +171,78 @@ impl GroupState {
         if alone {
             self.links.predecessor = child.link();
         }
+        Some(child)
+    }
+
+    /// Why this group cannot be recovered so, if it cannot.
+    #[must_use]
+    pub fn recover_refusal(&self, recover: &Recover) -> Option<&'static str> {
+        let survives = |node: &NodeId| self.configuration.member(*node).is_some();
+        let sorted = recover.survivors.windows(2).all(|pair| pair[0] < pair[1]);
+        if self.pending.is_some() {
+            Some("another operation holds the group")
+        } else if recover.range_version != self.range_version {
+            Some("the group's range has changed")
+        } else if recover.child == self.group || !recover.survivors.contains(&recover.leader) || !sorted {
+            Some("the entry names no new group")
+        } else if !recover.survivors.iter().all(survives) {
+            Some("not all of them are members")
+        } else {
+            None
+        }
+    }
+
+    /// Applies a Recover entry at `slot`: the survivors go on as another group, which begins with the returned state; this one
+    /// has ended. `None` if the entry does not fit.
+    ///
+    /// What the group owes others goes with it, but for what its own members owe each other: whoever becomes a member of the new
+    /// group has all that this one had taken over.
+    pub fn recover(&mut self, recover: &Recover, slot: Slot) -> Option<GroupState> {
+        if self.recover_refusal(recover).is_some() {
+            return None;
+        }
+        let first = Slot(1);
+        let (kept, lost): (Vec<_>, Vec<_>) =
+            self.configuration.members.iter().cloned().partition(|member| recover.survivors.contains(&member.node));
+        let members =
+            kept.into_iter().map(|member| Member { incarnation: Incarnation(1), role: Role::Voter, ..member }).collect();
+        let mut child = Self {
+            group: recover.child,
+            applied: first,
+            // Whoever still has the old members' names must find these later.
+            configuration: Configuration { version: self.configuration.version.next(), members },
+            range_version: self.range_version.next(),
+            gained: self.gained.iter().map(|gain| Gain { at: first, ..*gain }).collect(),
+            forgotten_gains: Slot(0),
+            children: self.children.iter().map(|(child, _)| (*child, first)).collect(),
+            absorbed: self.absorbed.iter().map(|(group, _)| (*group, first)).collect(),
+            reshaped: first,
+            ..self.clone()
+        };
+        child.absorbed.push((self.group, first));
+        let too_many = child.absorbed.len().saturating_sub(MAX_ABSORBED);
+        child.absorbed.drain(..too_many);
+        child.outbox = self.outbox.iter().filter_map(Obligation::inherited).collect();
+        let operation = OperationId { coordinator: child.group, slot: first };
+        child.outbox.push(Obligation::Bury { operation, loser: self.group, at: first });
+        child.recovered.push(Recovered {
+            group: self.group,
+            at: slot,
+            log_time: self.log_time,
+            survivors: recover.survivors.clone(),
+            condemned: lost.into_iter().map(|member| member.node).collect(),
+            gained: self.gained.iter().map(|gain| gain.operation).collect(),
+            forgotten_gains: self.forgotten_gains,
+        });
+        let too_many = child.recovered.len().saturating_sub(MAX_RECOVERED);
+        child.recovered.drain(..too_many);
+        if self.range.is_whole() {
+            let own = child.link();
+            child.links.predecessor = own.clone();
+            child.links.successor = own;
+        }
+        child.links.version = child.links.version.next();
+        self.reshaped = slot;
         Some(child)
     }
 
@@ -295,9 +371,11 @@ impl GroupState {
         self.forgotten = self.forgotten.max(surrender.forgotten);
         self.feature_level = self.feature_level.max(surrender.feature_level);
         self.relink_after_gain(&takeover, &loser, surrender, after);
-        self.gained.push(Gain { at: slot, loser: takeover.loser, seal: surrender.seal });
+        self.gained.push(Gain { operation, at: slot, loser: takeover.loser, seal: surrender.seal });
         let too_many = self.gained.len().saturating_sub(MAX_GAINED);
-        self.gained.drain(..too_many);
+        for gain in self.gained.drain(..too_many) {
+            self.forgotten_gains = self.forgotten_gains.max(gain.operation.slot);
+        }
         if takeover.merge {
             let ended = surrender.absorbed.iter().chain([&takeover.loser]);
             self.absorbed.extend(ended.map(|group| (*group, slot)));

@@ -217,7 +217,7 @@ impl Replica {
 
     /// Whether somebody leads as far as this replica can tell, other than whom the ticket lets go. Without it two replicas
     /// that cannot reach each other would depose one another for ever where no lease stands against it.
-    fn leader_lives(&self, ticket: Option<Ticket>, cx: &Context<'_>) -> bool {
+    pub(crate) fn leader_lives(&self, ticket: Option<Ticket>, cx: &Context<'_>) -> bool {
         let lately = cx.config.heartbeat * 3;
         let released = ticket.is_some_and(|ticket| ticket.ballot == self.promised);
         let lives = match &self.role {
@@ -257,7 +257,7 @@ impl Replica {
         let Some(configuration) = self.configuration.clone() else { return };
         let Role::Candidate(candidate) = &self.role else { return };
         let Stage::Asking(granted) = &candidate.stage else { return };
-        if !majority(&configuration, |node| granted.contains(&node)) {
+        if !self.is_quorum(&configuration, |node| granted.contains(&node)) {
             return;
         }
         let (ballot, ticket) = (candidate.ballot, candidate.ticket);
@@ -337,7 +337,7 @@ impl Replica {
         let enough = if planted::on(Bug::SmallerPrepareQuorum) {
             promises.from.len() + 1 >= configuration.majority()
         } else {
-            majority(&configuration, |node| promises.from.contains(&node))
+            self.is_quorum(&configuration, |node| promises.from.contains(&node))
         };
         if !enough {
             return;
@@ -457,7 +457,7 @@ impl Replica {
         if !entries.is_empty() {
             self.append(ballot, first, entries, cx);
         }
-        let leader = Leader::new(ballot, self.others(), first, adopted, cx);
+        let leader = Leader::new(ballot, self.followers(), first, adopted, cx);
         self.role = Role::Leader(Box::new(leader));
         self.take_office(cx);
     }

@@ -372,7 +372,8 @@ impl Replica {
 
     /// A client's command.
     pub(crate) fn on_propose(&mut self, request: RequestId, command: Bytes, cx: &mut Context<'_>) {
-        let Role::Leader(leader) = &mut self.role else {
+        let serves = self.recovery.is_none();
+        let Some(leader) = self.role.leader_mut().filter(|_| serves) else {
             let refused = self.refused_not_leader();
             cx.reply(request, Reply::Refused(refused));
             return;
@@ -398,8 +399,8 @@ impl Replica {
 
     /// A linearizable read that the read word did not let through.
     pub(crate) fn on_read(&mut self, request: RequestId, cx: &mut Context<'_>) {
-        let decided = self.decided;
-        let Role::Leader(leader) = &mut self.role else {
+        let (decided, serves) = (self.decided, self.recovery.is_none());
+        let Some(leader) = self.role.leader_mut().filter(|_| serves) else {
             let refused = self.refused_not_leader();
             cx.reply(request, Reply::Refused(refused));
             return;
@@ -529,24 +530,28 @@ impl Replica {
     /// The last slot that a majority of `configuration` has on disk, of members that have applied `needed`.
     fn tally_of(&self, configuration: &crate::group::Configuration, needed: Slot, own_applied: Slot) -> Slot {
         let Role::Leader(leader) = &self.role else { return Slot(0) };
-        let mut through: Vec<Slot> = configuration
-            .members
-            .iter()
-            .filter(|member| member.role == crate::group::Role::Voter || planted::on(Bug::LearnerVoteCounts))
-            .map(|member| {
-                if member.node == self.name.node {
-                    let own = if planted::on(Bug::OwnVoteBeforeSync) {
-                        Some(self.cursor.through)
-                    } else {
-                        self.cursor.durable
-                    };
-                    let counts = member.incarnation == self.name.incarnation && own_applied >= needed;
-                    return if counts { own.unwrap_or_default() } else { Slot(0) };
-                }
-                let peer = leader.peers.get(&member.node).filter(|peer| peer.name.incarnation == member.incarnation);
-                peer.filter(|peer| peer.applied >= needed).map_or(Slot(0), |peer| peer.through)
-            })
-            .collect();
+        let held_by = |member: &crate::group::Member| {
+            if member.node == self.name.node {
+                let own = if planted::on(Bug::OwnVoteBeforeSync) {
+                    Some(self.cursor.through)
+                } else {
+                    self.cursor.durable
+                };
+                let counts = member.incarnation == self.name.incarnation && own_applied >= needed;
+                return if counts { own.unwrap_or_default() } else { Slot(0) };
+            }
+            let peer = leader.peers.get(&member.node).filter(|peer| peer.name.incarnation == member.incarnation);
+            peer.filter(|peer| peer.applied >= needed).map_or(Slot(0), |peer| peer.through)
+        };
+        if let Some(recovery) = &self.recovery {
+            let survivors = recovery.quorum(self.name.node);
+            let held = survivors.map(|node| configuration.member(node).map_or(Slot(0), held_by));
+            return held.min().unwrap_or_default();
+        }
+        let counts = |member: &&crate::group::Member| {
+            member.role == crate::group::Role::Voter || planted::on(Bug::LearnerVoteCounts)
+        };
+        let mut through: Vec<Slot> = configuration.members.iter().filter(counts).map(held_by).collect();
         through.sort_unstable_by(|a, b| b.cmp(a));
         let needed =
             configuration.majority() - usize::from(planted::on(Bug::SmallerQuorum) && configuration.majority() > 1);
@@ -557,6 +562,7 @@ impl Replica {
     pub(crate) fn flush_leader(&mut self, cx: &mut Context<'_>) {
         self.advance_change(cx);
         self.advance_operations(cx);
+        self.advance_recovery();
         self.propose_waiting(cx);
         self.release_reads(cx);
         if self.advance_hand_over(cx) || cx.disk_stalled {
@@ -742,7 +748,7 @@ impl Replica {
     pub(crate) fn hears_majority(&self, patience: std::time::Duration, cx: &Context<'_>) -> bool {
         let Some(configuration) = &self.configuration else { return false };
         let Role::Leader(leader) = &self.role else { return false };
-        crate::paxos::election::majority(configuration, |node| {
+        self.is_quorum(configuration, |node| {
             node == self.name.node
                 || leader.peers.get(&node).is_some_and(|peer| cx.now.instant.since(peer.answered_at) <= patience)
         })

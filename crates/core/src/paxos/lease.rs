@@ -19,6 +19,10 @@ impl Replica {
     pub(crate) fn lease_deadline(&self, cx: &Context<'_>) -> Instant {
         let Some(configuration) = &self.configuration else { return Instant(0) };
         let Role::Leader(leader) = &self.role else { return Instant(0) };
+        if self.recovery.is_some() {
+            // Nobody reads by the leave of too few.
+            return Instant(0);
+        }
         let structural = leader.structural.is_some() && !planted::on(Bug::WordNotWithdrawn);
         if cx.config.read_mode == ReadMode::Quorum || structural {
             return Instant(0);

@@ -95,7 +95,12 @@ impl Replica {
     /// The configuration that the entry at `slot` proposes.
     pub(crate) fn proposed_configuration(&self, slot: Slot) -> Option<Configuration> {
         let (_, entry) = self.log.get(slot)?;
-        (entry.kind == EntryKind::Configuration).then(|| Configuration::from_all(entry.body.clone()).ok())?
+        match entry.kind {
+            EntryKind::Configuration => Configuration::from_all(entry.body.clone()).ok(),
+            // Those it names are those who are counted anyway.
+            EntryKind::Recover => self.configuration.clone(),
+            _ => None,
+        }
     }
 
     /// Proposes a new set of members.
@@ -153,7 +158,7 @@ impl Replica {
 
     /// Speaks to the members of the new configuration, and once more to those it does without.
     fn renew_peers(&mut self, cx: &mut Context<'_>) {
-        let others = self.others();
+        let others = self.followers();
         let next = self.cursor.through.next();
         let now = cx.now.instant;
         let Role::Leader(leader) = &mut self.role else { return };
@@ -199,6 +204,7 @@ impl Replica {
         let refused = match (&self.role, &self.configuration) {
             (Role::Leader(leader), Some(configuration)) => {
                 let busy = leader.change.is_some() || leader.structural.is_some() || leader.operations.order.is_some();
+                let busy = busy || self.recovery.is_some();
                 invalid_change(configuration, &add, &remove, busy || self.is_locked()).map(Refused::Invalid)
             }
             _ => Some(self.refused_not_leader()),
@@ -217,7 +223,7 @@ impl Replica {
     /// Another group that is to take over from this one asks it to have these members, led by that node.
     pub(crate) fn on_align(&mut self, members: &[(NodeId, String)], leader: NodeId, cx: &mut Context<'_>) {
         let Some(configuration) = self.configuration.clone() else { return };
-        let busy = self.is_locked();
+        let busy = self.is_locked() || self.recovery.is_some();
         let Role::Leader(own) = &mut self.role else { return };
         let moving = own.change.is_some() || own.structural.is_some() || own.hand_over.is_some();
         if busy || moving || own.operations.order.is_some() || members.is_empty() {
@@ -322,7 +328,7 @@ impl Replica {
 
     /// An operator's order to let another member lead.
     pub(crate) fn on_order_hand_over(&mut self, request: RequestId, to: NodeId, cx: &mut Context<'_>) {
-        let votes = self.member_votes(to);
+        let (votes, recovering) = (self.member_votes(to), self.recovery.is_some());
         let own = to == self.name.node;
         let Role::Leader(leader) = &mut self.role else {
             let refused = self.refused_not_leader();
@@ -331,7 +337,7 @@ impl Replica {
         };
         if own {
             cx.reply(request, Reply::Done);
-        } else if !votes || leader.hand_over.is_some() || leader.structural.is_some() || leader.change.is_some() {
+        } else if !votes || recovering || leader.hand_over.is_some() || leader.structural.is_some() || leader.change.is_some() {
             let why = if votes { "the group is busy with another change" } else { "the node is no voter of the group" };
             cx.reply(request, Reply::Refused(Refused::Invalid(why.to_owned())));
         } else {
@@ -509,6 +515,7 @@ impl Replica {
     pub(crate) fn on_merged(&mut self, merger: Merger, cx: &mut Context<'_>) {
         self.word.withdraw();
         self.settle(cx);
+        self.conclude_recovery(merger, cx);
         self.step_down(None, cx);
         self.fetch = None;
         self.owed = None;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use scatter_core::group::{Correction, GroupState, Link, Links, Member};
 use scatter_core::ops::messages::{GroupEnvelope, GroupMessage, Standing, Vote};
 use scatter_core::ops::{
-    Begin, Decide, Gain, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover,
+    Begin, Decide, Gain, Obligation, OperationId, Pending, Prepare, Recover, Recovered, Resolve, Split, Surrender, Takeover,
 };
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::time::LogTime;
@@ -149,14 +149,43 @@ pub(crate) fn correction() -> impl Strategy<Value = Correction> {
     })
 }
 
+pub(crate) fn recover() -> impl Strategy<Value = Recover> {
+    (group(), any::<u64>(), vec(any::<u64>(), 0..4), any::<u64>()).prop_map(
+        |(child, leader, survivors, range_version)| Recover {
+            child,
+            leader: NodeId(leader),
+            survivors: survivors.into_iter().map(NodeId).collect(),
+            range_version: RangeVersion(range_version),
+        },
+    )
+}
+
+fn recovered() -> impl Strategy<Value = Recovered> {
+    let nodes = || vec(any::<u64>().prop_map(NodeId), 0..4);
+    (group(), slot(), any::<u64>(), nodes(), nodes(), vec(operation(), 0..3), slot()).prop_map(
+        |(group, at, log_time, survivors, condemned, gained, forgotten_gains)| Recovered {
+            group,
+            at,
+            log_time: LogTime(log_time),
+            survivors,
+            condemned,
+            gained,
+            forgotten_gains,
+        },
+    )
+}
+
 pub(crate) fn state() -> impl Strategy<Value = GroupState> {
     let names = (any::<(u128, u64)>(), slot(), configuration(), any::<u64>(), range());
     let links = (any::<u64>(), link(), link());
-    let gain = (slot(), group(), slot()).prop_map(|(at, loser, seal)| Gain { at, loser, seal });
+    let gain = (operation(), slot(), group(), slot())
+        .prop_map(|(operation, at, loser, seal)| Gain { operation, at, loser, seal });
     let history = (vec((group(), slot()), 0..4), vec((group(), slot()), 0..4), vec(gain, 0..3), slot());
+    let recoveries = (slot(), vec(recovered(), 0..3));
     let operations = (option::of(pending()), any::<u64>(), vec(obligation(), 0..3), history);
     let numbers = any::<(u64, u64, u64, u16, u64, u64, bool)>();
-    (names, links, operations, numbers).prop_map(|(names, links, operations, numbers)| {
+    (names, links, operations, recoveries, numbers).prop_map(|(names, links, operations, recoveries, numbers)| {
+        let (forgotten_gains, recovered) = recoveries;
         let ((cluster, group), applied, configuration, range_version, range) = names;
         let (version, predecessor, successor) = links;
         let (pending, counter, outbox, (absorbed, children, gained, reshaped)) = operations;
@@ -175,6 +204,8 @@ pub(crate) fn state() -> impl Strategy<Value = GroupState> {
             absorbed,
             children,
             gained,
+            forgotten_gains,
+            recovered,
             reshaped,
             stamp: Version(stamp),
             forgotten: Version(forgotten),

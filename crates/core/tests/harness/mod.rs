@@ -317,6 +317,20 @@ impl Cluster {
         request
     }
 
+    /// An operator orders that a group go on with these members alone.
+    pub(crate) fn recover(&mut self, letter: char, group: GroupId, label: &str, survivors: Vec<NodeId>) -> RequestId {
+        let request = self.request(label);
+        self.input(letter, Input::Recover { request, group, survivors });
+        request
+    }
+
+    /// An operator tells a node whom not to listen to again.
+    pub(crate) fn condemn(&mut self, letter: char, label: &str, nodes: Vec<NodeId>) -> RequestId {
+        let request = self.request(label);
+        self.input(letter, Input::Condemn { request, nodes });
+        request
+    }
+
     /// Makes the store durable and tells the node, which may then truncate its log.
     pub(crate) fn flush(&mut self, letter: char) {
         let process = self.process(letter);
@@ -410,7 +424,7 @@ impl Cluster {
         self.carry_out(letter, effects);
         if let Err(error) = checked {
             self.say(format!("{letter} -> {caller}"), format!("refuses the hello: {error}"));
-            if error == HelloError::RolledBack {
+            if matches!(error, HelloError::RolledBack | HelloError::Condemned) {
                 self.input(caller, Input::RolledBack { by: id(letter) });
             }
         }

@@ -16,7 +16,7 @@ use scatter_core::entry::{Entry, EntryKind};
 use scatter_core::group::{Configuration, GroupState, Link, Role};
 use scatter_core::message::{Message, PeerMessage, Refusal, Ticket};
 use scatter_core::ops::messages::{GroupEnvelope, GroupMessage, Standing, Vote};
-use scatter_core::ops::{Begin, Decide, OperationId, Pending, Prepare, Resolve, Split, Takeover};
+use scatter_core::ops::{Begin, Decide, OperationId, Pending, Prepare, Recover, Resolve, Split, Takeover};
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::types::{Ballot, FeatureLevel, GroupId, Incarnation, NodeId, Slot};
 use std::cell::RefCell;
@@ -160,7 +160,8 @@ pub(crate) fn entry(names: &Names, entry: &Entry) -> String {
         | EntryKind::Prepare
         | EntryKind::Decide
         | EntryKind::Resolve
-        | EntryKind::Settle => between_groups_entry(names, entry.kind, body).unwrap_or("garbage".to_owned()),
+        | EntryKind::Settle
+        | EntryKind::Recover => between_groups_entry(names, entry.kind, body).unwrap_or("garbage".to_owned()),
         EntryKind::Correct => "correct".to_owned(),
     }
 }
@@ -175,6 +176,11 @@ fn between_groups_entry(names: &Names, kind: EntryKind, body: Bytes) -> Option<S
         EntryKind::Split => {
             let Split { at, child, leader, .. } = Split::from_all(body).ok()?;
             format!("split at {} to {}, {} leads", position(&at), names.of(child), letter(leader))
+        }
+        EntryKind::Recover => {
+            let Recover { child, leader, survivors, .. } = Recover::from_all(body).ok()?;
+            let survivors: String = survivors.into_iter().map(letter).collect();
+            format!("recover as {} with {survivors}, {} leads", names.of(child), letter(leader))
         }
         EntryKind::Begin => format!("begin to take {}", names.takeover(&Begin::from_all(body).ok()?.takeover)),
         EntryKind::Prepare => {
@@ -406,6 +412,7 @@ fn node_record(record: &NodeRecord) -> String {
 pub(crate) fn write(names: &Names, write: &Write) -> String {
     let (group, words) = match write {
         Write::Node { record } => return node_record(record),
+        Write::Peer { record } if record.condemned => return format!("peer {} condemned", letter(record.node)),
         Write::Peer { record } => return format!("peer {} boot {}", letter(record.node), record.boot),
         Write::Create { replica, after, inviter } => {
             let inviter =
@@ -431,7 +438,7 @@ pub(crate) fn write(names: &Names, write: &Write) -> String {
 pub(crate) fn reply(names: &Names, reply: &Reply) -> String {
     match reply {
         Reply::Done => "done".to_owned(),
-        Reply::Split { child } => format!("done, {} has the upper part", names.of(*child)),
+        Reply::Born { child } => format!("done, {} is born", names.of(*child)),
         Reply::Lost => "lost, may or may not be applied".to_owned(),
         Reply::ReadNow { .. } => "read now".to_owned(),
         Reply::Refused(refused) => match refused {

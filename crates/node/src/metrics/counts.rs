@@ -180,7 +180,7 @@ impl NodeCounts {
             Reply::Refused(Refused::DiskFull) => Failed::DiskFull,
             Reply::Refused(Refused::Invalid(_) | Refused::GivenUp(_))
             | Reply::Done
-            | Reply::Split { .. }
+            | Reply::Born { .. }
             | Reply::ReadNow { .. } => Failed::Other,
         };
         self.failed.raise(reason as usize);

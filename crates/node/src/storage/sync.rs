@@ -406,7 +406,7 @@ mod tests {
     }
 
     fn batch(number: u64) -> Vec<Write> {
-        vec![Write::Peer { record: PeerRecord { node: NodeId(number), boot: 0, nonce: 0 } }]
+        vec![Write::Peer { record: PeerRecord { node: NodeId(number), boot: 0, nonce: 0, condemned: false } }]
     }
 
     fn mark_of(writes: &[Write]) -> u64 {

@@ -33,7 +33,7 @@ pub enum Step {
 }
 
 /// The kinds of entries that operations consist of.
-const KINDS: [EntryKind; 7] = [
+const KINDS: [EntryKind; 8] = [
     EntryKind::Split,
     EntryKind::Begin,
     EntryKind::Prepare,
@@ -41,6 +41,7 @@ const KINDS: [EntryKind; 7] = [
     EntryKind::Resolve,
     EntryKind::Settle,
     EntryKind::Configuration,
+    EntryKind::Recover,
 ];
 
 /// Who dies of it.

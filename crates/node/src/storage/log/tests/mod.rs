@@ -87,7 +87,7 @@ fn node(boot: u64) -> Write {
 }
 
 fn peer(id: u64, boot: u64) -> Write {
-    Write::Peer { record: PeerRecord { node: NodeId(id), boot, nonce: boot * 7 } }
+    Write::Peer { record: PeerRecord { node: NodeId(id), boot, nonce: boot * 7, condemned: boot.is_multiple_of(2) } }
 }
 
 /// Appends to both, and syncs.
