@@ -492,7 +492,8 @@ impl Node {
         Ok(())
     }
 
-    /// Whether a group went on without a node, so that nobody listens to it.
+    /// Whether a group went on without a node, so that nobody listens to it: a connection with it is to be closed, so that it hears
+    /// why when it comes with the next.
     #[must_use]
     pub fn is_condemned(&self, node: NodeId) -> bool {
         self.peers.get(&node).is_some_and(|peer| peer.condemned) && !planted::on(Bug::CondemnedHeard)
@@ -536,6 +537,7 @@ impl Node {
         }
         match input {
             Input::Tick => self.on_tick(now, effects),
+            // A connection from before it was condemned: the shell ends it.
             Input::Message { from, .. } if self.is_condemned(from) => {}
             Input::Message { from, message } => self.on_message(now, from, message, effects),
             Input::Synced { write } => self.on_synced(now, write, effects),

@@ -240,6 +240,11 @@ impl Driver {
         }
     }
 
+    /// Whether nobody is to listen to a node.
+    pub fn is_condemned(&self, node: NodeId) -> bool {
+        self.node.is_condemned(node)
+    }
+
     fn step(&mut self, input: Input) {
         self.node.step(crate::clock::now(), input, &mut self.effects);
     }

@@ -62,7 +62,9 @@ impl PeerSink for Gate {
         self.0.borrow_mut().on_frame(from, frame);
     }
 
-    fn batch_end(&self) {
-        self.0.borrow_mut().on_batch_end();
+    fn batch_end(&self, from: NodeId) -> bool {
+        let mut driver = self.0.borrow_mut();
+        driver.on_batch_end();
+        !driver.is_condemned(from)
     }
 }

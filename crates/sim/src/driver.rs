@@ -653,6 +653,8 @@ fn kind_of(input: &Input) -> u64 {
         Input::Merged { .. } => 20,
         Input::Reshape { .. } => 21,
         Input::Counted { .. } => 22,
+        Input::Recover { .. } => 23,
+        Input::Condemn { .. } => 24,
     }
 }
 

@@ -74,6 +74,8 @@ struct GroupRecord {
     state: Option<GroupState>,
     /// The group was merged into another.
     ended: bool,
+    /// The voters that are left, once it has lost its majority for good.
+    survivors: Vec<NodeId>,
 }
 
 impl GroupRecord {
@@ -220,6 +222,26 @@ impl Observer {
         }
     }
 
+    /// A group has lost its majority for good: these voters are left.
+    pub fn loses(&mut self, group: GroupId, survivors: &[NodeId]) {
+        self.group(group).survivors = survivors.to_vec();
+    }
+
+    /// The last slot that anybody took for decided.
+    #[must_use]
+    pub fn last_decided(&self, group: GroupId) -> Slot {
+        let slots = self.groups.get(&group).map(|record| &record.slots);
+        let last = slots.and_then(|slots| slots.iter().rposition(|slot| slot.decided != 0));
+        Slot(last.map_or(0, |last| last as u64))
+    }
+
+    /// Whether those who are left of a group that has lost its majority are all among `counted`.
+    #[must_use]
+    pub fn is_left_to(&self, group: GroupId, counted: impl Fn(NodeId) -> bool) -> bool {
+        let survivors = self.groups.get(&group).map(|record| &record.survivors);
+        survivors.is_some_and(|survivors| !survivors.is_empty() && survivors.iter().all(|node| counted(*node)))
+    }
+
     /// The groups there are.
     #[must_use]
     pub fn living(&self) -> Vec<GroupId> {
@@ -344,7 +366,15 @@ impl Observer {
                 votes.count() >= set.majority()
             })
         });
-        require(2, chosen, || {
+        let survivors = &record.survivors;
+        let left = !survivors.is_empty()
+            && ballots.iter().any(|ballot| {
+                survivors.iter().all(|node| {
+                    let mut votes = accepted.iter();
+                    votes.any(|(name, in_ballot, what)| in_ballot == ballot && *what == found && name.node == *node)
+                })
+            });
+        require(2, chosen || left, || {
             format!("host {host} takes slot {slot} of group {group} for decided; on disk: {accepted:?}, sets: {sets:?}")
         })?;
         if let Some(next) = next {

@@ -4,6 +4,7 @@
 //! nodes are lost than leave every group a majority; a disk is put back only to before a boot that its peers have seen.
 
 mod ambush;
+mod disaster;
 mod plots;
 pub mod steps;
 
@@ -61,6 +62,10 @@ pub enum Undo {
     Drain(usize, bool),
     /// Whoever lies in wait looks.
     Ambush(ambush::Ambush),
+    /// The operator has those who are left of lost groups go on.
+    Recover,
+    /// A host that was lost comes back with its disk.
+    ComeBack(usize),
 }
 
 /// Why a grantor might forget the lease it granted.
@@ -98,6 +103,8 @@ pub struct Nemesis {
     impostors: BTreeSet<u64>,
     /// Until when what groups say to each other arrives twice.
     echoes_until: Time,
+    /// What disasters have taken.
+    lost: disaster::Lost,
     /// The votes of the first of these groups on what the second asks are lost until then.
     silenced: Option<(GroupId, GroupId, Time)>,
 }
@@ -132,6 +139,7 @@ impl Nemesis {
             tampered: BTreeSet::new(),
             impostors: BTreeSet::new(),
             echoes_until: 0,
+            lost: disaster::Lost::default(),
             silenced: None,
         }
     }
@@ -289,6 +297,7 @@ impl World {
             Fault::Merge => return self.order_takeover(true),
             Fault::Repartition => return self.order_takeover(false),
             Fault::Ambush => return self.ambush(),
+            Fault::Disaster => self.disaster(),
             Fault::SwapAddresses => {
                 let (a, b) = (self.any_host(), self.any_host());
                 // Before everybody belongs to the cluster that would be another list of founders.
@@ -744,6 +753,8 @@ impl World {
                 self.part(host, &others, until);
             }
             Undo::Order(_) | Undo::Unseat(_) | Undo::Restart(_) | Undo::Slow(_) | Undo::Part(..) => {}
+            Undo::Recover => return self.recover_lost(),
+            Undo::ComeBack(host) => return self.come_back(host),
             Undo::Strike(_) | Undo::Ambush(_) => {}
             Undo::Usurp(leader, victim, weakness, until) => {
                 if !self.nemesis.stopped {

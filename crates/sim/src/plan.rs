@@ -15,6 +15,9 @@ pub const MILLISECOND: Time = 1_000_000;
 /// One second of virtual time.
 pub const SECOND: Time = 1_000_000_000;
 
+/// Sets the draw of disasters apart.
+const DISASTERS: u64 = 0xd15a_57e2;
+
 macro_rules! profiles {
     ($($(#[$doc:meta])* $profile:ident => $name:literal,)*) => {
         /// A kind of weather.
@@ -61,6 +64,8 @@ profiles! {
     Ring => "ring",
     /// Whole rings: many hosts that live for a while and are replaced, groups that look after themselves.
     Churn => "churn",
+    /// Groups lose their majority for good, and are recovered.
+    Disaster => "disaster",
     /// The first group is born among faults.
     Birth => "birth",
     /// All of it.
@@ -68,9 +73,10 @@ profiles! {
 }
 
 impl Profile {
-    /// Those that a seed draws from one with another; whole rings cost more, and are drawn by themselves.
+    /// Those that a seed draws from one with another. Whole rings cost more, and disasters are not what the protocol promises to
+    /// survive: they are drawn by themselves.
     fn drawn() -> Vec<Self> {
-        Self::ALL.iter().copied().filter(|profile| *profile != Self::Churn).collect()
+        Self::ALL.iter().copied().filter(|profile| !matches!(profile, Self::Churn | Self::Disaster)).collect()
     }
 }
 
@@ -148,6 +154,8 @@ pub enum Fault {
     Drain,
     /// A group is ordered one of these three, and when it has come to a certain step, other things happen to it.
     Ambush,
+    /// Groups lose their majority for good.
+    Disaster,
     /// Two hosts swap their addresses for a while.
     SwapAddresses,
     /// A leader is left with a bare majority for longer than its leases; then one of that majority restarts, or has a fast
@@ -232,6 +240,7 @@ impl Plan {
     pub fn draw(seed: u64, profile: Option<Profile>) -> Self {
         let mut random = Random::new(seed);
         let drawn = if random.permille(350) { Profile::Everything } else { *random.pick(&Profile::drawn()) };
+        let drawn = if Random::new(seed ^ DISASTERS).permille(25) { Profile::Disaster } else { drawn };
         let drawn = if crate::churn::is_drawn(seed) { Profile::Churn } else { drawn };
         let profile = profile.unwrap_or(drawn);
         let everything = profile == Profile::Everything;
@@ -239,7 +248,7 @@ impl Plan {
         let founders = if random.permille(250) { 5 } else { 3 };
         let spare = match profile {
             Profile::Membership | Profile::Everything | Profile::Disks => random.between(1, 2) as usize,
-            Profile::Ring => random.between(1, 3) as usize,
+            Profile::Ring | Profile::Disaster => random.between(1, 3) as usize,
             _ => random.below(2) as usize,
         };
         let groups = if birth || random.permille(600) { 1 } else { random.between(2, 3) as usize };
@@ -259,7 +268,7 @@ impl Plan {
             founders,
             birth,
             groups,
-            keys: random.between(1, 5) as u32 + groups as u32 + if profile == Profile::Ring { 4 } else { 0 },
+            keys: random.between(1, 5) as u32 + groups as u32 + if matches!(profile, Profile::Ring | Profile::Disaster) { 4 } else { 0 },
             sessions: random.between(2, 4) as usize,
             lanes: random.between(1, 3) as usize,
             think: random.spread(20 * MILLISECOND, 500 * MILLISECOND),
@@ -434,6 +443,30 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
             CrashAtStep,
             CrashAtStep,
             Drain,
+        ],
+        Profile::Disaster => vec![
+            Fault::Disaster,
+            Fault::Disaster,
+            Fault::Disaster,
+            Ambush,
+            Ambush,
+            Ambush,
+            Ambush,
+            Ambush,
+            Split,
+            Split,
+            Merge,
+            Repartition,
+            Repartition,
+            Crash,
+            CrashMany,
+            Isolate,
+            Pause,
+            StallApply,
+            SlowDisk,
+            Members,
+            HandOver,
+            CrashAtStep,
         ],
         Profile::Birth => vec![Crash, Crash, Isolate, OneWay, Halves, FailSync, Pause, SwapAddresses, Spoil],
         Profile::Everything => vec![

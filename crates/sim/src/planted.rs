@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The weather in which a bug shows; `None`: any.
 fn habitat(bug: Bug) -> Option<Profile> {
-    bug.is_between_groups().then_some(Profile::Ring)
+    match bug {
+        Bug::RecoveryPresumesAbort | Bug::RecoveryAsksNobody | Bug::CondemnedHeard => Some(Profile::Disaster),
+        _ => bug.is_between_groups().then_some(Profile::Ring),
+    }
 }
 
 /// Plants one bug after the other and tells which were caught. True if all were.

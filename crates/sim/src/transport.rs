@@ -216,7 +216,9 @@ impl World {
             }
             Packet::Refusal { error, wanted, by, to_epoch } => self.refusal(to, error, wanted, by, to_epoch),
             Packet::Peer { from: node, to_epoch, ref message, .. } => {
-                if self.hosts[to].epoch != to_epoch {
+                let process = self.hosts[to].process.as_ref();
+                let condemned = process.is_some_and(|process| process.node.is_condemned(node));
+                if self.hosts[to].epoch != to_epoch || condemned {
                     self.disconnected(from, to, &packet);
                     return Ok(());
                 }

@@ -4,6 +4,7 @@
 
 use super::messages::{GroupEnvelope, GroupMessage, Standing, Vote};
 use super::order::{UnderWay, all_applied};
+use super::recovery::slot_here;
 use super::{Decide, Obligation, OperationId, Pending, Prepare, Surrender, Takeover};
 use crate::codec::Encode;
 use crate::effects::Outgoing;
@@ -285,7 +286,8 @@ impl Replica {
             }
             match obligation {
                 // Until everybody has taken over what moved, the loser keeps it: its replicas are where it is taken from.
-                Obligation::Tell { committed: Some(at), .. } if !all_applied(leader, applied, *at) => {}
+                Obligation::Tell { operation, committed: Some(at), .. }
+                    if !all_applied(leader, applied, slot_here(self.name.group, operation, *at)) => {}
                 Obligation::Tell { operation, loser, committed } if due => {
                     let message = GroupMessage::Resolve { operation: *operation, committed: *committed };
                     self.tell_group_as(operation.coordinator, loser, &message, cx);
@@ -325,7 +327,8 @@ impl Replica {
         let owed = report.state.outbox.iter().find(|obligation| obligation.operation() == operation);
         let pending = report.state.pending.as_ref().is_some_and(|pending| pending.operation() == operation);
         let Role::Leader(leader) = &self.role else { return };
-        let assembled = |at: Slot| all_applied(leader, self.assembled_through(cx), at);
+        let own = self.name.group;
+        let assembled = |at: Slot| all_applied(leader, self.assembled_through(cx), slot_here(own, &operation, at));
         let standing = match owed {
             Some(Obligation::Tell { committed: Some(at), .. }) if !assembled(*at) => Standing::Undecided,
             Some(Obligation::Tell { committed: Some(at), .. } | Obligation::Bury { at, .. }) => {

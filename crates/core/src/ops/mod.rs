@@ -102,10 +102,10 @@ pub struct Recovered {
     pub log_time: LogTime,
     /// The members that went on.
     pub survivors: Vec<NodeId>,
-    /// Those that did not: nobody listens to these nodes again.
+    /// The voters that did not: nobody listens to these nodes again.
     pub condemned: Vec<NodeId>,
-    /// The last takeovers that it had committed.
-    pub gained: Vec<OperationId>,
+    /// The last takeovers that it had committed, each with its slot.
+    pub gained: Vec<(OperationId, Slot)>,
     /// Of the operations that it began up to this slot it no longer knew how they ended.
     pub forgotten_gains: Slot,
 }
@@ -342,15 +342,13 @@ impl Obligation {
         }
     }
 
-    /// What a group that was recovered from the one that owes this owes in its place. All its members have from its first slot
-    /// on what the other had taken over.
+    /// Whether a group that was recovered from the one that owes this owes it in its place. All its members have from its first
+    /// slot on what the other had taken over.
     #[must_use]
-    pub fn inherited(&self) -> Option<Self> {
+    pub const fn is_inherited(&self) -> bool {
         match self {
-            Self::Tell { operation, loser, committed } => {
-                Some(Self::Tell { operation: *operation, loser: loser.clone(), committed: committed.map(|_| Slot(1)) })
-            }
-            Self::Bury { .. } => None,
+            Self::Tell { .. } => true,
+            Self::Bury { .. } => false,
         }
     }
 }

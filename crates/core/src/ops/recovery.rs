@@ -163,10 +163,10 @@ impl Replica {
     pub(crate) fn standing_of_unknown(&self, operation: OperationId, current: bool) -> Option<Standing> {
         let state = &self.report.as_ref()?.state;
         if let Some(recovered) = state.recovered.iter().find(|recovered| recovered.group == operation.coordinator) {
-            if recovered.gained.contains(&operation) {
-                return Some(Standing::Committed { at: Slot(1) });
-            }
-            return (operation.slot > recovered.forgotten_gains).then_some(Standing::Aborted);
+            return match recovered.gained.iter().find(|(gained, _)| *gained == operation) {
+                Some((_, at)) => Some(Standing::Committed { at: *at }),
+                None => (operation.slot > recovered.forgotten_gains).then_some(Standing::Aborted),
+            };
         }
         if operation.coordinator != self.name.group {
             return None;
@@ -181,6 +181,12 @@ impl Replica {
 /// Whether a group ended because its survivors go on as another: no takeover is the first entry of a group.
 pub(crate) fn is_recovery(merger: Merger) -> bool {
     merger.at == Slot(1)
+}
+
+/// The slot of this group from which on its members have what an operation did at a slot of its coordinator: the first one, if
+/// that is a group which this one was recovered from.
+pub(crate) fn slot_here(own: GroupId, operation: &OperationId, at: Slot) -> Slot {
+    if operation.coordinator == own { at } else { Slot(1) }
 }
 
 fn votes_in(configuration: &Configuration, node: NodeId) -> bool {

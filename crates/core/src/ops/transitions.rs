@@ -222,7 +222,7 @@ impl GroupState {
         child.absorbed.push((self.group, first));
         let too_many = child.absorbed.len().saturating_sub(MAX_ABSORBED);
         child.absorbed.drain(..too_many);
-        child.outbox = self.outbox.iter().filter_map(Obligation::inherited).collect();
+        child.outbox = self.outbox.iter().filter(|owed| owed.is_inherited()).cloned().collect();
         let operation = OperationId { coordinator: child.group, slot: first };
         child.outbox.push(Obligation::Bury { operation, loser: self.group, at: first });
         child.recovered.push(Recovered {
@@ -230,8 +230,8 @@ impl GroupState {
             at: slot,
             log_time: self.log_time,
             survivors: recover.survivors.clone(),
-            condemned: lost.into_iter().map(|member| member.node).collect(),
-            gained: self.gained.iter().map(|gain| gain.operation).collect(),
+            condemned: lost.into_iter().filter(|member| member.role == Role::Voter).map(|member| member.node).collect(),
+            gained: self.gained.iter().map(|gain| (gain.operation, gain.at)).collect(),
             forgotten_gains: self.forgotten_gains,
         });
         let too_many = child.recovered.len().saturating_sub(MAX_RECOVERED);

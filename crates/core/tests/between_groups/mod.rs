@@ -162,7 +162,7 @@ pub(crate) fn recover() -> impl Strategy<Value = Recover> {
 
 fn recovered() -> impl Strategy<Value = Recovered> {
     let nodes = || vec(any::<u64>().prop_map(NodeId), 0..4);
-    (group(), slot(), any::<u64>(), nodes(), nodes(), vec(operation(), 0..3), slot()).prop_map(
+    (group(), slot(), any::<u64>(), nodes(), nodes(), vec((operation(), slot()), 0..3), slot()).prop_map(
         |(group, at, log_time, survivors, condemned, gained, forgotten_gains)| Recovered {
             group,
             at,

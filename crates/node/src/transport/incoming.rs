@@ -175,7 +175,9 @@ async fn read_peer(
         }
         if frames > 0 {
             inner.metrics.frames_received.add(frames);
-            inner.sink.batch_end();
+            if !inner.sink.batch_end(from) {
+                return Ok(());
+            }
         }
         let space = buffer.space();
         let room = space.capacity() - space.len();

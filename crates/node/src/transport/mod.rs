@@ -108,8 +108,9 @@ pub trait PeerSink {
     /// long is better copied.
     fn frame(&self, from: NodeId, channel: Channel, frame: Bytes);
 
-    /// Everything that one read brought has been handed over: the moment to act on all of it together.
-    fn batch_end(&self) {}
+    /// Everything that one read brought has been handed over: the moment to act on all of it together. Whether the peer is to be
+    /// listened to any longer.
+    fn batch_end(&self, from: NodeId) -> bool;
 }
 
 /// The handle of the driver. Clones share the transport; it stops when the last one is dropped.

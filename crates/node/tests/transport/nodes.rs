@@ -244,8 +244,9 @@ impl PeerSink for Sink {
         self.frames.borrow_mut().push((from, channel, number));
     }
 
-    fn batch_end(&self) {
+    fn batch_end(&self, _from: NodeId) -> bool {
         self.changed.notify_one();
+        true
     }
 }
 

@@ -7,7 +7,7 @@ use super::Undo;
 use crate::history::Time;
 use crate::host::Asked;
 use crate::invariants::{Checked, voters};
-use crate::plan::{Fault, MICROSECOND, MILLISECOND, SECOND};
+use crate::plan::{Fault, MICROSECOND, MILLISECOND, Profile, SECOND};
 use crate::world::{Event, World};
 use scatter_core::input::Input;
 use scatter_core::ops::Pending;
@@ -101,6 +101,10 @@ enum Mischief {
     PartWays,
     /// This host dies, later.
     Forget(usize),
+    /// The group loses its majority for good.
+    Lose,
+    /// The other group does.
+    LoseOther,
 }
 
 /// An order and what belongs to it.
@@ -166,6 +170,25 @@ const PLOTS: &[Plot] = {
     ]
 };
 
+/// Disasters in the middle of an operation.
+const DISASTERS: &[Plot] = {
+    use Mischief::*;
+    use Moment::*;
+    use Wanted::*;
+    &[
+        Plot { order: TakeOver, strikes: &[(Begun, Lose)] },
+        Plot { order: TakeOver, strikes: &[(Sealed, Lose)] },
+        Plot { order: TakeOver, strikes: &[(Sealed, LoseOther)] },
+        // The gainer knows that it has taken over, and the loser does not.
+        Plot { order: Repartition, strikes: &[(Reshaped, Lose)] },
+        Plot { order: Repartition, strikes: &[(Begun, Stall), (Reshaped, Lose)] },
+        Plot { order: Merge, strikes: &[(Reshaped, Lose)] },
+        Plot { order: TakeOver, strikes: &[(Settled, Lose)] },
+        Plot { order: Split, strikes: &[(Reshaped, Lose)] },
+        Plot { order: Split, strikes: &[(Ordered, Lose)] },
+    ]
+};
+
 /// Somebody who lies in wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Ambush {
@@ -190,7 +213,8 @@ impl World {
         let sides =
             [(Side::Predecessor, state.links.predecessor.group), (Side::Successor, state.links.successor.group)];
         let (side, other) = *self.nemesis.random.pick(&sides);
-        let plot = self.nemesis.random.permille(600).then(|| self.nemesis.random.pick(PLOTS));
+        let plots = if self.plan.profile == Profile::Disaster { DISASTERS } else { PLOTS };
+        let plot = self.nemesis.random.permille(600).then(|| self.nemesis.random.pick(plots));
         let wanted = match plot {
             _ if groups.len() < 2 => Wanted::Split,
             Some(plot) => plot.order,
@@ -347,6 +371,8 @@ impl World {
             Mischief::WipeOthers(host) => self.wipe_others(group, host),
             Mischief::PartWays => return self.part_ways(ambush),
             Mischief::Forget(host) => self.crash_and_start(host),
+            Mischief::Lose => self.disaster_of(group),
+            Mischief::LoseOther => self.disaster_of(other),
         }
         Ok(())
     }
