@@ -101,6 +101,18 @@ pub(crate) fn paths() -> Value {
         "/v1/nodes/{id}/drain": node_order("Has a node emptied: what it leads goes at once, its replicas as there is room."),
         "/v1/nodes/{id}/undrain": node_order("Takes a drain back."),
         "/v1/nodes/{id}/remove": node_order("Takes a node that is dead or empty out of every group."),
+        "/v1/recover": order(
+            "Has a group that has lost its majority for good go on with its survivors, as another group. Unsafe: what only the \
+             lost members had is lost.",
+            json!({
+                "type": "object", "additionalProperties": false, "required": ["group"],
+                "properties": {
+                    "group": { "type": "string", "description": "The group's id." },
+                    "survivors": nodes,
+                    "unsafe": { "type": "boolean", "description": "Must be true, but for a dry run." },
+                },
+            }),
+        ),
         "/v1/groups/{id}/transfer-leader": order("Hands leadership over.", json!({
             "type": "object", "additionalProperties": false,
             "properties": { "to": { "type": ["string", "null"], "description": "A voter's id; none lets the leader choose." } },

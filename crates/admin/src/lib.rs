@@ -8,6 +8,7 @@ mod node_orders;
 mod orders;
 mod page;
 mod picture;
+mod recover;
 mod routes;
 mod settings;
 

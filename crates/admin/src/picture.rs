@@ -4,7 +4,7 @@ use scatter_client::cache::{RingCache, RingView};
 use scatter_client::{Key, Survey};
 use scatter_core::group::{Descriptor, Role};
 use scatter_core::ring::{KeyRange, Position};
-use scatter_core::types::{GroupId, NodeId};
+use scatter_core::types::{GroupId, NodeId, Slot};
 use scatter_wire::{Description, NodeInfo, NodeState, PendingInfo, ReplicaInfo, ReplicaRole};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -263,6 +263,13 @@ impl Picture {
     /// The nodes that answered.
     pub fn answering(&self) -> impl Iterator<Item = NodeId> {
         self.survey.descriptions.keys().copied()
+    }
+
+    /// The last slot of a group that a node knows decided, if it answered and has the group's data.
+    #[must_use]
+    pub fn known_decided(&self, node: NodeId, group: GroupId) -> Option<Slot> {
+        let mut replicas = self.replicas(group);
+        replicas.find(|(host, replica)| *host == node && replica.applied > Slot(0)).map(|(_, replica)| replica.decided)
     }
 
     /// How many replicas a node hosts, if it answered.

@@ -5,6 +5,7 @@ use crate::history::{Decision, History};
 use crate::node_orders;
 use crate::orders;
 use crate::picture::Picture;
+use crate::recover;
 use crate::settings::AdminProgramSettings;
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
@@ -137,6 +138,7 @@ pub fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/nodes/{id}/drain", post(node_orders::drain))
         .route("/v1/nodes/{id}/undrain", post(node_orders::undrain))
         .route("/v1/nodes/{id}/remove", post(node_orders::remove))
+        .route("/v1/recover", post(recover::recover))
         .with_state(admin)
 }
 

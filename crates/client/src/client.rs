@@ -267,6 +267,30 @@ impl Client {
         self.ask_node(node, AdminRequest::Drain { on }, timeout).await
     }
 
+    /// Has a group that has lost its majority for good go on with `survivors` alone, as another group; `base`, one of them, sees to
+    /// it. Unsafe: what only the lost members had is lost, and if they are not lost there are two owners until they hear of it.
+    /// [`Client::condemn`] must have told every survivor whom not to listen to. Returns what the base says, a JSON document that
+    /// names the new group as `child`.
+    pub async fn recover(
+        &self,
+        base: NodeId,
+        group: GroupId,
+        survivors: Vec<NodeId>,
+        timeout: Option<Duration>,
+    ) -> Result<String, AdminError> {
+        self.ask_node(base, AdminRequest::Recover { group, survivors }, timeout).await
+    }
+
+    /// Has a node listen to `condemned` no more, for good: groups go on without them.
+    pub async fn condemn(
+        &self,
+        node: NodeId,
+        condemned: Vec<NodeId>,
+        timeout: Option<Duration>,
+    ) -> Result<String, AdminError> {
+        self.ask_node(node, AdminRequest::Condemn { nodes: condemned }, timeout).await
+    }
+
     /// Asks one node. All that is asked so may be asked again.
     async fn ask_node(
         &self,

@@ -506,7 +506,8 @@ impl Node {
                 self.give_up(effects);
                 return;
             }
-            let record = self.peers.entry(*node).or_insert(PeerRecord { node: *node, boot: 0, nonce: 0, condemned: false });
+            let record =
+                self.peers.entry(*node).or_insert(PeerRecord { node: *node, boot: 0, nonce: 0, condemned: false });
             if !record.condemned {
                 record.condemned = true;
                 effects.writes.push(Write::Peer { record: *record });

@@ -241,10 +241,9 @@ fn write() -> impl Strategy<Value = Write> {
     let group = || any::<u64>().prop_map(GroupId);
     prop_oneof![
         node_record().prop_map(|record| Write::Node { record }),
-        any::<(u64, u64, u64, bool)>()
-            .prop_map(|(node, boot, nonce, condemned)| Write::Peer {
-                record: PeerRecord { node: NodeId(node), boot, nonce, condemned }
-            }),
+        any::<(u64, u64, u64, bool)>().prop_map(|(node, boot, nonce, condemned)| Write::Peer {
+            record: PeerRecord { node: NodeId(node), boot, nonce, condemned }
+        }),
         (name(), slot(), option::of(name())).prop_map(|(replica, after, inviter)| Write::Create {
             replica,
             after,

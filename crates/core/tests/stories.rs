@@ -202,7 +202,11 @@ impl Story {
                 let nodes = condemned.iter().map(|letter| harness::id(only(letter))).collect();
                 cluster.condemn(only(node), "condemn", nodes);
             }
-            ["propose" | "read" | "hand-over" | "change" | "split" | "merge" | "shift" | "recover", node, rest @ ..] => {
+            [
+                "propose" | "read" | "hand-over" | "change" | "split" | "merge" | "shift" | "recover",
+                node,
+                rest @ ..,
+            ] => {
                 let named = rest.first().and_then(|word| self.cluster.names.group(word));
                 let rest = if named.is_some() { &rest[1..] } else { rest };
                 let group = named.unwrap_or_else(|| self.cluster.group());

@@ -95,6 +95,16 @@ impl Operator {
         groups
     }
 
+    /// Waits until the ring has so many groups, each led by somebody; then their ids.
+    #[must_use]
+    pub fn led(&self, count: usize) -> Vec<String> {
+        wait::until(&format!("{count} groups are led"), || {
+            let groups = self.groups();
+            let led = groups.len() == count && groups.iter().all(|group| !group.leader.is_empty());
+            led.then(|| groups.into_iter().map(|group| group.id).collect())
+        })
+    }
+
     /// Gives an order and waits for the answer, if there is one.
     pub fn send_order(&self, group: &str, what: &str, body: &str) -> Result<Reply, Failed> {
         let path = format!("/v1/groups/{group}/{what}");

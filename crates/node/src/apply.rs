@@ -369,6 +369,7 @@ impl Worker {
                 tablets,
                 links: state.links.clone(),
                 held,
+                recovered: state.recovered.clone(),
                 absorbed: state.absorbed.iter().map(|(group, _)| *group).collect(),
                 word: self.words.get(&group).cloned().unwrap_or_default(),
                 figures,

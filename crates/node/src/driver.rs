@@ -521,6 +521,16 @@ impl Driver {
                 let request = self.request(Pending::Order(waiter, group));
                 self.step(Input::Reshape { request, group, order });
             }
+            Event::Recover { group, survivors, waiter } => {
+                tracing::warn!(%group, ?survivors, "ordered to go on with the survivors of a group alone");
+                let request = self.request(Pending::Order(waiter, group));
+                self.step(Input::Recover { request, group, survivors });
+            }
+            Event::Condemn { nodes, waiter } => {
+                tracing::warn!(?nodes, "ordered to listen to these nodes no more");
+                let request = self.request(Pending::Order(waiter, GroupId(0)));
+                self.step(Input::Condemn { request, nodes });
+            }
             Event::Organised { group, outcome, text } => {
                 tracing::info!(%group, %text, "policy");
                 self.organiser.ended(crate::clock::instant(), group, outcome, text, &self.serving);
@@ -545,7 +555,7 @@ impl Driver {
             LogEvent::Synced(write) => {
                 self.step(Input::Synced { write });
                 if self.last_write.is_some_and(|last| last <= write) {
-                    let why = "this node's disk was rolled back or cloned: it gave up its id";
+                    let why = "this node's disk was rolled back or cloned, or a group was recovered without it: it gave up its id";
                     self.ended = Some(Ended::Fatal(why.to_owned()));
                 }
                 self.submit();

@@ -85,6 +85,22 @@ pub enum Event {
         /// Who waits.
         waiter: Waiter,
     },
+    /// An operator's order that a group go on with the survivors alone.
+    Recover {
+        /// The group.
+        group: GroupId,
+        /// Who is left.
+        survivors: Vec<NodeId>,
+        /// Who waits.
+        waiter: Waiter,
+    },
+    /// An operator's order to listen to these nodes no more.
+    Condemn {
+        /// The nodes.
+        nodes: Vec<NodeId>,
+        /// Who waits.
+        waiter: Waiter,
+    },
     /// What the policies ordered of a group has come to an end.
     Organised {
         /// The group.

@@ -163,6 +163,7 @@ mod tests {
             links: Links { version: LinksVersion(1), predecessor: link(8, before), successor: link(9, after) },
             held: None,
             absorbed: Vec::new(),
+            recovered: Vec::new(),
             word: Arc::default(),
             figures: Arc::default(),
         }

@@ -185,6 +185,8 @@ impl NodeService {
                 self.take_over(TakeOverOrder { group, from, boundary, range_version, dry_run }, waiter);
             }
             AdminRequest::Drain { on } => self.drain(on, waiter),
+            AdminRequest::Recover { group, survivors } => self.inbox.push(Event::Recover { group, survivors, waiter }),
+            AdminRequest::Condemn { nodes } => self.inbox.push(Event::Condemn { nodes, waiter }),
             AdminRequest::TransferLeader { group, to, dry_run: true } => {
                 waiter.answer(planned(crate::status::plan_transfer(&self.serving, group, to)));
             }

@@ -12,7 +12,7 @@ use scatter_core::command::Found;
 use scatter_core::group::read_word::ReadWord;
 use scatter_core::group::{Configuration, Descriptor, Link, Links, TabletMap};
 use scatter_core::node::ReplicaStatus;
-use scatter_core::ops::{OperationId, Pending};
+use scatter_core::ops::{OperationId, Pending, Recovered};
 use scatter_core::policy::Sampler;
 use scatter_core::ring::routing::RoutingTable;
 use scatter_core::ring::{Key, KeyRange, Position};
@@ -45,6 +45,8 @@ pub struct Served {
     pub held: Option<Held>,
     /// The groups that were merged into it, the last ones.
     pub absorbed: Vec<GroupId>,
+    /// The groups that it was recovered from, the last ones.
+    pub recovered: Vec<Recovered>,
     /// Where its data lies, as far as it may be read.
     pub tablets: TabletMap,
     /// Whether it may be read.

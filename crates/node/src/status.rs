@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use scatter_core::group::{Configuration, Link, Links, Role};
+use scatter_core::ops::Recovered;
 use scatter_core::policy::{Action, Measure, Side};
 use scatter_core::types::{GroupId, NodeId};
 use scatter_wire::{Identity, NewMember};
@@ -40,6 +41,7 @@ pub fn status(serving: &Serving, identity: &Identity) -> Value {
                 "range": served.as_ref().map(|served| range(&served.range)),
                 "range_version": served.as_ref().map(|served| served.range_version.0),
                 "links": served.as_ref().map(|served| links(&served.links)),
+                "recovered": served.iter().flat_map(|served| &served.recovered).map(recovered).collect::<Vec<_>>(),
                 "pending": served.as_ref().and_then(|served| served.held.as_ref()).map(pending),
             })
         })
@@ -110,6 +112,18 @@ fn links(links: &Links) -> Value {
         })
     };
     json!({ "version": links.version.0, "predecessor": link(&links.predecessor), "successor": link(&links.successor) })
+}
+
+/// The record of an unsafe recovery.
+fn recovered(recovered: &Recovered) -> Value {
+    let names = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "from": recovered.group.to_string(),
+        "at_slot": recovered.at.0,
+        "log_time_micros": recovered.log_time.0,
+        "survivors": names(&recovered.survivors),
+        "condemned": names(&recovered.condemned),
+    })
 }
 
 fn pending(held: &Held) -> Value {

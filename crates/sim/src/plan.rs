@@ -268,7 +268,9 @@ impl Plan {
             founders,
             birth,
             groups,
-            keys: random.between(1, 5) as u32 + groups as u32 + if matches!(profile, Profile::Ring | Profile::Disaster) { 4 } else { 0 },
+            keys: random.between(1, 5) as u32
+                + groups as u32
+                + if matches!(profile, Profile::Ring | Profile::Disaster) { 4 } else { 0 },
             sessions: random.between(2, 4) as usize,
             lanes: random.between(1, 3) as usize,
             think: random.spread(20 * MILLISECOND, 500 * MILLISECOND),

@@ -202,6 +202,18 @@ pub enum AdminRequest {
         /// Whether; `false` takes it back.
         on: bool,
     },
+    /// Has a group that has lost its majority for good go on with these members alone, as another group. Unsafe.
+    Recover {
+        /// The group.
+        group: GroupId,
+        /// The nodes of the voters that are left, the one that is asked among them.
+        survivors: Vec<NodeId>,
+    },
+    /// Has the node listen to these nodes no more, for groups go on without them.
+    Condemn {
+        /// The nodes.
+        nodes: Vec<NodeId>,
+    },
 }
 
 codec_enum!(AdminRequest {
@@ -211,4 +223,6 @@ codec_enum!(AdminRequest {
     4 => Split { group, at, range_version, dry_run },
     5 => TakeOver { group, from, boundary, range_version, dry_run },
     6 => Drain { on },
+    7 => Recover { group, survivors },
+    8 => Condemn { nodes },
 });

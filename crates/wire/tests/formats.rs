@@ -94,6 +94,11 @@ fn admin() -> impl Strategy<Value = AdminRequest> {
     prop_oneof![
         Just(AdminRequest::Status),
         any::<bool>().prop_map(|on| AdminRequest::Drain { on }),
+        (any::<u64>(), proptest::collection::vec(any::<u64>(), 0..4)).prop_map(|(group, survivors)| {
+            AdminRequest::Recover { group: GroupId(group), survivors: survivors.into_iter().map(NodeId).collect() }
+        }),
+        proptest::collection::vec(any::<u64>(), 0..4)
+            .prop_map(|nodes| AdminRequest::Condemn { nodes: nodes.into_iter().map(NodeId).collect() }),
         (group(), prop::collection::vec(newcomer, 0..4), prop::collection::vec(node(), 0..4), any::<bool>())
             .prop_map(|(group, add, remove, dry_run)| AdminRequest::ChangeMembers { group, add, remove, dry_run }),
         (group(), option::of(node()), any::<bool>()).prop_map(|(group, to, dry_run)| AdminRequest::TransferLeader {

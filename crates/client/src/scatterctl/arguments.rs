@@ -101,6 +101,8 @@ pub(crate) enum Command {
     Undrain(NodeOrder),
     /// Takes a node that is dead or empty out of every group
     RemoveNode(NodeOrder),
+    /// Has a group that has lost its majority for good go on with its survivors: what only the others had is lost
+    Recover(Recover),
     /// Shows what was ordered and seen lately, and what came of it
     Operations,
     /// Adds members to a group and removes others, in one step
@@ -304,6 +306,24 @@ pub(crate) struct NodeOrder {
     /// The node's id
     pub(crate) node: String,
     /// Only shows what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Does not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Recover {
+    /// The group's id
+    pub(crate) group: String,
+    /// A node that is left; all of them must be named, or none for all voters that answer
+    #[arg(long)]
+    pub(crate) survivor: Vec<String>,
+    /// Says that you know that acknowledged writes may be lost
+    #[arg(long = "unsafe")]
+    pub(crate) is_unsafe: bool,
+    /// Only shows what would be done, and what may be lost
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Does not ask

@@ -89,6 +89,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Repartition(shift) => reshape::repartition(&connections.admin()?, &output, shift).await,
         Command::Migrate(migrate) => reshape::migrate(&connections.admin()?, &output, migrate).await,
         Command::Drain(order) => ring::order_node(&connections.admin()?, &output, order, "drain").await,
+        Command::Recover(order) => ring::recover(&connections.admin()?, &output, order).await,
         Command::Undrain(order) => ring::order_node(&connections.admin()?, &output, order, "undrain").await,
         Command::RemoveNode(order) => ring::order_node(&connections.admin()?, &output, order, "remove").await,
         Command::Operations => reshape::operations(&connections.admin()?, &output).await,

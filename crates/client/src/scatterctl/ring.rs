@@ -1,6 +1,6 @@
 //! ring, groups, nodes, lookup; members and transfer-leader.
 
-use crate::arguments::{Groups, Lookup, Members, NodeOrder, Ring, TransferLeader};
+use crate::arguments::{Groups, Lookup, Members, NodeOrder, Recover, Ring, TransferLeader};
 use crate::output::{Output, cell, talk};
 use crate::remote::{Effect, Remote, encoded};
 use crate::{Exit, Failure};
@@ -150,6 +150,41 @@ pub(crate) async fn order_node(
         return output.json(&done);
     }
     output.line(if what == "drain" { "ordered; `scatterctl nodes` shows how far it is" } else { "done" })
+}
+
+/// An unsafe recovery: shows what may be lost, asks, and orders it.
+pub(crate) async fn recover(remote: &Remote, output: &Output, arguments: Recover) -> Result<(), Failure> {
+    if !arguments.is_unsafe && !arguments.dry_run {
+        let text = "a recovery may lose acknowledged writes: say --unsafe, or --dry-run to see what may be lost";
+        return Err(Failure::new(Exit::Usage, text));
+    }
+    let survivors = (!arguments.survivor.is_empty()).then_some(&arguments.survivor);
+    let mut body = json!({ "group": arguments.group });
+    if let Some(survivors) = survivors {
+        body["survivors"] = json!(survivors);
+    }
+    let plan = ask(remote, remote.order("/v1/recover?dry_run=true", &body)).await?;
+    let names = |name| list(&plan, name).iter().map(cell).collect::<Vec<_>>().join(" ");
+    let (survivors, condemned) = (names("survivors"), names("condemned"));
+    let lost = cell(&plan["may_be_lost"]);
+    if arguments.dry_run {
+        if output.is_json() {
+            return output.json(&plan);
+        }
+        return output.line(&format!("survivors: {survivors}\ncondemned: {condemned}\nmay be lost: {lost}"));
+    }
+    if !arguments.yes {
+        confirm(&format!(
+            "The group would go on with {survivors}. Nobody would ever listen to {condemned} again. May be lost: {lost}."
+        ))?;
+    }
+    body["unsafe"] = json!(true);
+    let done = order(remote, remote.order("/v1/recover", &body)).await?;
+    if output.is_json() {
+        output.json(&done)
+    } else {
+        output.line(&format!("the group goes on as {}", cell(&done["child"])))
+    }
 }
 
 pub(crate) async fn transfer_leader(

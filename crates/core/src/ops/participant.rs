@@ -54,13 +54,7 @@ impl Replica {
     }
 
     /// A member that does not lead tells who the members are: the leader may be one that the asker does not know.
-    fn point_on(
-        &self,
-        node: NodeId,
-        (from, to): (GroupId, GroupId),
-        message: &GroupMessage,
-        cx: &mut Context<'_>,
-    ) {
+    fn point_on(&self, node: NodeId, (from, to): (GroupId, GroupId), message: &GroupMessage, cx: &mut Context<'_>) {
         if let Some(configuration) = self.configuration.clone().filter(|_| message.asks()) {
             self.tell_as(to, (node, None), from, GroupMessage::Moved { configuration }, cx);
         }

@@ -680,7 +680,10 @@ fn the_survivors_of_a_group_go_on_with_all_that_it_had() {
     let child = parent.recover(&recover_of(&before, &[2, 3]), Slot(50)).expect("it fits");
     assert_eq!((child.group, child.applied, child.reshaped), (GroupId(99), Slot(1), Slot(1)));
     assert_eq!((&child.range, child.range_version), (&before.range, before.range_version.next()));
-    assert_eq!((&child.links.predecessor, &child.links.successor), (&before.links.predecessor, &before.links.successor));
+    assert_eq!(
+        (&child.links.predecessor, &child.links.successor),
+        (&before.links.predecessor, &before.links.successor)
+    );
     assert_eq!((child.keys, child.stamp, child.forgotten), (before.keys, before.stamp, before.forgotten));
     assert_eq!((child.log_time, child.operations), (before.log_time, before.operations));
     assert!(child.configuration.version > before.configuration.version);

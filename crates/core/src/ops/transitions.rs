@@ -4,8 +4,8 @@
 //! does not fit does nothing.
 
 use super::{
-    Begin, Decide, Gain, MAX_ABSORBED, MAX_CHILDREN, MAX_GAINED, MAX_RECOVERED, Obligation, OperationId, Pending, Prepare,
-    Recover, Recovered, Resolve, Split, Surrender, Takeover,
+    Begin, Decide, Gain, MAX_ABSORBED, MAX_CHILDREN, MAX_GAINED, MAX_RECOVERED, Obligation, OperationId, Pending,
+    Prepare, Recover, Recovered, Resolve, Split, Surrender, Takeover,
 };
 use crate::group::count::half;
 use crate::group::{Configuration, GroupState, Link, Links, Member, Role};
@@ -204,8 +204,10 @@ impl GroupState {
         let first = Slot(1);
         let (kept, lost): (Vec<_>, Vec<_>) =
             self.configuration.members.iter().cloned().partition(|member| recover.survivors.contains(&member.node));
-        let members =
-            kept.into_iter().map(|member| Member { incarnation: Incarnation(1), role: Role::Voter, ..member }).collect();
+        let members = kept
+            .into_iter()
+            .map(|member| Member { incarnation: Incarnation(1), role: Role::Voter, ..member })
+            .collect();
         let mut child = Self {
             group: recover.child,
             applied: first,

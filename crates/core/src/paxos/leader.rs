@@ -532,11 +532,8 @@ impl Replica {
         let Role::Leader(leader) = &self.role else { return Slot(0) };
         let held_by = |member: &crate::group::Member| {
             if member.node == self.name.node {
-                let own = if planted::on(Bug::OwnVoteBeforeSync) {
-                    Some(self.cursor.through)
-                } else {
-                    self.cursor.durable
-                };
+                let own =
+                    if planted::on(Bug::OwnVoteBeforeSync) { Some(self.cursor.through) } else { self.cursor.durable };
                 let counts = member.incarnation == self.name.incarnation && own_applied >= needed;
                 return if counts { own.unwrap_or_default() } else { Slot(0) };
             }

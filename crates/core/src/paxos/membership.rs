@@ -337,7 +337,12 @@ impl Replica {
         };
         if own {
             cx.reply(request, Reply::Done);
-        } else if !votes || recovering || leader.hand_over.is_some() || leader.structural.is_some() || leader.change.is_some() {
+        } else if !votes
+            || recovering
+            || leader.hand_over.is_some()
+            || leader.structural.is_some()
+            || leader.change.is_some()
+        {
             let why = if votes { "the group is busy with another change" } else { "the node is no voter of the group" };
             cx.reply(request, Reply::Refused(Refused::Invalid(why.to_owned())));
         } else {

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use scatter_core::group::{Correction, GroupState, Link, Links, Member};
 use scatter_core::ops::messages::{GroupEnvelope, GroupMessage, Standing, Vote};
 use scatter_core::ops::{
-    Begin, Decide, Gain, Obligation, OperationId, Pending, Prepare, Recover, Recovered, Resolve, Split, Surrender, Takeover,
+    Begin, Decide, Gain, Obligation, OperationId, Pending, Prepare, Recover, Recovered, Resolve, Split, Surrender,
+    Takeover,
 };
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::time::LogTime;
@@ -178,8 +179,12 @@ fn recovered() -> impl Strategy<Value = Recovered> {
 pub(crate) fn state() -> impl Strategy<Value = GroupState> {
     let names = (any::<(u128, u64)>(), slot(), configuration(), any::<u64>(), range());
     let links = (any::<u64>(), link(), link());
-    let gain = (operation(), slot(), group(), slot())
-        .prop_map(|(operation, at, loser, seal)| Gain { operation, at, loser, seal });
+    let gain = (operation(), slot(), group(), slot()).prop_map(|(operation, at, loser, seal)| Gain {
+        operation,
+        at,
+        loser,
+        seal,
+    });
     let history = (vec((group(), slot()), 0..4), vec((group(), slot()), 0..4), vec(gain, 0..3), slot());
     let recoveries = (slot(), vec(recovered(), 0..3));
     let operations = (option::of(pending()), any::<u64>(), vec(obligation(), 0..3), history);

@@ -10,6 +10,7 @@ mod hostile;
 mod idle;
 mod moving;
 mod pauses;
+mod recovering;
 mod requests;
 mod reshaping;
 mod serving;

@@ -51,7 +51,9 @@ impl World {
         if hosts.len() < victims.len() || !lost.contains_key(&group) || !self.is_survivable(&lost, &victims) {
             return;
         }
-        self.note([31, group.0, victims.len() as u64], || format!("disaster: {victims:?} are lost, and so are {lost:?}"));
+        self.note([31, group.0, victims.len() as u64], || {
+            format!("disaster: {victims:?} are lost, and so are {lost:?}")
+        });
         self.nemesis.lost.disasters += 1;
         self.nemesis.lost.condemned.extend(&victims);
         self.lose(lost);
@@ -179,9 +181,9 @@ impl World {
             let decided = replica.entries.range(floor.next()..).all(|(slot, (_, entry))| {
                 *slot > last || self.observer.holds_decided(host, *group, *slot, entry).is_ok()
             });
-            decided && (floor.0 + 1..=last.0).all(|slot| {
-                holds(&target.disk.log, flushed, replica.replica, scatter_core::types::Slot(slot))
-            })
+            decided
+                && (floor.0 + 1..=last.0)
+                    .all(|slot| holds(&target.disk.log, flushed, replica.replica, scatter_core::types::Slot(slot)))
         })
     }
 }
