@@ -1,16 +1,14 @@
 //! What this process believes about the ring: which group owns a position, who its members are, who leads it.
 //!
-//! Everything here is a hint. A node that does not own a position refuses, and its refusal brings the better hint. Each
-//! part of a descriptor is taken by its own version: members by configuration version, the arc by range version, the
-//! leader by ballot. Where two groups claim a position, the claim with the higher range version is the later one, since a
-//! split or a merge raises the version above those of all the groups that it came from.
+//! Everything here is a hint. A node that does not own a position refuses, and its refusal brings the better hint. Which of
+//! two hints is believed is told in [`scatter_core::ring::routing`].
 //!
 //! Reading is wait-free: a view is never changed, only replaced.
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use scatter_core::group::{Descriptor, Member, Role};
-use scatter_core::ring::Position;
+use scatter_core::ring::{Position, routing};
 use scatter_core::types::{Ballot, GroupId, NodeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,44 +66,14 @@ impl RingView {
 
     /// What taking in `heard` would change the group to; `None` if it brings no news.
     fn merged(&self, heard: &Descriptor) -> Option<Descriptor> {
-        let Some(known) = self.groups.get(&heard.group) else {
-            return (self.groups.len() < MAX_GROUPS).then(|| heard.clone());
-        };
-        let mut merged = Descriptor::clone(known);
-        if heard.configuration.version > known.configuration.version {
-            merged.configuration = heard.configuration.clone();
+        match self.groups.get(&heard.group) {
+            Some(known) => routing::merged(known, heard),
+            None => (self.groups.len() < MAX_GROUPS).then(|| heard.clone()),
         }
-        if heard.range_version > known.range_version {
-            merged.range_version = heard.range_version;
-            merged.range = heard.range.clone();
-        }
-        // Under one ballot only its own node can lead, so that name is better than any other.
-        let own = |descriptor: &Descriptor| descriptor.leader == Some(descriptor.ballot.node);
-        let better = heard.leader.is_some() && (known.leader.is_none() || (own(heard) && !own(known)));
-        if heard.ballot > known.ballot || (heard.ballot == known.ballot && better) {
-            merged.ballot = heard.ballot;
-            merged.leader = heard.leader;
-        }
-        (merged != **known).then_some(merged)
     }
 
-    /// Rebuilds the routes: claims in falling range version, each standing unless a standing one overlaps it.
     fn rebuild(&mut self) {
-        let mut claims: Vec<_> = self.groups.values().cloned().collect();
-        claims.sort_by(|a, b| b.range_version.cmp(&a.range_version).then(b.group.cmp(&a.group)));
-        let mut standing: BTreeMap<Position, Arc<Descriptor>> = BTreeMap::new();
-        for claim in claims {
-            let start = &claim.range.start;
-            let before = standing.range(..=start).next_back().or_else(|| standing.last_key_value());
-            let covered = before.is_some_and(|(_, route)| route.range.contains(start));
-            // Whichever standing arc starts next must not start inside the claim.
-            let next = standing.range(start..).next().or_else(|| standing.first_key_value());
-            let covers = next.is_some_and(|(start, _)| claim.range.contains(start));
-            if !covered && !covers {
-                standing.insert(start.clone(), claim);
-            }
-        }
-        self.routes = standing.into_values().collect();
+        self.routes = routing::standing(self.groups.values().cloned());
     }
 }
 
