@@ -70,6 +70,16 @@ impl Change {
             ChangeStage::Telling(_) => Reply::Done,
         }
     }
+
+    /// A newcomer that is spoken to as a learner and has answered nothing for long: it is dead, or takes in no replica. While
+    /// it is waited for, the other newcomers count as busy, and other groups may find no node that fits.
+    fn silent(&self, peers: &BTreeMap<NodeId, Peer>, cx: &Context<'_>) -> Option<NodeId> {
+        let patience = (cx.config.change_patience / 4).max(cx.config.election_max * 2);
+        let is_silent = |peer: &Peer| cx.now.instant.since(peer.answered_at) > patience;
+        let learning = self.stage == ChangeStage::Learning;
+        let mut newcomers = self.add.iter().map(|(node, _)| *node).filter(|_| learning);
+        newcomers.find(|node| peers.get(node).is_some_and(is_silent))
+    }
 }
 
 /// An order to let another member lead, under way.
@@ -259,6 +269,8 @@ impl Replica {
         // Members do not change under a lock, nor behind an entry that may lock.
         let locked = matches!(&self.role, Role::Leader(leader) if leader.change.is_some()) && self.is_locked();
         let reachable = self.stays_reachable(&configuration, cx);
+        // Else it is this leader that was silent, or stood still.
+        let hears = self.hears_majority(cx.config.election_min, cx);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(change) = &mut leader.change else { return };
         if leader.structural.is_some() || barred < leader.barrier || leader.hand_over.is_some() {
@@ -280,11 +292,14 @@ impl Replica {
             }
             return;
         }
-        if cx.now.instant >= change.deadline {
+        let silent = change.silent(&leader.peers, cx).filter(|_| hears);
+        if cx.now.instant >= change.deadline || silent.is_some() {
             leader.change = None;
-            let why =
-                "newcomers did not catch up, or no majority of the new set answers; newcomers stay learners".to_owned();
-            cx.reply_to(request, Reply::Refused(Refused::GivenUp(why)));
+            let why = silent.map_or_else(
+                || "newcomers did not catch up, or no majority of the new set answers".to_owned(),
+                |node| format!("nothing is heard of node {node}"),
+            );
+            cx.reply_to(request, Reply::Refused(Refused::GivenUp(format!("{why}; newcomers stay learners"))));
             return;
         }
         if locked {
