@@ -433,7 +433,7 @@ impl Node {
     /// When [`Input::Tick`] is due although nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        if !self.booted {
+        if !self.booted || self.record.given_up {
             return None;
         }
         let replicas = self.index.deadlines.first().map(|(at, _)| *at);

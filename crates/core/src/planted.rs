@@ -193,6 +193,8 @@ bugs! {
     TakenInSnapshot => "taken-in-snapshot",
     /// A link update is acknowledged without being applied (hazard 16).
     LinkAcknowledgedUnread => "link-acknowledged-unread",
+    /// A leader's operations keep their deadline while they stand still, which no tick then moves.
+    DeadlineAtStandstill => "deadline-at-standstill",
 }
 
 #[cfg(feature = "planted")]

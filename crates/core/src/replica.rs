@@ -471,7 +471,7 @@ impl Replica {
                 Some(stands.map_or(self.ask_at, |at| at.min(self.ask_at)))
             }
             Role::Candidate(candidate) => Some(candidate.deadline.min(self.ask_at)),
-            Role::Leader(leader) => Some(leader.deadline()),
+            Role::Leader(leader) => Some(leader.deadline(self.applied)),
             Role::Retired(retired) => Some(retired.ask_at),
             Role::Merged(_) => None,
         };

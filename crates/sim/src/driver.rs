@@ -20,6 +20,9 @@ use scatter_core::stage::{Answered, AppliedEntry, Done, Stage};
 use scatter_core::types::{Ballot, ConfigurationVersion, GroupId, NodeId, RequestId, Slot};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+/// How many ticks may leave a deadline past before the loop counts as turning in circles.
+const MAX_IDLE_TICKS: u32 = 200;
+
 impl World {
     /// A host's process starts from what its disk holds.
     ///
@@ -86,6 +89,7 @@ impl World {
             work_scheduled: false,
             work_stalled_until: 0,
             timer: None,
+            idle_ticks: 0,
             requests: BTreeMap::new(),
             next_request: 1,
             readers: BTreeMap::new(),
@@ -341,16 +345,21 @@ impl World {
         }
         process.timer = None;
         let due = process.node.deadline().is_some_and(|deadline| deadline <= clock);
-        if due {
-            // A deadline that a tick does not move would come again at once, for ever: it comes a little later.
-            process.timer = Some(now + 100 * MICROSECOND);
-            let told = process.inbox.iter().any(|input| matches!(input, Input::Tick));
-            let epoch = target.epoch;
-            self.at(now + 100 * MICROSECOND, Event::Timer(host, epoch));
-            return if told { Ok(()) } else { self.input(host, Input::Tick) };
+        if !due {
+            process.idle_ticks = 0;
+            self.arm_timer(host);
+            return Ok(());
         }
-        self.arm_timer(host);
-        Ok(())
+        // A deadline that a tick does not move would come again at once, for ever: it comes a little later.
+        process.timer = Some(now + 100 * MICROSECOND);
+        let told = process.inbox.iter().any(|input| matches!(input, Input::Tick));
+        process.idle_ticks += u32::from(!told);
+        if process.idle_ticks > MAX_IDLE_TICKS {
+            return Err(self.stuck(format!("the loop of host {host} turns in circles, its deadline stays past")));
+        }
+        let epoch = target.epoch;
+        self.at(now + 100 * MICROSECOND, Event::Timer(host, epoch));
+        if told { Ok(()) } else { self.input(host, Input::Tick) }
     }
 
     fn sync_time(&mut self, host: usize) -> Time {
