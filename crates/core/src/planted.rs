@@ -144,6 +144,10 @@ bugs! {
     VouchedWithoutLease => "vouched-without-lease",
     /// A follower counts its age from when the leader's word arrived instead of when it asked.
     FreshFromArrival => "fresh-from-arrival",
+    /// A lease is told of although another replica of the node is still having its length written.
+    LeaseToldUnsynced => "lease-told-unsynced",
+    /// A proposal of a cover that comes twice makes two sets of one name.
+    CoverNamedByProposal => "cover-named-by-proposal",
     /// A group takes over from one with other members, led elsewhere.
     UnalignedTakeover => "unaligned-takeover",
     /// A Prepare is not checked against what has become of the range (hazard 4).

@@ -589,12 +589,13 @@ impl Replica {
     /// Remembers on disk that a lease of this length was granted. True if it must not be told yet: another replica here may have
     /// had it written a moment ago.
     pub(crate) fn remember_lease(nanos: u64, cx: &mut Context<'_>) -> bool {
-        if nanos > cx.record.longest_lease_nanos {
+        let longer = nanos > cx.record.longest_lease_nanos;
+        if longer {
             cx.record.longest_lease_nanos = nanos;
             let record = cx.record.clone();
             cx.write(Write::Node { record });
         }
-        nanos > cx.lease_on_disk
+        if planted::on(Bug::LeaseToldUnsynced) { longer } else { nanos > cx.lease_on_disk }
     }
 
     /// Some promises wait for the disk; it has everything up to `write`.

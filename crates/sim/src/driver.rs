@@ -5,7 +5,7 @@
 
 use crate::history::Time;
 use crate::host::{Asked, Process, Work};
-use crate::invariants::{Checked, holds, require};
+use crate::invariants::{Checked, Observer, holds, require};
 use crate::nemesis::Undo;
 use crate::plan::{MICROSECOND, MILLISECOND, SECOND};
 use crate::policies::Policies;
@@ -271,6 +271,9 @@ impl World {
                 self.observer.sends(&self.hosts[host].disk.log, flushed.unwrap_or_default(), envelope)?;
                 self.check_floor(host, envelope)?;
                 self.check_elected(host, envelope)?;
+            }
+            if let PeerMessage::Beaten { lease_nanos, .. } = &outgoing.message {
+                Observer::grants(&self.hosts[host].disk.log, *lease_nanos)?;
             }
             self.note([7, host as u64, outgoing.to.0], || format!("host {host} says {:?}", outgoing.message));
             self.send_peer(host, outgoing);

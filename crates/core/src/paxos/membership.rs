@@ -44,6 +44,8 @@ pub(crate) struct Change {
     add: Vec<(NodeId, String)>,
     remove: Vec<NodeId>,
     deadline: Instant,
+    /// Only answers to later messages show that those who are to decide the set are alive.
+    asked: Option<Instant>,
     stage: ChangeStage,
 }
 
@@ -219,8 +221,14 @@ impl Replica {
         }
         let deadline = cx.now.instant.after(cx.config.change_patience);
         if let Role::Leader(leader) = &mut self.role {
-            leader.change =
-                Some(Change { request: Some(request), add, remove, deadline, stage: ChangeStage::Inviting });
+            leader.change = Some(Change {
+                request: Some(request),
+                add,
+                remove,
+                deadline,
+                asked: None,
+                stage: ChangeStage::Inviting,
+            });
         }
     }
 
@@ -241,7 +249,8 @@ impl Replica {
         if !(add.is_empty() && remove.is_empty()) {
             if invalid_change(&configuration, &add, &remove, false).is_none() {
                 let deadline = cx.now.instant.after(cx.config.change_patience);
-                own.change = Some(Change { request: None, add, remove, deadline, stage: ChangeStage::Inviting });
+                own.change =
+                    Some(Change { request: None, add, remove, deadline, asked: None, stage: ChangeStage::Inviting });
             }
         } else if leader != self.name.node && votes(leader) {
             let deadline = cx.now.instant.after(cx.config.election_max * 4);
@@ -316,18 +325,27 @@ impl Replica {
                 let (add, remove) = (change.add.clone(), change.remove.clone());
                 let next = with_voters(&configuration, &add, &remove);
                 // Once proposed the set can be neither taken back nor replaced, so the newcomers must have caught up, and a
-                // majority of what results must be alive to accept it.
+                // majority of what results must be alive to accept it. Whoever was heard a moment ago may have died since, so
+                // only answers to what is said from now on count, and if the newcomers take their time all are asked anew.
+                let asked = *change.asked.get_or_insert_with(|| {
+                    leader.round_wanted = true;
+                    leader.last_stamp
+                });
                 let near_by = |node: NodeId| {
                     leader.peers.get(&node).is_some_and(|peer| {
                         let heard = cx.now.instant.since(peer.answered_at) <= cx.config.election_min;
-                        heard && peer.through >= near && peer.level >= level
+                        heard && peer.stamp > asked && peer.through >= near && peer.level >= level
                     })
                 };
                 let caught_up = add.iter().all(|(node, _)| near_by(*node));
                 let alive = crate::paxos::election::majority(&next, |node| node == own || near_by(node));
                 if caught_up && alive && reachable {
-                    change.stage = ChangeStage::Switching;
-                    self.propose_configuration(&next, cx);
+                    if cx.now.instant.since(asked) <= cx.config.election_min {
+                        change.stage = ChangeStage::Switching;
+                        self.propose_configuration(&next, cx);
+                    } else {
+                        change.asked = None;
+                    }
                 }
             }
             // Goes on when the entry is decided.
