@@ -153,6 +153,7 @@ impl Node {
         let without = without.into_iter().map(|covered| covered.group).collect();
         let boot = self.record.boot;
         let (generation, asked) = (self.covers.number(boot), self.covers.next_ask(boot, now.instant));
+        let generation = if planted::on(Bug::CoverNamedByProposal) { proposal } else { generation };
         self.covers.held.insert(from, Held { proposal, generation, groups, asked });
         say(effects, from, PeerMessage::Covered { proposal, generation, without });
     }

@@ -438,7 +438,7 @@ impl Node {
     /// When [`Input::Tick`] is due although nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        if !self.booted {
+        if !self.booted || self.record.given_up {
             return None;
         }
         let replicas = self.index.deadlines.first().map(|(at, _)| *at);
@@ -976,6 +976,15 @@ impl Node {
         let GroupEnvelope { from: group, to, message } = envelope;
         let target = self.heir_of(to);
         let asks = message.asks();
+        if let GroupMessage::Resolve { operation, .. } = &message
+            && target != to
+        {
+            // A group that holds a lock is neither merged away nor recovered: it had heard. Its heir may be known to nobody whom the teller knows.
+            let message = GroupMessage::Resolved { operation: *operation };
+            let message = PeerMessage::Group { envelope: GroupEnvelope { from: to, to: group, message } };
+            effects.messages.push(Outgoing { to: from, address: None, bulk: false, message });
+            return;
+        }
         if self.with(now, target, effects, |replica, cx| replica.on_group_message(from, (group, to), message, cx)) {
             return;
         }

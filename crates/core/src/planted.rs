@@ -144,6 +144,10 @@ bugs! {
     VouchedWithoutLease => "vouched-without-lease",
     /// A follower counts its age from when the leader's word arrived instead of when it asked.
     FreshFromArrival => "fresh-from-arrival",
+    /// A lease is told of although another replica of the node is still having its length written.
+    LeaseToldUnsynced => "lease-told-unsynced",
+    /// A proposal of a cover that comes twice makes two sets of one name.
+    CoverNamedByProposal => "cover-named-by-proposal",
     /// A group takes over from one with other members, led elsewhere.
     UnalignedTakeover => "unaligned-takeover",
     /// A Prepare is not checked against what has become of the range (hazard 4).
@@ -199,6 +203,8 @@ bugs! {
     RecoveryAsksNobody => "recovery-asks-nobody",
     /// Whoever was condemned by a recovery is listened to when it comes back.
     CondemnedHeard => "condemned-heard",
+    /// A leader's operations keep their deadline while they stand still, which no tick then moves.
+    DeadlineAtStandstill => "deadline-at-standstill",
 }
 
 #[cfg(feature = "planted")]

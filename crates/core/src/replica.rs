@@ -494,7 +494,7 @@ impl Replica {
                 Some(stands.map_or(self.ask_at, |at| at.min(self.ask_at)))
             }
             Role::Candidate(candidate) => Some(candidate.deadline.min(self.ask_at)),
-            Role::Leader(leader) => Some(leader.deadline()),
+            Role::Leader(leader) => Some(leader.deadline(self.applied)),
             Role::Retired(retired) => Some(retired.ask_at),
             Role::Merged(_) => None,
         };
@@ -615,12 +615,13 @@ impl Replica {
     /// Remembers on disk that a lease of this length was granted. True if it must not be told yet: another replica here may have
     /// had it written a moment ago.
     pub(crate) fn remember_lease(nanos: u64, cx: &mut Context<'_>) -> bool {
-        if nanos > cx.record.longest_lease_nanos {
+        let longer = nanos > cx.record.longest_lease_nanos;
+        if longer {
             cx.record.longest_lease_nanos = nanos;
             let record = cx.record.clone();
             cx.write(Write::Node { record });
         }
-        nanos > cx.lease_on_disk
+        if planted::on(Bug::LeaseToldUnsynced) { longer } else { nanos > cx.lease_on_disk }
     }
 
     /// Some promises wait for the disk; it has everything up to `write`.

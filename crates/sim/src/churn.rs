@@ -142,14 +142,17 @@ impl World {
         self.hosts[host].home = home;
     }
 
-    /// Where a node that starts asks who is there: the founders, or those who live now, as an operator would have it.
+    /// Where a node that starts asks who is there: the founders and whoever else belongs, since all founders may have lost
+    /// their disks; or some of those who live now, as an operator would have it.
     pub(crate) fn seeds(&self) -> Vec<String> {
-        let homes = |hosts: Vec<usize>| hosts.into_iter().map(|host| self.hosts[host].home.clone()).collect();
-        if self.plan.lifetimes.is_none() {
-            return homes((0..self.plan.founders).collect());
-        }
         let belongs =
             |host: &usize| self.hosts[*host].disk.log.node.as_ref().is_some_and(|node| node.cluster.is_some());
-        homes((0..self.hosts.len()).filter(belongs).take(4).collect())
+        let all = 0..self.hosts.len();
+        let seeds: Vec<usize> = if self.plan.lifetimes.is_none() {
+            all.filter(|host| *host < self.plan.founders || belongs(host)).collect()
+        } else {
+            all.filter(belongs).take(4).collect()
+        };
+        seeds.into_iter().map(|host| self.hosts[host].home.clone()).collect()
     }
 }

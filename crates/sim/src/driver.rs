@@ -5,7 +5,7 @@
 
 use crate::history::Time;
 use crate::host::{Asked, Process, Work};
-use crate::invariants::{Checked, holds, require};
+use crate::invariants::{Checked, Observer, holds, require};
 use crate::nemesis::Undo;
 use crate::plan::{MICROSECOND, MILLISECOND, SECOND};
 use crate::policies::Policies;
@@ -19,6 +19,9 @@ use scatter_core::node::{Boot, Node, RecoverError};
 use scatter_core::stage::{Answered, AppliedEntry, Done, Stage};
 use scatter_core::types::{Ballot, ConfigurationVersion, GroupId, NodeId, RequestId, Slot};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// How many ticks may leave a deadline past before the loop counts as turning in circles.
+const MAX_IDLE_TICKS: u32 = 200;
 
 impl World {
     /// A host's process starts from what its disk holds.
@@ -86,6 +89,7 @@ impl World {
             work_scheduled: false,
             work_stalled_until: 0,
             timer: None,
+            idle_ticks: 0,
             requests: BTreeMap::new(),
             next_request: 1,
             readers: BTreeMap::new(),
@@ -268,6 +272,9 @@ impl World {
                 self.check_floor(host, envelope)?;
                 self.check_elected(host, envelope)?;
             }
+            if let PeerMessage::Beaten { lease_nanos, .. } = &outgoing.message {
+                Observer::grants(&self.hosts[host].disk.log, *lease_nanos)?;
+            }
             self.note([7, host as u64, outgoing.to.0], || format!("host {host} says {:?}", outgoing.message));
             self.send_peer(host, outgoing);
         }
@@ -341,16 +348,21 @@ impl World {
         }
         process.timer = None;
         let due = process.node.deadline().is_some_and(|deadline| deadline <= clock);
-        if due {
-            // A deadline that a tick does not move would come again at once, for ever: it comes a little later.
-            process.timer = Some(now + 100 * MICROSECOND);
-            let told = process.inbox.iter().any(|input| matches!(input, Input::Tick));
-            let epoch = target.epoch;
-            self.at(now + 100 * MICROSECOND, Event::Timer(host, epoch));
-            return if told { Ok(()) } else { self.input(host, Input::Tick) };
+        if !due {
+            process.idle_ticks = 0;
+            self.arm_timer(host);
+            return Ok(());
         }
-        self.arm_timer(host);
-        Ok(())
+        // A deadline that a tick does not move would come again at once, for ever: it comes a little later.
+        process.timer = Some(now + 100 * MICROSECOND);
+        let told = process.inbox.iter().any(|input| matches!(input, Input::Tick));
+        process.idle_ticks += u32::from(!told);
+        if process.idle_ticks > MAX_IDLE_TICKS {
+            return Err(self.stuck(format!("the loop of host {host} turns in circles, its deadline stays past")));
+        }
+        let epoch = target.epoch;
+        self.at(now + 100 * MICROSECOND, Event::Timer(host, epoch));
+        if told { Ok(()) } else { self.input(host, Input::Tick) }
     }
 
     fn sync_time(&mut self, host: usize) -> Time {

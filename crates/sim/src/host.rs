@@ -163,6 +163,8 @@ pub struct Process {
     pub work_stalled_until: Time,
     /// When the next tick is due, if one is scheduled.
     pub timer: Option<Time>,
+    /// How many ticks in a row have left a deadline past.
+    pub idle_ticks: u32,
     /// Requests the loop has not answered.
     pub requests: BTreeMap<RequestId, Asked>,
     /// The next request's number.

@@ -549,6 +549,9 @@ impl Observer {
         require(4, promised >= ballot, || {
             format!("{name} speaks in ballot {ballot} while its disk says {promised}: {:?}", envelope.message)
         })?;
+        if let Message::Accepted { lease_nanos, .. } = &envelope.message {
+            Self::grants(log, *lease_nanos)?;
+        }
         if let (Message::Accepted { through, .. }, Some(replica)) = (&envelope.message, replica) {
             // Below that the data store holds what was decided, and the log may have a gap.
             let floor = replica.truncated.max(flushed);
@@ -557,6 +560,14 @@ impl Observer {
             require(4, held, || format!("{name} acknowledges slot {through}, which its disk does not hold"))?;
         }
         Ok(())
+    }
+
+    /// I4: a lease is told of only when the disk knows for how long a restart must wait.
+    pub fn grants(log: &Log, lease_nanos: u64) -> Checked {
+        let known = log.node.as_ref().map_or(0, |record| record.longest_lease_nanos);
+        require(4, lease_nanos <= known, || {
+            format!("a lease of {lease_nanos} ns is granted, the disk knows of {known}")
+        })
     }
 }
 

@@ -290,7 +290,17 @@ impl Plan {
             policies: None,
         };
         crate::churn::draw(&mut plan);
+        plan.patience = plan.patience.max(plan.longest_queue());
         plan
+    }
+
+    /// How long an operation may wait behind those of all other clients, each repeated a few times, if each takes an entry of
+    /// its own. Clients of less patience would ask again and again for what nobody waits for any more.
+    fn longest_queue(&self) -> Time {
+        let round = 2 * (self.quality.delay_least + self.quality.delay_spread);
+        let entry = round + self.speed.sync_least + self.speed.sync_spread;
+        let workers = (self.sessions * self.lanes) as u64;
+        4 * workers * entry / self.config.pipeline_entries.max(1)
     }
 }
 

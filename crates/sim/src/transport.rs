@@ -230,7 +230,10 @@ impl World {
                 self.input(to, Input::Message { from: node, message: message.clone() })
             }
             Packet::Ask { address, by, epoch } => {
-                if let Some(process) = &mut self.hosts[to].process {
+                // With a process that is gone no connection comes to stand, and where it lived may be past.
+                if self.hosts[from].epoch == epoch
+                    && let Some(process) = &mut self.hosts[to].process
+                {
                     process.book.insert(by.0, by.1);
                     let (node, cluster) = (process.node.id(), process.node.cluster());
                     self.send(to, from, Packet::Told { address, node, cluster, to_epoch: epoch }, false);

@@ -149,7 +149,7 @@ impl Replica {
         let Some(state) = self.report.as_ref().map(|report| report.state.clone()) else { return };
         let (applied, now) = (self.applied, cx.now.instant);
         let Role::Leader(leader) = &mut self.role else { return };
-        if applied < leader.barrier || leader.structural.is_some() || leader.hand_over.is_some() {
+        if !leader.may_operate(applied) {
             return;
         }
         let operations = &mut leader.operations;

@@ -218,9 +218,16 @@ impl Leader {
         }
     }
 
-    pub(crate) fn deadline(&self) -> Instant {
-        let others = self.lingers_until.into_iter().chain(self.operations.deadline());
-        others.fold(self.heartbeat_at, Instant::min)
+    pub(crate) fn deadline(&self, applied: Slot) -> Instant {
+        // What stands still has no deadline, or it would come again and again.
+        let goes_on = self.may_operate(applied) || planted::on(Bug::DeadlineAtStandstill);
+        let operations = self.operations.deadline().filter(|_| goes_on);
+        self.lingers_until.into_iter().chain(operations).fold(self.heartbeat_at, Instant::min)
+    }
+
+    /// Whether operations among groups may take their next step.
+    pub(crate) fn may_operate(&self, applied: Slot) -> bool {
+        applied >= self.barrier && self.structural.is_none() && self.hand_over.is_none()
     }
 
     /// Whether the barrier, a read or an order waits until more is applied.
@@ -562,12 +569,19 @@ impl Replica {
         self.advance_recovery();
         self.propose_waiting(cx);
         self.release_reads(cx);
-        if self.advance_hand_over(cx) || cx.disk_stalled {
+        if self.advance_hand_over(cx) {
             return;
         }
         let Role::Leader(leader) = &mut self.role else { return };
+        let due = cx.now.instant >= leader.heartbeat_at;
+        if due {
+            leader.heartbeat_at = cx.now.instant.after(cx.config.heartbeat);
+        }
+        if cx.disk_stalled {
+            return;
+        }
         let round = std::mem::take(&mut leader.round_wanted);
-        let beat = cx.now.instant >= leader.heartbeat_at || round;
+        let beat = due || round;
         if beat {
             leader.heartbeat_at = cx.now.instant.after(cx.config.heartbeat);
         }
@@ -721,6 +735,7 @@ impl Replica {
             && next <= now
             && applied_all
             && !leader.expiry_asked
+            && !leader.has_own(EntryKind::Expire)
         {
             leader.expiry_asked = true;
             cx.effects.orders.push(MachineOrder::Expired { group, due: now });

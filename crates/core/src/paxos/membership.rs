@@ -44,6 +44,8 @@ pub(crate) struct Change {
     add: Vec<(NodeId, String)>,
     remove: Vec<NodeId>,
     deadline: Instant,
+    /// Only answers to later messages show that those who are to decide the set are alive.
+    asked: Option<Instant>,
     stage: ChangeStage,
 }
 
@@ -69,6 +71,16 @@ impl Change {
             }
             ChangeStage::Telling(_) => Reply::Done,
         }
+    }
+
+    /// A newcomer that is spoken to as a learner and has answered nothing for long: it is dead, or takes in no replica. While
+    /// it is waited for, the other newcomers count as busy, and other groups may find no node that fits.
+    fn silent(&self, peers: &BTreeMap<NodeId, Peer>, cx: &Context<'_>) -> Option<NodeId> {
+        let patience = (cx.config.change_patience / 4).max(cx.config.election_max * 2);
+        let is_silent = |peer: &Peer| cx.now.instant.since(peer.answered_at) > patience;
+        let learning = self.stage == ChangeStage::Learning;
+        let mut newcomers = self.add.iter().map(|(node, _)| *node).filter(|_| learning);
+        newcomers.find(|node| peers.get(node).is_some_and(is_silent))
     }
 }
 
@@ -215,8 +227,14 @@ impl Replica {
         }
         let deadline = cx.now.instant.after(cx.config.change_patience);
         if let Role::Leader(leader) = &mut self.role {
-            leader.change =
-                Some(Change { request: Some(request), add, remove, deadline, stage: ChangeStage::Inviting });
+            leader.change = Some(Change {
+                request: Some(request),
+                add,
+                remove,
+                deadline,
+                asked: None,
+                stage: ChangeStage::Inviting,
+            });
         }
     }
 
@@ -237,7 +255,8 @@ impl Replica {
         if !(add.is_empty() && remove.is_empty()) {
             if invalid_change(&configuration, &add, &remove, false).is_none() {
                 let deadline = cx.now.instant.after(cx.config.change_patience);
-                own.change = Some(Change { request: None, add, remove, deadline, stage: ChangeStage::Inviting });
+                own.change =
+                    Some(Change { request: None, add, remove, deadline, asked: None, stage: ChangeStage::Inviting });
             }
         } else if leader != self.name.node && votes(leader) {
             let deadline = cx.now.instant.after(cx.config.election_max * 4);
@@ -265,6 +284,8 @@ impl Replica {
         // Members do not change under a lock, nor behind an entry that may lock.
         let locked = matches!(&self.role, Role::Leader(leader) if leader.change.is_some()) && self.is_locked();
         let reachable = self.stays_reachable(&configuration, cx);
+        // Else it is this leader that was silent, or stood still.
+        let hears = self.hears_majority(cx.config.election_min, cx);
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(change) = &mut leader.change else { return };
         if leader.structural.is_some() || barred < leader.barrier || leader.hand_over.is_some() {
@@ -286,11 +307,14 @@ impl Replica {
             }
             return;
         }
-        if cx.now.instant >= change.deadline {
+        let silent = change.silent(&leader.peers, cx).filter(|_| hears);
+        if cx.now.instant >= change.deadline || silent.is_some() {
             leader.change = None;
-            let why =
-                "newcomers did not catch up, or no majority of the new set answers; newcomers stay learners".to_owned();
-            cx.reply_to(request, Reply::Refused(Refused::GivenUp(why)));
+            let why = silent.map_or_else(
+                || "newcomers did not catch up, or no majority of the new set answers".to_owned(),
+                |node| format!("nothing is heard of node {node}"),
+            );
+            cx.reply_to(request, Reply::Refused(Refused::GivenUp(format!("{why}; newcomers stay learners"))));
             return;
         }
         if locked {
@@ -307,18 +331,27 @@ impl Replica {
                 let (add, remove) = (change.add.clone(), change.remove.clone());
                 let next = with_voters(&configuration, &add, &remove);
                 // Once proposed the set can be neither taken back nor replaced, so the newcomers must have caught up, and a
-                // majority of what results must be alive to accept it.
+                // majority of what results must be alive to accept it. Whoever was heard a moment ago may have died since, so
+                // only answers to what is said from now on count, and if the newcomers take their time all are asked anew.
+                let asked = *change.asked.get_or_insert_with(|| {
+                    leader.round_wanted = true;
+                    leader.last_stamp
+                });
                 let near_by = |node: NodeId| {
                     leader.peers.get(&node).is_some_and(|peer| {
                         let heard = cx.now.instant.since(peer.answered_at) <= cx.config.election_min;
-                        heard && peer.through >= near && peer.level >= level
+                        heard && peer.stamp > asked && peer.through >= near && peer.level >= level
                     })
                 };
                 let caught_up = add.iter().all(|(node, _)| near_by(*node));
                 let alive = crate::paxos::election::majority(&next, |node| node == own || near_by(node));
                 if caught_up && alive && reachable {
-                    change.stage = ChangeStage::Switching;
-                    self.propose_configuration(&next, cx);
+                    if cx.now.instant.since(asked) <= cx.config.election_min {
+                        change.stage = ChangeStage::Switching;
+                        self.propose_configuration(&next, cx);
+                    } else {
+                        change.asked = None;
+                    }
                 }
             }
             // Goes on when the entry is decided.
