@@ -271,11 +271,11 @@ impl Replica {
             .collect()
     }
 
-    /// Those of them that can be counted on: in a recovery, the other survivors.
+    /// Those of them that a leader leads: in a recovery, not those that are lost.
     pub(crate) fn followers(&self) -> Vec<ReplicaName> {
         let mut others = self.others();
-        if let Some(recovery) = &self.recovery {
-            others.retain(|other| recovery.survives(other.node));
+        if let (Some(recovery), Some(configuration)) = (&self.recovery, &self.configuration) {
+            others.retain(|other| configuration.member(other.node).is_some_and(|member| !recovery.has_lost(member)));
         }
         others
     }

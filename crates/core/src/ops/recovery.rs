@@ -18,12 +18,12 @@ use crate::codec::Encode;
 use crate::durable::Merger;
 use crate::effects::{Refused, Reply};
 use crate::entry::EntryKind;
-use crate::group::Configuration;
+use crate::group::{Configuration, Member, Role as MemberRole};
 use crate::ops::messages::Standing;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
-use crate::types::{GroupId, NodeId, RequestId, Slot};
+use crate::types::{ConfigurationVersion, GroupId, NodeId, RequestId, Slot};
 
 /// An order to go on with these members alone, under way.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct Recovery {
     request: RequestId,
     /// Who is left, by id.
     survivors: Vec<NodeId>,
+    /// The configuration that has lost its majority.
+    lost: ConfigurationVersion,
     child: GroupId,
     deadline: Instant,
     /// Why it has not come to an end yet.
@@ -43,9 +45,15 @@ impl Recovery {
         self.survivors.iter().copied().filter(move |node| *node == own || !planted::on(Bug::RecoveryAsksNobody))
     }
 
-    /// Whether a node is among those that are left.
-    pub(crate) fn survives(&self, node: NodeId) -> bool {
-        self.survivors.contains(&node)
+    /// Whether a member is lost: it votes, and is not among those that are left.
+    pub(crate) fn has_lost(&self, member: &Member) -> bool {
+        member.role == MemberRole::Voter && !self.survivors.contains(&member.node)
+    }
+
+    /// Whether these are the members that the survivors stand for. A set that was on its way to take their place may have a living
+    /// majority of its own.
+    pub(crate) fn stands_for(&self, configuration: &Configuration) -> bool {
+        configuration.version <= self.lost
     }
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -62,9 +70,11 @@ impl Replica {
             cx.reply(request, Reply::Refused(Refused::Invalid(why)));
             return;
         }
+        let lost = self.configuration.as_ref().map(|lost| lost.version).unwrap_or_default();
         self.recovery = Some(Recovery {
             request,
             survivors,
+            lost,
             child: GroupId(cx.rng.next()),
             deadline: cx.now.instant.after(cx.config.change_patience),
             reason: "not all survivors have promised to follow this one".to_owned(),
@@ -101,7 +111,9 @@ impl Replica {
         match &self.recovery {
             None => crate::paxos::election::majority(configuration, counted),
             Some(recovery) => {
-                recovery.quorum(self.name.node).all(|node| votes_in(configuration, node) && counted(node))
+                let all = recovery.quorum(self.name.node).all(|node| votes_in(configuration, node) && counted(node));
+                let own = !recovery.stands_for(configuration);
+                all || own && crate::paxos::election::majority(configuration, counted)
             }
         }
     }
@@ -140,6 +152,18 @@ impl Replica {
             cx.reply(recovery.request, Reply::Refused(Refused::GivenUp(recovery.reason)));
             // It led by the consent of too few.
             self.step_down(None, cx);
+        }
+    }
+
+    /// A change of members that was under way is decided: perhaps the new ones need no recovery, and who is lost is another
+    /// question now.
+    pub(crate) fn reconsider_recovery(&mut self, cx: &mut Context<'_>) {
+        let changed = |recovery: &mut Recovery| {
+            self.configuration.as_ref().is_some_and(|configuration| !recovery.stands_for(configuration))
+        };
+        if let Some(recovery) = self.recovery.take_if(changed) {
+            let why = "a change of members that was under way has been carried out: look who is a member now";
+            cx.reply(recovery.request, Reply::Refused(Refused::GivenUp(why.to_owned())));
         }
     }
 

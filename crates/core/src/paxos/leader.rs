@@ -547,10 +547,13 @@ impl Replica {
             let peer = leader.peers.get(&member.node).filter(|peer| peer.name.incarnation == member.incarnation);
             peer.filter(|peer| peer.applied >= needed).map_or(Slot(0), |peer| peer.through)
         };
-        if let Some(recovery) = &self.recovery {
-            let survivors = recovery.quorum(self.name.node);
-            let held = survivors.map(|node| configuration.member(node).map_or(Slot(0), held_by));
-            return held.min().unwrap_or_default();
+        let survivors = self.recovery.as_ref().map(|recovery| {
+            let voter = |node: NodeId| configuration.voters().find(|member| member.node == node);
+            let held = recovery.quorum(self.name.node).map(|node| voter(node).map_or(Slot(0), held_by));
+            (held.min().unwrap_or_default(), recovery.stands_for(configuration))
+        });
+        if let Some((held, true)) = survivors {
+            return held;
         }
         let counts = |member: &&crate::group::Member| {
             member.role == crate::group::Role::Voter || planted::on(Bug::LearnerVoteCounts)
@@ -559,7 +562,8 @@ impl Replica {
         through.sort_unstable_by(|a, b| b.cmp(a));
         let needed =
             configuration.majority() - usize::from(planted::on(Bug::SmallerQuorum) && configuration.majority() > 1);
-        through.get(needed - 1).copied().unwrap_or_default()
+        let majority = through.get(needed - 1).copied().unwrap_or_default();
+        survivors.map_or(majority, |(held, _)| majority.max(held))
     }
 
     /// The end of a burst at the leader.

@@ -150,6 +150,8 @@ impl Replica {
             return;
         }
         leader.forget_lease();
+        self.reconsider_recovery(cx);
+        let Role::Leader(leader) = &mut self.role else { return };
         if let Some(change) = leader.change.as_mut().filter(|change| change.stage == ChangeStage::Switching) {
             change.stage = ChangeStage::Telling(structural.slot);
             leader.round_wanted = true;
