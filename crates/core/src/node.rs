@@ -291,6 +291,12 @@ impl Node {
                 effects.orders.push(MachineOrder::Destroy { replica: *name });
             }
         }
+        // The end of a former self's data was lost with the store, and the one that lives may never have data of its own.
+        let another = |name: &ReplicaName| {
+            replicas.iter().any(|replica| replica.replica.group == name.group && replica.replica != *name)
+        };
+        let former = machines.live.iter().map(|(name, _)| *name).filter(another);
+        effects.orders.extend(former.map(|replica| MachineOrder::Destroy { replica }));
         let left = machines.merged.iter().map(|(name, _)| *name).filter(|name| !lives(name));
         effects.orders.extend(left.map(|replica| MachineOrder::Destroy { replica }));
         Ok(())
