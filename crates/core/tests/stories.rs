@@ -19,6 +19,7 @@
 //! condemn D A B, recover D [G] D E         nobody listens to A and B again; G goes on with D and E alone
 //! cut A [B], heal              no message passes; everything passes
 //! drop A>B [G] [KIND], hold A>B [G] [KIND], release A>B, damage A>B [KIND], pass A>B
+//! double A>B [G] [KIND]        passes, and a copy is held for `release`
 //! hold-sync A, sync A          the disk stops answering; answers
 //! full A, room A, flush A      the log's disk is full or not; the store becomes durable
 //! wall A MS                    the date is off by so much
@@ -273,9 +274,10 @@ impl Story {
                 network.rules.push(rule(only(one), only(other), &[], Fate::Lost));
                 network.rules.push(rule(only(other), only(one), &[], Fate::Lost));
             }
-            [what @ ("drop" | "hold" | "damage"), pair, which @ ..] => {
+            [what @ ("drop" | "hold" | "double" | "damage"), pair, which @ ..] => {
                 let fate = match *what {
                     "hold" => Fate::Held,
+                    "double" => Fate::Twice,
                     "damage" => Fate::Damaged,
                     _ => Fate::Lost,
                 };

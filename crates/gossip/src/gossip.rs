@@ -441,7 +441,7 @@ impl Gossip {
         }
         self.groups.sweep(now, KEEP_PAST);
         // A rumour of the suspicion reaches almost everybody, and it is the suspect who may be the one it misses.
-        for suspect in self.swim.suspects() {
+        for suspect in self.swim.suspects(now) {
             let mut datagram = Datagram::new(self.settings.datagram_bytes);
             datagram.push(tag::SUSPICION, &suspect);
             self.push_out(suspect.0.node, suspect.0.address, datagram.freeze());

@@ -208,6 +208,8 @@ pub(crate) struct Swim {
     settings: Settings,
     /// For how many nodes the settings that grow with the cluster are set.
     scaled_for: usize,
+    /// Who is suspected, by which count of denials, and since when.
+    suspected: Vec<(Identity, u16, Instant)>,
 }
 
 fn config(settings: &Settings, nodes: usize) -> Config {
@@ -233,7 +235,15 @@ impl Swim {
     pub(crate) fn new(identity: Identity, settings: &Settings, seed: u64) -> Self {
         let foca = Foca::new(identity, config(settings, 1), Chance(Rng::new(seed)), Codec);
         let settings = settings.clone();
-        Self { foca, sink: Sink::default(), timers: BTreeMap::new(), next_timer: 0, settings, scaled_for: 1 }
+        Self {
+            foca,
+            sink: Sink::default(),
+            timers: BTreeMap::new(),
+            next_timer: 0,
+            settings,
+            scaled_for: 1,
+            suspected: Vec::new(),
+        }
     }
 
     /// All members it knows, those that are down included; never this node.
@@ -293,8 +303,10 @@ impl Swim {
         !self.foca.iter_membership_state().any(suspected)
     }
 
-    /// Those whom this node suspects and will declare dead: each with the count of denials that it goes by.
-    pub(crate) fn suspects(&self) -> Vec<(Identity, u16)> {
+    /// Those who are to hear that they are suspected, each with the count of denials that it goes by: whom this node will declare
+    /// dead, and whom it has held for suspect for too long. Whoever was to declare those dead forgot, by dying or by beginning
+    /// another life itself, and their answers to probes say nothing against a suspicion.
+    pub(crate) fn suspects(&mut self, now: Instant) -> Vec<(Identity, u16)> {
         let mut suspects: Vec<(Identity, u16)> = Vec::new();
         for timer in self.timers.values() {
             if let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer
@@ -304,7 +316,27 @@ impl Swim {
                 suspects.push((member_id.clone(), *incarnation));
             }
         }
+        self.note_suspected(now);
+        let patience = self.settings.suspicion(self.scaled_for) * 2;
+        for (identity, incarnation, since) in &self.suspected {
+            if now.since(*since) > patience && suspects.iter().all(|(known, _)| known != identity) {
+                suspects.push((identity.clone(), *incarnation));
+            }
+        }
         suspects
+    }
+
+    /// Keeps since when each member is suspected.
+    fn note_suspected(&mut self, now: Instant) {
+        let before = std::mem::take(&mut self.suspected);
+        let suspected = self.members().filter(|member| member.state() == foca::State::Suspect);
+        let noted = suspected.map(|member| {
+            let same =
+                before.iter().find(|(id, incarnation, _)| id == member.id() && *incarnation == member.incarnation());
+            (member.id().clone(), member.incarnation(), same.map_or(now, |(_, _, since)| *since))
+        });
+        let noted = noted.collect();
+        self.suspected = noted;
     }
 
     /// This node, in that life, is suspected: denies it.
@@ -414,6 +446,25 @@ mod tests {
     use super::*;
     use foca::Codec as _;
     use proptest::prelude::*;
+
+    fn named(node: u64) -> Identity {
+        Identity { node: NodeId(node), boot: 1, bump: 0, address: format!("n{node}:1").into() }
+    }
+
+    #[test]
+    fn a_suspicion_that_its_maker_forgot_is_told_of() {
+        let settings = Settings::default();
+        let mut swim = Swim::new(named(1), &settings, 7);
+        let suspicion = Member::new(named(2), 0, foca::State::Suspect);
+        swim.apply(Instant(1), vec![member_of(named(3), 0, false), suspicion]);
+        assert_eq!(swim.suspects(Instant(1)), []);
+        let early = Instant(1).after(settings.suspicion(1));
+        assert_eq!(swim.suspects(early), []);
+        let late = early.after(settings.suspicion(1) * 2);
+        assert_eq!(swim.suspects(late), [(named(2), 0)]);
+        swim.apply(late, vec![member_of(named(2), 1, false)]);
+        assert_eq!(swim.suspects(late), []);
+    }
 
     fn identity() -> impl Strategy<Value = Identity> {
         (any::<u64>(), any::<u64>(), any::<u32>(), "[a-z.:0-9]{0,40}").prop_map(|(node, boot, bump, address)| {

@@ -15,6 +15,7 @@ use crate::invariants::{Checked, voters};
 use crate::network::{Cut, Quality};
 use crate::plan::{Fault, MICROSECOND, MILLISECOND, Plan, SECOND};
 use crate::random::Random;
+use crate::transport::Packet;
 use crate::world::{Event, World};
 use scatter_core::birth::Origin;
 use scatter_core::group::{Configuration, Role};
@@ -66,6 +67,10 @@ pub enum Undo {
     Recover,
     /// A host that was lost comes back with its disk.
     ComeBack(usize),
+    /// What the first host last proposed to speak for reaches the second once more.
+    Rehear(usize, usize),
+    /// A host is to lead every group that it is a member of.
+    Crown(usize),
 }
 
 /// Why a grantor might forget the lease it granted.
@@ -107,6 +112,8 @@ pub struct Nemesis {
     lost: disaster::Lost,
     /// The votes of the first of these groups on what the second asks are lost until then.
     silenced: Option<(GroupId, GroupId, Time)>,
+    /// The last proposal of a cover on each link.
+    proposals: BTreeMap<(usize, usize), Packet>,
 }
 
 /// How long after an order its set may come to be.
@@ -141,6 +148,7 @@ impl Nemesis {
             echoes_until: 0,
             lost: disaster::Lost::default(),
             silenced: None,
+            proposals: BTreeMap::new(),
         }
     }
 
@@ -283,6 +291,8 @@ impl World {
             Fault::Wipe => self.lose_disk(),
             Fault::Usurp => self.usurp(),
             Fault::Strand => self.strand(),
+            Fault::Mishear => self.mishear(),
+            Fault::Lengthen => self.lengthen(),
             Fault::Spoil => self.spoil(),
             Fault::CrashAtStep => self.arm(),
             Fault::Drain => {
@@ -755,7 +765,9 @@ impl World {
             Undo::Order(_) | Undo::Unseat(_) | Undo::Restart(_) | Undo::Slow(_) | Undo::Part(..) => {}
             Undo::Recover => return self.recover_lost(),
             Undo::ComeBack(host) => return self.come_back(host),
-            Undo::Strike(_) | Undo::Ambush(_) => {}
+            Undo::Rehear(from, to) if !self.nemesis.stopped => self.rehear(from, to),
+            Undo::Crown(host) if !self.nemesis.stopped => return self.crown(host),
+            Undo::Strike(_) | Undo::Ambush(_) | Undo::Rehear(..) | Undo::Crown(_) => {}
             Undo::Usurp(leader, victim, weakness, until) => {
                 if !self.nemesis.stopped {
                     self.part(leader, &[victim], until);

@@ -166,6 +166,11 @@ pub enum Fault {
     /// A leader that hears nobody is ordered to change members, and so is its successor; when the first is heard again, the
     /// second crashes.
     Strand,
+    /// A host that speaks for several groups is cut off until others lead them; then one of those hears an old proposal to be
+    /// spoken to for all of them once more.
+    Mishear,
+    /// A host comes to lead every group that it is a member of, with a longer lease than the others, whose disks are slow, know of.
+    Lengthen,
 }
 
 /// How fast a host's parts are.
@@ -371,10 +376,13 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
     match profile {
         Profile::Calm => vec![],
         Profile::Lossy => vec![BadNetwork, Flap, Pause],
-        Profile::Partitions => vec![Halves, Halves, Isolate, Isolate, OneWay, Flap, BadNetwork],
+        Profile::Partitions => vec![Halves, Halves, Isolate, Isolate, OneWay, Flap, BadNetwork, Mishear, Mishear],
         Profile::Crashes => vec![Crash, Crash, Crash, CrashMany, Isolate, FailSync, Usurp],
         Profile::Clocks => {
-            vec![WallJump, WallYears, Rate, Rate, Pause, Pause, StallLoop, LeaseTerm, LeaseTerm, Isolate, Crash, Usurp]
+            vec![
+                WallJump, WallYears, Rate, Rate, Pause, Pause, StallLoop, LeaseTerm, LeaseTerm, Isolate, Crash, Usurp,
+                Lengthen,
+            ]
         }
         Profile::Membership => {
             vec![
@@ -393,7 +401,9 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
                 Strand,
             ]
         }
-        Profile::HandOver => vec![HandOver, HandOver, HandOver, HandOver, Isolate, Pause, OneWay, Crash, BadNetwork],
+        Profile::HandOver => {
+            vec![HandOver, HandOver, HandOver, HandOver, Isolate, Pause, OneWay, Crash, BadNetwork, Lengthen]
+        }
         Profile::Snapshots => {
             vec![Isolate, Isolate, Crash, Crash, Pause, Members, StallApply, CrashMany, OneWay, SlowDisk, Strand]
         }
@@ -483,6 +493,8 @@ fn faults_of(profile: Profile) -> Vec<Fault> {
         Profile::Birth => vec![Crash, Crash, Isolate, OneWay, Halves, FailSync, Pause, SwapAddresses, Spoil],
         Profile::Everything => vec![
             Halves,
+            Mishear,
+            Lengthen,
             Isolate,
             OneWay,
             Flap,

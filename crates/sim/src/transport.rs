@@ -117,6 +117,7 @@ impl World {
         {
             return;
         }
+        self.overhear(from, to, &packet);
         match self.network.send(from, to, self.now) {
             Fate::Lost => {}
             Fate::Held => self.held.push((from, to, Box::new(packet))),

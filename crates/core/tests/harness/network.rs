@@ -22,6 +22,8 @@ type Way = (char, char, GroupId);
 pub(crate) enum Fate {
     Lost,
     Held,
+    /// It arrives, and a copy of it is held.
+    Twice,
     /// The piece of a snapshot in it arrives with one bit turned.
     Damaged,
 }
@@ -84,6 +86,11 @@ impl Network {
             Some(Fate::Held) => {
                 self.held.push(flight);
                 " (held)"
+            }
+            Some(Fate::Twice) => {
+                self.held.push(Flight { message: flight.message.clone(), ..flight });
+                self.flights.push_back(flight);
+                " (a copy held)"
             }
             Some(Fate::Lost) => " (lost)",
             Some(Fate::Damaged) => {

@@ -518,7 +518,7 @@ impl World {
         to.map_or(Ok(()), |to| self.hand_over_to(group, to))
     }
 
-    fn hand_over_to(&mut self, group: GroupId, to: usize) -> Checked {
+    pub(super) fn hand_over_to(&mut self, group: GroupId, to: usize) -> Checked {
         let (Some(host), Some(to)) = (self.leader_of(group), self.hosts[to].node_id()) else { return Ok(()) };
         let Some(request) = self.ask(host, Asked::Order) else { return Ok(()) };
         self.input(host, Input::HandOver { request, group, to })

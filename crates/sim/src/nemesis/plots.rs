@@ -2,10 +2,12 @@
 
 use super::{Undo, Weakness};
 use crate::history::Time;
-use crate::invariants::voters;
+use crate::invariants::{Checked, voters};
 use crate::network::Cut;
 use crate::plan::{MILLISECOND, SECOND};
+use crate::transport::Packet;
 use crate::world::{Event, World};
+use scatter_core::message::PeerMessage;
 
 impl World {
     /// Those whom the leader loses stand for election once their grants have ended; the restarted one is the vote they lack,
@@ -86,6 +88,67 @@ impl World {
             }
             self.at(crash + SECOND, Event::Undo(Undo::Disk(leader)));
         }
+    }
+
+    /// A host hears what another proposed to speak for, before it was cut off.
+    pub(super) fn mishear(&mut self) {
+        let told: Vec<(usize, usize)> =
+            self.nemesis.proposals.keys().copied().filter(|(speaker, _)| self.leads_any(*speaker)).collect();
+        if told.is_empty() {
+            return;
+        }
+        let (speaker, hearer) = *self.nemesis.random.pick(&told);
+        let others: Vec<usize> = (0..self.hosts.len()).filter(|host| *host != speaker && *host != hearer).collect();
+        // Others lead once its grants have ended, and before it gives up for want of a majority.
+        let lease = self.lease();
+        let heard = self.now + self.span(lease * 9 / 5, lease * 14 / 5);
+        self.part(speaker, &others, heard + lease * 3);
+        self.part(speaker, &[hearer], heard);
+        self.at(heard, Event::Undo(Undo::Rehear(speaker, hearer)));
+    }
+
+    pub(super) fn rehear(&mut self, from: usize, to: usize) {
+        if let Some(packet) = self.nemesis.proposals.get(&(from, to)).cloned() {
+            self.note([33, from as u64, to as u64], || format!("host {to} hears host {from} once more: {packet:?}"));
+            self.at(self.now, Event::Arrive { from, to, packet: Box::new(packet) });
+        }
+    }
+
+    /// A packet leaves.
+    pub(crate) fn overhear(&mut self, from: usize, to: usize, packet: &Packet) {
+        if let Packet::Peer { message: PeerMessage::Cover { .. }, .. } = packet {
+            self.nemesis.proposals.insert((from, to), packet.clone());
+        }
+    }
+
+    /// A host starts anew with a lease that no other host has granted yet.
+    pub(super) fn lengthen(&mut self) {
+        let host = self.any_host();
+        let config = &mut self.hosts[host].config;
+        config.lease = (config.lease * 3 / 2).min(config.lease_limit);
+        config.election_min = config.lease + config.lease / 20;
+        config.election_max = config.lease + config.lease / 2;
+        self.crash(host);
+        let back = self.now + self.span(MILLISECOND, 100 * MILLISECOND);
+        self.at(back, Event::Undo(Undo::Start(host)));
+        let crowned = back + self.lease() * 2 + self.span(MILLISECOND, SECOND);
+        self.at(crowned, Event::Undo(Undo::Crown(host)));
+    }
+
+    pub(super) fn crown(&mut self, host: usize) -> Checked {
+        let Some(node) = self.hosts[host].node_id() else { return Ok(()) };
+        let until = self.now + 2 * SECOND;
+        for other in (0..self.hosts.len()).filter(|other| *other != host) {
+            self.hosts[other].disk_slowness = self.nemesis.random.between(20, 200);
+            self.at(until, Event::Undo(Undo::Disk(other)));
+        }
+        for group in self.groups() {
+            let votes = self.observer.configuration(group).is_some_and(|known| voters(known).contains(&node));
+            if votes && !self.leads(host, group) {
+                self.hand_over_to(group, host)?;
+            }
+        }
+        Ok(())
     }
 
     /// A host and some others hear nothing from each other until a time.
