@@ -51,7 +51,7 @@ pub struct Config {
     pub peer_window_bytes: usize,
     /// Reads waiting at a leader for a heartbeat round.
     pub queue_reads: usize,
-    /// Bytes of applied entries kept in memory for members that lag.
+    /// Bytes of applied entries kept in memory for members that lag, by all replicas of the node together.
     pub log_memory_bytes: usize,
     /// Decided slots kept on disk for members that lag, beyond what recovery needs.
     pub log_retain_slots: u64,

@@ -28,6 +28,9 @@ use crate::types::{Ballot, GroupId, NodeId, ReplicaName, RequestId, Slot, WriteI
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+/// However many replicas share the node's memory for applied entries, each keeps so many bytes of them.
+const LEAST_LOG_MEMORY: usize = 64 << 10;
+
 /// What every handler may use besides its replica.
 pub(crate) struct Context<'a> {
     pub(crate) now: Now,
@@ -56,6 +59,12 @@ impl Context<'_> {
     pub(crate) fn write(&mut self, write: Write) -> WriteId {
         self.effects.writes.push(write);
         self.write
+    }
+
+    /// Bytes of applied entries that one replica keeps in memory: they share the node's, but for a little of their own.
+    pub(crate) fn log_memory(&self) -> usize {
+        let all = self.config.log_memory_bytes;
+        (all / (self.beside.len() + 1)).max(all.min(LEAST_LOG_MEMORY))
     }
 
     /// Answers a request.
@@ -419,7 +428,7 @@ impl Replica {
         self.report = Some(report);
         self.stalled = self.stalled.filter(|(slot, _)| *slot > self.applied);
         let marked = if planted::on(Bug::LogReadPastMark) { self.decided } else { self.decided_on_disk };
-        self.log.trim(self.applied.min(marked), cx.config.log_memory_bytes);
+        self.log.trim(self.applied.min(marked), cx.log_memory());
         if planted::on(Bug::TruncatedTooFar) {
             self.flushed = self.applied;
         }

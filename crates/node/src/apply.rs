@@ -30,10 +30,13 @@ use std::time::{Duration, Instant};
 /// How long the thread waits before it tries a failing store again.
 const STORE_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether the disk has room: much less can be written in that time than must be free.
+const SPACE_EVERY: Duration = Duration::from_millis(20);
+
 /// One piece of work.
 pub enum Job {
-    /// Decided entries, with those who wait for them.
-    Apply(Apply, Vec<(RequestId, Waiter)>),
+    /// Decided entries of some groups, with those who wait for them.
+    Apply(Vec<Apply>, Vec<(RequestId, GroupId, Waiter)>),
     /// An order of the core.
     Order(MachineOrder),
     /// A read that may go on.
@@ -80,11 +83,20 @@ pub fn start(
         waiters: HashMap::new(),
         failing: false,
         told_full: false,
+        space_at: Instant::now(),
     };
     worker.publish();
     worker.tell_space();
     let thread = std::thread::Builder::new().name("apply".to_owned()).spawn(move || worker.run(&work))?;
     Ok((handle, thread))
+}
+
+/// What the loop is to hear of one piece of work.
+#[derive(Default)]
+struct Burst {
+    inputs: Vec<Input>,
+    /// It can wait until the loop turns.
+    quiet: bool,
 }
 
 struct Worker {
@@ -101,6 +113,8 @@ struct Worker {
     failing: bool,
     /// The driver was told that there is no room for clients' writes.
     told_full: bool,
+    /// When it looks next whether the disk has room.
+    space_at: Instant,
 }
 
 impl Worker {
@@ -123,12 +137,7 @@ impl Worker {
             };
             self.serving.counts.on_job_taken();
             match job {
-                Job::Apply(apply, waiters) => {
-                    let begun = Instant::now();
-                    let entries = apply.entries.len();
-                    self.apply(&apply, waiters);
-                    self.serving.counts.on_applied(entries, begun - since, begun.elapsed());
-                }
+                Job::Apply(applies, waiters) => self.apply_all(&applies, waiters, since),
                 Job::Order(order) => {
                     let done = self.until_done(|stage| stage.order(&order, crate::clock::instant()));
                     self.serving.counts.on_order(&order, &done);
@@ -150,6 +159,7 @@ impl Worker {
 
     /// Tells the driver when room for clients' writes ends, and when there is some again.
     fn tell_space(&mut self) {
+        self.space_at = Instant::now() + SPACE_EVERY;
         let needed = self.store.needed_bytes();
         // Once it was short, a little more is asked for, so that the answer does not change with every file that goes.
         let wanted = if self.told_full { needed + needed / 4 } else { needed };
@@ -166,10 +176,13 @@ impl Worker {
         loop {
             match attempt(&mut self.stage) {
                 Ok(done) => {
-                    if std::mem::take(&mut self.failing) {
+                    let recovered = std::mem::take(&mut self.failing);
+                    if recovered {
                         tracing::info!("the data store takes writes again");
                     }
-                    self.tell_space();
+                    if recovered || self.space_at <= Instant::now() {
+                        self.tell_space();
+                    }
                     return done;
                 }
                 Err(StoreError::Damaged(what)) => {
@@ -190,15 +203,26 @@ impl Worker {
         }
     }
 
-    fn apply(&mut self, apply: &Apply, waiters: Vec<(RequestId, Waiter)>) {
-        self.waiters.extend(waiters.into_iter().map(|(request, waiter)| (request, (apply.group, waiter))));
-        let done = self.until_done(|stage| stage.apply(apply));
+    /// Applies what was decided in one burst, one group after the other; tells of all of them together.
+    fn apply_all(&mut self, applies: &[Apply], waiters: Vec<(RequestId, GroupId, Waiter)>, since: Instant) {
+        self.waiters.extend(waiters.into_iter().map(|(request, group, waiter)| (request, (group, waiter))));
+        let mut burst = Burst { quiet: true, ..Burst::default() };
+        for apply in applies {
+            let begun = Instant::now();
+            let done = self.until_done(|stage| stage.apply(apply));
+            self.apply_done(apply.group, done, &mut burst);
+            self.serving.counts.on_applied(apply.entries.len(), begun - since, begun.elapsed());
+        }
+        self.tell(burst);
+    }
+
+    fn apply_done(&mut self, group: GroupId, done: Done, burst: &mut Burst) {
         let merged = done.inputs.iter().filter_map(|input| match input {
             Input::Merged { loser, .. } => Some(loser.group),
             _ => None,
         });
-        let ended: Vec<GroupId> = merged.chain([apply.group]).collect();
-        self.finish(done);
+        let ended: Vec<GroupId> = merged.chain([group]).collect();
+        self.show(done, burst);
         ended.into_iter().for_each(|group| self.let_down(group));
     }
 
@@ -217,9 +241,16 @@ impl Worker {
         }
     }
 
-    /// What came of a piece of work: readers see where data lies, clients hear outcomes, the loop hears how far the machines
-    /// are; in this order, so that nobody is told of what readers beside the loop would contradict.
+    /// What came of a piece of work.
     fn finish(&mut self, done: Done) {
+        let mut burst = Burst { quiet: true, ..Burst::default() };
+        self.show(done, &mut burst);
+        self.tell(burst);
+    }
+
+    /// What came of a piece of work: readers see where data lies, clients hear outcomes, the loop will hear how far the machines
+    /// are; in this order, so that nobody is told of what readers beside the loop would contradict.
+    fn show(&mut self, done: Done, burst: &mut Burst) {
         let changed = done.inputs.iter().filter_map(reported).any(|(group, report)| self.is_news(group, report));
         self.note_operations(&done.inputs);
         if changed || !done.moved.is_empty() {
@@ -235,8 +266,13 @@ impl Worker {
             self.refresh_figures(group);
         }
         // All that an applied entry tells is how far the machine is; what moved data tells more.
-        let events = done.inputs.into_iter().map(Event::Input);
-        if done.moved.is_empty() && done.quiet { self.inbox.extend_quietly(events) } else { self.inbox.extend(events) }
+        burst.quiet &= done.moved.is_empty() && done.quiet;
+        burst.inputs.extend(done.inputs);
+    }
+
+    fn tell(&self, burst: Burst) {
+        let events = burst.inputs.into_iter().map(Event::Input);
+        if burst.quiet { self.inbox.extend_quietly(events) } else { self.inbox.extend(events) }
     }
 
     /// Whether what is published of a group is outdated.

@@ -7,13 +7,14 @@
 //! ```
 //!
 //! It lives on one thread together with the transport. Frames of a peer are stepped as they are read; everything else comes
-//! through the inbox. Each burst ends in one flush of the core, so what came together shares entries, messages and the
-//! sync. The loop waits for nothing but its inbox, its timer and its sockets.
+//! through the inbox. Whatever is there when the loop turns ends in one flush of the core, so it shares entries, messages and
+//! the sync. The loop waits for nothing but its inbox, its timer and its sockets.
 
 use crate::apply::{ApplyHandle, Job};
 use crate::events::{Event, Inbox, Waiter};
 use crate::hearsay::{Hearsay, Own};
 use crate::organiser::{LOOK_EVERY, Look, Organiser, PolicySettings};
+use crate::pace::Pace;
 use crate::rates::Rates;
 use crate::serving::{Leadership, NodeView, Queues, Serving};
 use crate::storage::log::{LogReader, Space};
@@ -22,7 +23,7 @@ use crate::transport::Transport;
 use bytes::Bytes;
 use scatter_core::codec::Decode;
 use scatter_core::durable::Write;
-use scatter_core::effects::{Outgoing, Refused, Reply};
+use scatter_core::effects::{Apply, Outgoing, Refused, Reply};
 use scatter_core::entry::EntryKind;
 use scatter_core::message::{Hello, HelloError, PeerMessage};
 use scatter_core::policy::Proposal;
@@ -53,6 +54,13 @@ enum Pending {
     Write(Waiter, GroupId),
     Read(Waiter, GroupId, Key),
     Order(Waiter, GroupId),
+}
+
+/// A client's command on its way to the core.
+struct Gathered {
+    request: RequestId,
+    group: GroupId,
+    command: Bytes,
 }
 
 /// What the driver is made of.
@@ -105,6 +113,13 @@ pub struct Driver {
     identity: Identity,
     pending: HashMap<RequestId, Pending>,
     next_request: u64,
+    /// Clients' commands that wait for the next write, in the order they came.
+    gathered: Vec<Gathered>,
+    pace: Pace,
+    /// The log has told of a sync in the burst under way.
+    synced: bool,
+    /// Something waits for the next write to be due.
+    held: bool,
     attached: BTreeSet<GroupId>,
     /// Groups that came or went, or have another leader, in the burst under way.
     changed: BTreeSet<GroupId>,
@@ -141,6 +156,7 @@ impl Driver {
     /// The driver, before its transport is there.
     #[must_use]
     pub fn new(parts: Parts) -> Shared {
+        let pace = Pace::new(parts.node.config().linger);
         let mut driver = Self {
             node: parts.node,
             effects: Effects::default(),
@@ -154,6 +170,10 @@ impl Driver {
             identity: parts.identity,
             pending: HashMap::new(),
             next_request: 0,
+            gathered: Vec::new(),
+            pace,
+            synced: false,
+            held: false,
             attached: BTreeSet::new(),
             changed: BTreeSet::new(),
             known: BTreeMap::new(),
@@ -181,7 +201,7 @@ impl Driver {
     /// Gives it its transport and carries out what recovery left.
     pub fn attach_transport(&mut self, transport: Transport) {
         self.transport = Some(transport);
-        self.carry_out();
+        self.end_burst();
     }
 
     /// What this node says of itself at the moment.
@@ -230,14 +250,9 @@ impl Driver {
         }
     }
 
-    /// All frames of one read were handed in.
-    pub fn on_batch_end(&mut self) {
-        self.carry_out();
-        self.send_gossip();
-        let deadline = self.node.deadline();
-        if deadline.is_some_and(|at| self.armed.is_none_or(|armed| at < armed)) {
-            self.rearm.notify_one();
-        }
+    /// All frames of one read were handed in. The loop turns once everybody who has something to hand in has done so.
+    pub fn on_batch_end(&self) {
+        self.rearm.notify_one();
     }
 
     /// Whether nobody is to listen to a node.
@@ -249,7 +264,29 @@ impl Driver {
         self.node.step(crate::clock::now(), input, &mut self.effects);
     }
 
-    /// Ends a burst: lets the core form entries and messages, and carries everything out.
+    /// Ends a burst: proposes what clients want, if the next write is due or there is something to say to peers anyway, and
+    /// carries everything out.
+    fn end_burst(&mut self) {
+        let due = self.pace.due() <= crate::clock::instant();
+        if std::mem::take(&mut self.synced) || due {
+            for Gathered { request, group, command } in std::mem::take(&mut self.gathered) {
+                self.step(Input::Propose { request, group, command });
+            }
+        }
+        self.carry_out();
+        if due {
+            self.submit();
+        }
+        let waits = !self.gathered.is_empty() || !self.backlog.is_empty();
+        self.held = waits && !due;
+    }
+
+    /// When something is to go on that waits for the next write.
+    fn write_deadline(&self) -> Option<Instant> {
+        self.held.then(|| self.pace.due())
+    }
+
+    /// Lets the core form entries and messages, and carries everything out.
     fn carry_out(&mut self) {
         let now = crate::clock::now();
         self.node.flush(now, &mut self.effects);
@@ -269,17 +306,11 @@ impl Driver {
                 self.last_write = Some(write);
             }
             self.backlog.push_back((write, effects.writes));
-            self.submit();
         }
         self.attach_words();
         self.send(effects.messages);
         self.note_leadership();
-        for apply in effects.applies {
-            self.serving.counts.on_decided(&apply);
-            let requests = apply.waiting.iter().flat_map(|(_, requests)| requests);
-            let waiters = requests.filter_map(|request| Some((*request, self.waiter(*request)?))).collect();
-            self.apply.push(Job::Apply(apply, waiters));
-        }
+        self.hand_over_decided(effects.applies);
         for order in effects.orders {
             self.apply.push(Job::Order(order));
         }
@@ -292,6 +323,21 @@ impl Driver {
         for address in effects.dials {
             self.dial(address);
         }
+    }
+
+    /// Hands decided entries to the apply thread: of all groups at once, since waking it costs more than most entries.
+    fn hand_over_decided(&mut self, applies: Vec<Apply>) {
+        if applies.is_empty() {
+            return;
+        }
+        let mut waiters = Vec::new();
+        for apply in &applies {
+            self.serving.counts.on_decided(apply);
+            let requests = apply.waiting.iter().flat_map(|(_, requests)| requests);
+            let waiting = requests.filter_map(|request| Some((*request, apply.group, self.waiter(*request)?)));
+            waiters.extend(waiting);
+        }
+        self.apply.push(Job::Apply(applies, waiters));
     }
 
     fn waiter(&mut self, request: RequestId) -> Option<Waiter> {
@@ -307,24 +353,21 @@ impl Driver {
 
     /// Hands waiting batches to the log, in order, as far as it has room.
     fn submit(&mut self) {
+        let mut entries = 0;
         while let Some((write, writes)) = self.backlog.pop_front() {
-            let may_use_reserve = !writes.iter().any(|write| match write {
-                Write::Accept { entries, .. } => entries.iter().any(|entry| entry.kind == EntryKind::Commands),
-                Write::Node { .. }
-                | Write::Peer { .. }
-                | Write::Create { .. }
-                | Write::Hard { .. }
-                | Write::Truncate { .. }
-                | Write::Tombstone { .. } => false,
-            });
+            let accepts = writes.iter().filter(|write| matches!(write, Write::Accept { .. })).count();
+            let may_use_reserve = !writes.iter().any(is_of_clients);
             match self.log.submit(write, writes, may_use_reserve) {
-                Ok(()) => {}
+                Ok(()) => entries += accepts,
                 Err(SubmitError::Full(writes)) => {
                     self.backlog.push_front((write, writes));
-                    return;
+                    break;
                 }
-                Err(SubmitError::Stopped) => return,
+                Err(SubmitError::Stopped) => break,
             }
+        }
+        if entries > 0 {
+            self.pace.wrote(crate::clock::instant(), entries);
         }
     }
 
@@ -500,7 +543,7 @@ impl Driver {
                     return waiter.answer(ReplyBody::refused(Refusal::Draining));
                 }
                 let request = self.request(Pending::Write(waiter, group));
-                self.step(Input::Propose { request, group, command });
+                self.gathered.push(Gathered { request, group, command });
             }
             Event::Read { group, key, waiter } => {
                 let request = self.request(Pending::Read(waiter, group, key));
@@ -553,12 +596,12 @@ impl Driver {
     fn on_log(&mut self, event: LogEvent) {
         match event {
             LogEvent::Synced(write) => {
+                self.synced = true;
                 self.step(Input::Synced { write });
                 if self.last_write.is_some_and(|last| last <= write) {
                     let why = "this node's disk was rolled back or cloned, or a group was recovered without it: it gave up its id";
                     self.ended = Some(Ended::Fatal(why.to_owned()));
                 }
-                self.submit();
             }
             LogEvent::Space(space) => {
                 let full = space < Space::Enough;
@@ -634,6 +677,7 @@ impl Driver {
     fn settle(&mut self) {
         self.node.settle(crate::clock::now(), &mut self.effects);
         self.carry_out();
+        self.submit();
     }
 
     /// Joins the gossip of the cluster, once there is one, and does what is due of it.
@@ -739,6 +783,19 @@ impl Driver {
     }
 }
 
+/// Whether a write holds what clients want, for which the log's reserve is not.
+fn is_of_clients(write: &Write) -> bool {
+    match write {
+        Write::Accept { entries, .. } => entries.iter().any(|entry| entry.kind == EntryKind::Commands),
+        Write::Node { .. }
+        | Write::Peer { .. }
+        | Write::Create { .. }
+        | Write::Hard { .. }
+        | Write::Truncate { .. }
+        | Write::Tombstone { .. } => false,
+    }
+}
+
 /// What a founder waits for, in words.
 fn awaited(addresses: &[String]) -> Option<String> {
     let waits = "the cluster is born once all that are to found it, and all seeds, have answered; nobody has yet at";
@@ -769,7 +826,7 @@ pub async fn run(shared: Shared) -> Ended {
                 driver.hand_over();
             }
             driver.hand_over_if_full();
-            driver.carry_out();
+            driver.end_burst();
             driver.gossip();
             driver.organise();
             if let Some(ended) = driver.ended.take() {
@@ -788,7 +845,8 @@ pub async fn run(shared: Shared) -> Ended {
                 view_at = tokio::time::Instant::now() + VIEW_EVERY;
             }
             let gossip = driver.hearsay.as_ref().and_then(Hearsay::deadline);
-            driver.armed = driver.node.deadline().into_iter().chain(gossip).min();
+            let write = driver.write_deadline();
+            driver.armed = driver.node.deadline().into_iter().chain(gossip).chain(write).min();
             driver.armed.map_or(VIEW_EVERY, |at| at.since(crate::clock::instant()))
         };
         let until = view_at.min(tokio::time::Instant::now() + wait);

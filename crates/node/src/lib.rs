@@ -1,6 +1,6 @@
 //! One Scatter node: the shell around `scatter-core`.
 //!
-//! * [`driver`]: the loop that steps the core; [`transport`]: peers and clients on its thread.
+//! * [`driver`]: the loop that steps the core, [`pace`]: when it writes; [`transport`]: peers and clients on its thread.
 //! * [`storage`]: the consensus log and the data store; [`apply`]: the thread that applies what is decided.
 //! * [`hearsay`]: what nodes tell each other by gossip; [`organiser`]: what groups do by themselves.
 //! * [`serving`]: what other threads see; [`service`]: requests of clients; [`backend`]: requests over HTTP.
@@ -17,6 +17,7 @@ pub mod hearsay;
 pub mod metrics;
 pub mod orders;
 pub mod organiser;
+pub mod pace;
 pub mod rates;
 pub mod service;
 pub mod serving;

@@ -185,12 +185,13 @@ fn start_consensus(
     let (tell_ready, ready) = std::sync::mpsc::channel();
     let service = service.clone();
     let thread = std::thread::Builder::new().name("consensus".to_owned()).spawn(move || {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => return drop(tell_ready.send(Err(error))),
         };
-        let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, async move {
+        // A task of its own: what is waited for right here is woken by a system call each time.
+        let running = runtime.spawn_local(async move {
             let driver = Driver::new(parts);
             let gate = Rc::new(Gate(driver.clone()));
             match Transport::start(config, gate.clone(), gate, Rc::new(service)) {
@@ -203,6 +204,11 @@ fn start_consensus(
                 Err(error) => drop(tell_ready.send(Err(error))),
             }
         });
+        if let Err(error) = runtime.block_on(running)
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
     })?;
     let metrics = ready.recv()??;
     Ok((ended, thread, metrics))

@@ -36,6 +36,9 @@ const SLEW: u64 = 20;
 /// From how many commands in the last entry on the next ones wait for company: below it, waiting costs more than it saves.
 const LINGER_FROM: usize = 8;
 
+/// From how many other replicas of the node on entries are expected to have company on their way.
+const SHARED_FROM: usize = 7;
+
 /// Bytes in front of each command of an entry, and in front of all.
 const COMMAND_OVERHEAD: usize = 4;
 
@@ -620,7 +623,9 @@ impl Replica {
             }
             // While entries are under way, or right after the last, a further one is worth its messages and syncs only if it
             // takes as many commands as the last: many small entries would cost more than they gain.
-            let small = leader.queue.len() < leader.last_batch && leader.queue_bytes < cx.config.entry_bytes;
+            // Where many groups share a node, their entries share the messages and syncs: a small one costs little.
+            let alone = cx.beside.len() < SHARED_FROM || leader.last_batch >= LINGER_FROM;
+            let small = alone && leader.queue.len() < leader.last_batch && leader.queue_bytes < cx.config.entry_bytes;
             if leader.queue.is_empty() || in_flight > 0 && small {
                 return;
             }

@@ -256,8 +256,16 @@ impl State {
             length: place.length,
         };
         let Some(run) = whole.part(replica.truncated.0.saturating_add(1), u64::MAX) else { return };
-        let after = replica.runs.partition_point(|old| old.end() <= run.first);
-        if after < replica.runs.len() {
+        // Nearly always the run follows all others; a search would look at memory that nobody has touched for long.
+        let follows = replica.runs.back().is_none_or(|last| last.end() <= run.first);
+        let after =
+            if follows { replica.runs.len() } else { replica.runs.partition_point(|old| old.end() <= run.first) };
+        if let Some(old) = replica.runs.get_mut(after).filter(|old| (old.first, old.count) == (run.first, run.count)) {
+            // Written anew at the end of the log: everything around it stays as it is.
+            discharge(&mut self.segments, old);
+            charge(&mut self.segments, &run);
+            *old = run;
+        } else if after < replica.runs.len() {
             let covered = replica.runs.split_off(after);
             let mut above = Vec::new();
             for old in covered {
