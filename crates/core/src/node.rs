@@ -3,27 +3,28 @@
 //! The shell's loop is: take every input that waits, [`Node::step`] each, then [`Node::flush`] once, then carry out the
 //! effects. What one burst brought in shares entries, messages and the sync.
 
+mod index;
+mod passing;
+mod peers;
+mod start;
+
 use crate::birth::{Birth, Origin};
 use crate::config::Config;
 use crate::cover::{Beat, Beaten, Covers};
-use crate::durable::{
-    HardState, MAX_NONCES, Merger, NodeRecord, PeerRecord, Recovered, RecoveredReplica, Tombstone, Write,
-};
+use crate::durable::{Merger, NodeRecord, PeerRecord, Tombstone, Write};
 use crate::effects::{Effects, MachineOrder, Outgoing, Refused, Reply};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::{Input, MachineReport};
-use crate::message::{Envelope, Hello, HelloError, Message, PeerMessage};
+use crate::message::{Envelope, Message, PeerMessage};
+use crate::ops::Pending;
 use crate::ops::messages::{GroupEnvelope, GroupMessage};
-use crate::ops::{Obligation, Pending};
-use crate::paxos::acceptor::Unsynced;
 use crate::planted::{self, Bug};
 use crate::policy::Busy;
 use crate::replica::{Context, Replica, Role};
 use crate::rng::Rng;
 use crate::time::{Instant, Now};
-use crate::types::{
-    Ballot, ClusterId, FeatureLevel, GroupId, Incarnation, NodeId, ReplicaName, RequestId, Slot, WriteId,
-};
+use crate::types::{Ballot, ClusterId, FeatureLevel, GroupId, NodeId, ReplicaName, RequestId, Slot, WriteId};
+use index::Index;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -129,48 +130,6 @@ pub struct ReplicaStatus {
     pub lease: std::time::Duration,
 }
 
-/// What is asked of all replicas at once, kept up to date with each step of one of them: a node may host thousands, most of
-/// them idle.
-#[derive(Debug, Default)]
-pub(crate) struct Index {
-    deadlines: BTreeSet<(Instant, GroupId)>,
-    deadline_of: BTreeMap<GroupId, Instant>,
-    /// The first batch of writes that each waits for.
-    unsynced: BTreeSet<(WriteId, GroupId)>,
-    unsynced_of: BTreeMap<GroupId, WriteId>,
-    /// Those that miss somebody.
-    pub(crate) lonely: BTreeSet<GroupId>,
-    /// Those led here.
-    pub(crate) led: BTreeSet<GroupId>,
-    leaderships: BTreeMap<GroupId, (Option<NodeId>, Ballot)>,
-    /// Groups that came, went, or have another leader or ballot, since the shell asked.
-    changed: BTreeSet<GroupId>,
-}
-
-impl Index {
-    fn set_deadline(&mut self, group: GroupId, at: Option<Instant>) {
-        let old = match at {
-            Some(at) => self.deadline_of.insert(group, at),
-            None => self.deadline_of.remove(&group),
-        };
-        if old != at {
-            old.map(|old| self.deadlines.remove(&(old, group)));
-            at.map(|at| self.deadlines.insert((at, group)));
-        }
-    }
-
-    fn set_unsynced(&mut self, group: GroupId, first: Option<WriteId>) {
-        let old = match first {
-            Some(first) => self.unsynced_of.insert(group, first),
-            None => self.unsynced_of.remove(&group),
-        };
-        if old != first {
-            old.map(|old| self.unsynced.remove(&(old, group)));
-            first.map(|first| self.unsynced.insert((first, group)));
-        }
-    }
-}
-
 /// A node.
 #[derive(Debug)]
 pub struct Node {
@@ -206,139 +165,6 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node as its disk remembers it, or a new one. `machines` is what the store holds.
-    /// The effects hold the record of this boot; until it is synced the node neither speaks nor listens.
-    pub fn recover(
-        config: Config,
-        boot: Boot,
-        recovered: Recovered,
-        machines: Machines,
-        now: Now,
-    ) -> Result<(Self, Effects), RecoverError> {
-        let mut record = recovered.node.unwrap_or(NodeRecord {
-            node: boot.fresh_id,
-            boot: 0,
-            nonces: Vec::new(),
-            cluster: None,
-            binding: None,
-            longest_lease_nanos: 0,
-            given_up: false,
-        });
-        if record.given_up {
-            return Err(RecoverError::GivenUp(record.node));
-        }
-        record.boot += 1;
-        record.nonces.insert(0, boot.nonce);
-        record.nonces.truncate(MAX_NONCES);
-        let mut node = Self {
-            record,
-            nonce: boot.nonce,
-            peers: recovered.peers.into_iter().map(|peer| (peer.node, peer)).collect(),
-            replicas: BTreeMap::new(),
-            tombstones: BTreeMap::new(),
-            rng: Rng::new(boot.seed),
-            birth: Birth::new(boot.origin),
-            after_sync: VecDeque::from([(WriteId(1), AfterSync::Boot)]),
-            next_write: WriteId(1),
-            outstanding: VecDeque::new(),
-            disk_full: false,
-            booted: false,
-            lease_on_disk: 0,
-            touched: BTreeSet::new(),
-            wanted: Vec::new(),
-            index: Index::default(),
-            covers: Covers::default(),
-            eager: BTreeSet::new(),
-            merged: BTreeSet::new(),
-            now,
-            config,
-        };
-        node.birth.is_bound_on_disk = node.record.binding.is_some();
-        for tombstone in recovered.tombstones {
-            node.tombstones.entry(tombstone.replica.group).or_default().push(tombstone);
-        }
-        let mut effects = Effects::default();
-        node.recover_orphans(&recovered.replicas, &machines, &mut effects)?;
-        for replica in recovered.replicas {
-            node.recover_replica(replica, &machines, &mut effects)?;
-        }
-        node.settle_merged(now, None, &mut effects);
-        // A lease of today's length may be granted from now on, to others and to itself.
-        let lease = crate::time::nanos(node.config.lease);
-        node.record.longest_lease_nanos = node.record.longest_lease_nanos.max(lease);
-        node.write_record(&mut effects);
-        node.flush(now, &mut effects);
-        Ok((node, effects))
-    }
-
-    /// Machines without a replica in the log: born by a split whose replica the log had not heard of yet, or left over by a
-    /// process that died between the tombstone and the end of the data.
-    fn recover_orphans(
-        &mut self,
-        replicas: &[RecoveredReplica],
-        machines: &Machines,
-        effects: &mut Effects,
-    ) -> Result<(), RecoverError> {
-        let lives = |name: &ReplicaName| replicas.iter().any(|replica| replica.replica.group == name.group);
-        for (name, report) in machines.live.iter().filter(|(name, _)| !lives(name)) {
-            if name.incarnation == Incarnation(1) && self.may_host(*name) {
-                let inviter = another_member(*name, None, &report.configuration);
-                effects.writes.push(Write::Create { replica: *name, after: Slot(1), inviter });
-                let hard = HardState::default();
-                let born = RecoveredReplica { replica: *name, inviter, hard, truncated: Slot(1), entries: Vec::new() };
-                self.recover_replica(born, machines, effects)?;
-            } else {
-                effects.orders.push(MachineOrder::Destroy { replica: *name });
-            }
-        }
-        // The end of a former self's data was lost with the store, and the one that lives may never have data of its own.
-        let another = |name: &ReplicaName| {
-            replicas.iter().any(|replica| replica.replica.group == name.group && replica.replica != *name)
-        };
-        let former = machines.live.iter().map(|(name, _)| *name).filter(another);
-        effects.orders.extend(former.map(|replica| MachineOrder::Destroy { replica }));
-        let left = machines.merged.iter().map(|(name, _)| *name).filter(|name| !lives(name));
-        effects.orders.extend(left.map(|replica| MachineOrder::Destroy { replica }));
-        Ok(())
-    }
-
-    fn recover_replica(
-        &mut self,
-        recovered: RecoveredReplica,
-        machines: &Machines,
-        effects: &mut Effects,
-    ) -> Result<(), RecoverError> {
-        let name = recovered.replica;
-        let report = machines.live.iter().find(|(machine, _)| *machine == name).map(|(_, report)| report.clone());
-        let merger = machines.merged.iter().find(|(machine, _)| *machine == name).map(|(_, merger)| *merger);
-        let (level, known) = (report.as_ref().map(|report| report.feature_level), self.config.feature_level);
-        if let Some(level) = level.filter(|level| *level > known) {
-            return Err(RecoverError::TooNew { group: name.group, level, known });
-        }
-        let applied = report.as_ref().map_or(Slot(0), |report| report.applied);
-        let genesis = self.record.binding.as_ref().is_some_and(|binding| binding.group == name.group)
-            && name.incarnation == Incarnation(1);
-        let begins = report.is_none() && name.incarnation == Incarnation(1) && recovered.truncated <= Slot(1);
-        let missing = begins && genesis && merger.is_none();
-        if recovered.truncated > applied && !begins && merger.is_none() {
-            return Err(RecoverError::Damaged { group: name.group, applied, truncated: recovered.truncated });
-        }
-        let now = self.now;
-        let mut cx = self.context(now, effects);
-        let mut replica = Replica::recover(recovered, report, &mut cx);
-        if let Some(merger) = merger {
-            replica.decided = replica.hard.decided;
-            replica.on_merged(merger, &mut cx);
-            self.merged.insert(name.group);
-        }
-        self.replicas.insert(name.group, Box::new(replica));
-        self.touched.insert(name.group);
-        if missing {
-            self.create_genesis(name, effects);
-        }
-        Ok(())
-    }
-
     /// Its id.
     #[must_use]
     pub fn id(&self) -> NodeId {
@@ -455,85 +281,6 @@ impl Node {
     #[must_use]
     pub fn waits_for_machines(&self) -> bool {
         !self.eager.is_empty()
-    }
-
-    /// How this node introduces itself to `to`.
-    #[must_use]
-    pub fn hello(&self, to: Option<NodeId>) -> Hello {
-        let NodeRecord { cluster, node, boot, ref nonces, .. } = self.record;
-        let earlier = nonces.iter().skip(1).copied().collect();
-        Hello { cluster, from: node, to, boot, nonce: self.nonce, earlier }
-    }
-
-    /// Whether another node has introduced itself before, as far as this one remembers.
-    #[must_use]
-    pub fn has_seen(&self, node: NodeId) -> bool {
-        self.peers.contains_key(&node)
-    }
-
-    /// Whether another node's introduction is believed. What is learned about it goes to disk with the next batch.
-    pub fn check_hello(&mut self, hello: &Hello, effects: &mut Effects) -> Result<(), HelloError> {
-        if self.record.given_up {
-            return Err(HelloError::GivenUp);
-        }
-        if hello.to.is_some_and(|to| to != self.record.node) && !planted::on(Bug::TargetNotChecked) {
-            return Err(HelloError::OtherNode);
-        }
-        if let (Some(ours), Some(theirs)) = (self.record.cluster, hello.cluster)
-            && ours != theirs
-        {
-            return Err(HelloError::OtherCluster);
-        }
-        if self.is_condemned(hello.from) {
-            return Err(HelloError::Condemned);
-        }
-        let seen = PeerRecord { node: hello.from, boot: hello.boot, nonce: hello.nonce, condemned: false };
-        match self.peers.get(&hello.from) {
-            Some(known) if *known == seen => return Ok(()),
-            Some(known) if self.is_rolled_back(hello, known) => return Err(HelloError::RolledBack),
-            Some(_) | None => {}
-        }
-        self.peers.insert(hello.from, seen);
-        effects.writes.push(Write::Peer { record: seen });
-        Ok(())
-    }
-
-    /// Whether a group went on without a node, so that nobody listens to it: a connection with it is to be closed, so that it hears
-    /// why when it comes with the next.
-    #[must_use]
-    pub fn is_condemned(&self, node: NodeId) -> bool {
-        self.peers.get(&node).is_some_and(|peer| peer.condemned) && !planted::on(Bug::CondemnedHeard)
-    }
-
-    /// Listens to these nodes no more. Whoever is among them itself gives up.
-    fn condemn(&mut self, nodes: &[NodeId], effects: &mut Effects) {
-        for node in nodes {
-            if *node == self.record.node {
-                self.give_up(effects);
-                return;
-            }
-            let record =
-                self.peers.entry(*node).or_insert(PeerRecord { node: *node, boot: 0, nonce: 0, condemned: false });
-            if !record.condemned {
-                record.condemned = true;
-                effects.writes.push(Write::Peer { record: *record });
-            }
-        }
-    }
-
-    /// A group here was recovered: whom it did without is not listened to. Its later members learn it so.
-    fn heed_recoveries(&mut self, report: &MachineReport, effects: &mut Effects) {
-        for recovered in &report.state.recovered {
-            self.condemn(&recovered.condemned, effects);
-        }
-    }
-
-    /// Whether a node that was seen at the boot `known` cannot have come to this hello from there.
-    fn is_rolled_back(&self, hello: &Hello, known: &PeerRecord) -> bool {
-        if planted::on(Bug::RollbackNotRefused) || planted::on(Bug::LineageNotChecked) && hello.boot > known.boot {
-            return false;
-        }
-        hello.remembers(known) == Some(false)
     }
 
     /// One thing happened.
@@ -686,34 +433,6 @@ impl Node {
         }
     }
 
-    /// Brings up to date what is asked of all replicas at once.
-    fn reindex(&mut self, group: GroupId) {
-        let replica = self.replicas.get(&group).map(|replica| &**replica);
-        let deadline = replica.and_then(Replica::deadline);
-        let unsynced = replica.and_then(|replica| replica.unsynced.front()).map(|(first, _)| *first);
-        let lonely = replica.is_some_and(|replica| self.is_lonely(replica));
-        let leadership = self.leadership(group);
-        if leadership.is_some_and(|(leader, _)| leader == Some(self.record.node)) {
-            self.index.led.insert(group);
-        } else {
-            self.index.led.remove(&group);
-        }
-        self.index.set_deadline(group, deadline);
-        self.index.set_unsynced(group, unsynced);
-        if lonely {
-            self.index.lonely.insert(group);
-        } else {
-            self.index.lonely.remove(&group);
-        }
-        let old = match leadership {
-            Some(leadership) => self.index.leaderships.insert(group, leadership),
-            None => self.index.leaderships.remove(&group),
-        };
-        if old != leadership {
-            self.index.changed.insert(group);
-        }
-    }
-
     /// Groups that came or went here, or have another leader or ballot, since this was called last.
     pub fn take_changed(&mut self) -> BTreeSet<GroupId> {
         std::mem::take(&mut self.index.changed)
@@ -743,105 +462,6 @@ impl Node {
             leader.operations.nudged = true;
             self.touched.insert(gainer.group);
         }
-    }
-
-    /// A split gave birth to a machine here. A replica that was there before it, waiting, has its machine now.
-    fn on_born(&mut self, now: Now, child: ReplicaName, leader: NodeId, report: MachineReport, effects: &mut Effects) {
-        self.heed_recoveries(&report, effects);
-        match self.replicas.get(&child.group) {
-            Some(replica) if replica.name == child => {
-                let again = planted::on(Bug::FirstBallotLedAgain) && leader == child.node;
-                self.with(now, child.group, effects, |replica, cx| {
-                    replica.on_born(report, cx);
-                    if again {
-                        replica.promised = Ballot::ZERO;
-                        replica.lead_first_ballot(cx);
-                    }
-                });
-            }
-            None if self.may_host(child) => {
-                // Should the machine be lost with the store, and its parent have gone on, another member has it.
-                let inviter = another_member(child, Some(leader), &report.configuration);
-                effects.writes.push(Write::Create { replica: child, after: Slot(1), inviter });
-                let mut replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
-                replica.inviter = inviter;
-                replica.unsynced.push_back((self.next_write, Unsynced::Created));
-                self.replicas.insert(child.group, Box::new(replica));
-                self.with(now, child.group, effects, |replica, cx| {
-                    replica.on_born(report, cx);
-                    if leader == child.node {
-                        replica.lead_first_ballot(cx);
-                    }
-                });
-            }
-            // It came and went before its parent was this far.
-            Some(_) | None => effects.orders.push(MachineOrder::Destroy { replica: child }),
-        }
-    }
-
-    /// A machine here was taken over by its gainer's.
-    fn on_merged(&mut self, now: Now, loser: ReplicaName, merger: Merger, effects: &mut Effects) {
-        if self.replicas.get(&loser.group).is_some_and(|replica| replica.name == loser) {
-            self.with(now, loser.group, effects, |replica, cx| replica.on_merged(merger, cx));
-            self.merged.insert(loser.group);
-            // The gainer here may have been buried while its machine took over.
-            self.settle_merged(now, None, effects);
-            if planted::on(Bug::BuriedAtOnce) {
-                self.with(now, loser.group, effects, |replica, cx| replica.on_settled(merger, cx));
-            }
-        } else {
-            effects.orders.push(MachineOrder::Destroy { replica: loser });
-        }
-    }
-
-    /// Buries the replicas of groups that were merged into `gainer`, once everybody has assembled and this node's store
-    /// holds what it has assembled for good.
-    fn settle_merged(&mut self, now: Now, gainer: Option<GroupId>, effects: &mut Effects) {
-        let mut settled = Vec::new();
-        for group in &self.merged {
-            let Some(Role::Merged(merger)) = self.replicas.get(group).map(|replica| &replica.role) else { continue };
-            let gained = self.replicas.get(&merger.into);
-            let owed = gained.and_then(|gained| gained.report.as_ref()).is_some_and(|report| {
-                report.state.outbox.iter().any(
-                    |obligation| matches!(obligation, Obligation::Bury { loser, at, .. } if loser == group && *at == merger.at),
-                )
-            });
-            let durable =
-                gained.is_none_or(|gained| gained.flushed >= merger.at || planted::on(Bug::AssembledInMemory));
-            if (gainer == Some(merger.into) || gained.is_none()) && durable && !owed {
-                settled.push((*group, *merger));
-            }
-        }
-        for (group, merger) in settled {
-            self.merged.remove(&group);
-            self.with(now, group, effects, |replica, cx| replica.on_settled(merger, cx));
-        }
-    }
-
-    /// Somebody has buried the group of a replica here: it was merged into another, and every member had assembled. What this
-    /// one holds nobody needs, unless the gainer beside it is still to assemble.
-    fn on_gone(&mut self, now: Now, to: ReplicaName, merger: Merger, effects: &mut Effects) {
-        let waits = self.replicas.get(&merger.into).is_some_and(|gainer| gainer.flushed < merger.at);
-        let named = self.replicas.get(&to.group).is_some_and(|replica| replica.name == to);
-        if named && !waits {
-            self.merged.remove(&to.group);
-            self.with(now, to.group, effects, |replica, cx| replica.on_settled(merger, cx));
-        }
-    }
-
-    fn bury(&mut self, group: GroupId, effects: &mut Effects) {
-        let Some(replica) = self.replicas.remove(&group) else { return };
-        self.eager.remove(&group);
-        self.merged.remove(&group);
-        if planted::on(Bug::TombstoneForgotten) {
-            effects.orders.push(MachineOrder::Destroy { replica: replica.name });
-            return;
-        }
-        self.after_sync.push_back((self.next_write, AfterSync::Destroy(replica.name)));
-        let merged = replica.merger;
-        let configuration = replica.configuration.clone();
-        let tombstone = Tombstone { replica: replica.name, removed_by: replica.ruled_out(), merged, configuration };
-        self.tombstones.entry(group).or_default().push(tombstone);
     }
 
     pub(crate) fn context<'a>(&'a mut self, now: Now, effects: &'a mut Effects) -> Context<'a> {
@@ -1002,34 +622,6 @@ impl Node {
         }
     }
 
-    /// The group that has what `group` had, as far as this node has seen groups being merged.
-    #[must_use]
-    pub fn heir_of(&self, group: GroupId) -> GroupId {
-        let mut heir = group;
-        for _ in 0..MAX_MERGERS {
-            let merger = match self.replicas.get(&heir).map(|replica| &replica.role) {
-                Some(Role::Merged(merger)) => Some(*merger),
-                Some(Role::Follower(_) | Role::Candidate(_) | Role::Leader(_) | Role::Retired(_)) => None,
-                None => self.tombstones.get(&heir).and_then(|gone| gone.last()).and_then(|gone| gone.merged),
-            };
-            let Some(merger) = merger.or_else(|| self.absorber_of(heir)) else { break };
-            heir = merger.into;
-        }
-        heir
-    }
-
-    /// Who has what a group had that was never here, or is forgotten: a member that came later than the merger or recovery.
-    fn absorber_of(&self, group: GroupId) -> Option<Merger> {
-        if self.replicas.contains_key(&group) {
-            return None;
-        }
-        self.replicas.values().find_map(|replica| {
-            let state = &replica.report.as_ref()?.state;
-            let (_, at) = state.absorbed.iter().find(|(absorbed, _)| *absorbed == group)?;
-            Some(Merger { into: replica.name.group, at: *at })
-        })
-    }
-
     fn on_envelope(&mut self, now: Now, envelope: Envelope, effects: &mut Effects) {
         let Envelope { from, to, message } = envelope;
         if to.node != self.record.node {
@@ -1066,72 +658,6 @@ impl Node {
         self.with(now, to.group, effects, |replica, cx| replica.on_message(from, message, cx));
     }
 
-    /// A replica comes to be here without any state, for which it may ask `inviter`.
-    fn invite(&mut self, now: Now, name: ReplicaName, inviter: ReplicaName, effects: &mut Effects) {
-        if let Some(waiting) = self.replicas.get_mut(&name.group) {
-            // Whom it knows may know nothing: it asks another as well.
-            if waiting.report.is_none() && waiting.inviter != Some(inviter) {
-                waiting.inviter = Some(inviter);
-                waiting.ask_at = now.instant;
-                self.touched.insert(name.group);
-            }
-            return;
-        }
-        if !self.may_host(name) {
-            return;
-        }
-        // What begins a group is slot 1, which no log holds.
-        let after = Slot(u64::from(name.incarnation == Incarnation(1)));
-        effects.writes.push(Write::Create { replica: name, after, inviter: Some(inviter) });
-        let mut replica = Replica::blank(name, after, &mut self.context(now, effects));
-        replica.inviter = Some(inviter);
-        replica.ask_at = now.instant;
-        replica.unsynced.push_back((self.next_write, Unsynced::Created));
-        self.replicas.insert(name.group, Box::new(replica));
-        self.touched.insert(name.group);
-    }
-
-    /// Whether a new replica of this name may come to be here.
-    fn may_host(&self, name: ReplicaName) -> bool {
-        let dead = self.tombstones.get(&name.group).is_some_and(|tombstones| {
-            tombstones
-                .iter()
-                .any(|gone| name.incarnation <= gone.replica.incarnation.max(gone.removed_by) || gone.merged.is_some())
-        });
-        self.record.cluster.is_some() && !dead && self.replicas.len() < self.config.max_replicas
-    }
-
-    /// Tells a replica of a group that was merged away that its group is no more.
-    fn tell_gone(&self, to: ReplicaName, effects: &mut Effects) {
-        let merger = self.tombstones.get(&to.group).and_then(|gone| gone.iter().find_map(|gone| gone.merged));
-        let merger = merger.filter(|_| !planted::on(Bug::GoneUntold));
-        if let Some(Merger { into, at }) = merger {
-            let message = PeerMessage::Gone { to, into, at };
-            effects.messages.push(Outgoing { to: to.node, address: None, bulk: false, message });
-        }
-    }
-
-    /// Tells a replica that asks whether it is still a member what one that lived here knew last: it may have nobody else to
-    /// ask.
-    fn tell_of_removal(&self, to: ReplicaName, gone: ReplicaName, effects: &mut Effects) {
-        let last = self.tombstones.get(&gone.group).and_then(|tombstones| tombstones.last());
-        if let Some(Tombstone { replica, configuration: Some(configuration), .. }) = last {
-            let message = Message::Membership { configuration: configuration.clone() };
-            let message = PeerMessage::Replica { envelope: Envelope { from: *replica, to, message } };
-            effects.messages.push(Outgoing { to: to.node, address: None, bulk: false, message });
-        }
-    }
-
-    fn give_up(&mut self, effects: &mut Effects) {
-        self.record.given_up = true;
-        for replica in self.replicas.values() {
-            replica.word.withdraw();
-        }
-        self.write_record(effects);
-        effects.messages.clear();
-        effects.give_up = true;
-    }
-
     pub(crate) fn write_record(&self, effects: &mut Effects) {
         effects.writes.push(Write::Node { record: self.record.clone() });
     }
@@ -1142,13 +668,6 @@ impl Node {
             self.write_record(effects);
         }
     }
-}
-
-/// Somebody else of a replica's group, if possible the one that leads.
-fn another_member(name: ReplicaName, leader: Option<NodeId>, configuration: &Configuration) -> Option<ReplicaName> {
-    let others = configuration.members.iter().filter(|member| member.node != name.node);
-    let other = others.max_by_key(|member| Some(member.node) == leader)?;
-    Some(ReplicaName { node: other.node, incarnation: other.incarnation, ..name })
 }
 
 /// Whether an input comes from another node, a client or the clock, rather than from this node's own disk and machines.

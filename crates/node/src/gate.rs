@@ -63,7 +63,7 @@ impl PeerSink for Gate {
     }
 
     fn batch_end(&self, from: NodeId) -> bool {
-        let mut driver = self.0.borrow_mut();
+        let driver = self.0.borrow();
         driver.on_batch_end();
         !driver.is_condemned(from)
     }

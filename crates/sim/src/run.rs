@@ -225,7 +225,9 @@ fn describe(world: &World) -> String {
         let Some(process) = &host.process else { continue };
         let replicas: Vec<GroupId> = process.node.groups().collect();
         let left = process.stage.marks().into_iter().filter(|(group, _)| !replicas.contains(group));
-        left.for_each(|(group, slot)| text.push_str(&format!("host {index}: a machine of {group} at {slot} is left\n")));
+        left.for_each(|(group, slot)| {
+            text.push_str(&format!("host {index}: a machine of {group} at {slot} is left\n"))
+        });
     }
     for group in world.groups() {
         text.push_str(&format!(
