@@ -5,6 +5,7 @@ mod document;
 mod events;
 mod history;
 mod node_orders;
+mod order;
 mod orders;
 mod page;
 mod picture;

@@ -1,12 +1,11 @@
 //! Orders about a node: to empty it, to take that back, to take it out of every group.
 
-use crate::orders::{order_parameters, read_body, see_through};
+use crate::order::Order;
+use crate::orders::see_through;
 use crate::picture::Picture;
 use crate::routes::{Admin, document, node_id};
-use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::response::Response;
-use http::HeaderMap;
 use scatter_client::{AdminError, Client, NewMember, Reason};
 use scatter_core::group::Descriptor;
 use scatter_core::types::{GroupId, NodeId};
@@ -21,41 +20,28 @@ use std::time::{Duration, Instant};
 /// None of these orders takes anything.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct Nothing {}
+pub(crate) struct Nothing {}
 
 /// Has a node emptied: what it leads goes to others at once, its replicas as the policies find room for them.
 pub(crate) async fn drain(
-    admin: State<Arc<Admin>>,
-    id: Path<String>,
-    query: RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<String>,
+    Order { dry_run, .. }: Order<Nothing>,
 ) -> Result<Response, Problem> {
-    set_draining(admin, id, query, headers, body, true).await
+    set_draining(&admin, &id, dry_run, true).await
 }
 
 /// Takes a drain back.
 pub(crate) async fn undrain(
-    admin: State<Arc<Admin>>,
-    id: Path<String>,
-    query: RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    set_draining(admin, id, query, headers, body, false).await
-}
-
-async fn set_draining(
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
-    on: bool,
+    Order { dry_run, .. }: Order<Nothing>,
 ) -> Result<Response, Problem> {
-    let dry_run = order_parameters(&headers, query.as_deref())?;
-    let node = node_id(&id)?;
-    read_body::<Nothing>(&body)?;
+    set_draining(&admin, &id, dry_run, false).await
+}
+
+async fn set_draining(admin: &Arc<Admin>, id: &str, dry_run: bool, on: bool) -> Result<Response, Problem> {
+    let node = node_id(id)?;
     admin.forget().await;
     let picture = admin.picture().await;
     match picture.state(node) {
@@ -76,7 +62,7 @@ async fn set_draining(
     tracing::info!(%node, "{kind} ordered");
     let number = admin.history().ordered_of_node(kind, plan.clone());
     let (client, limit) = (admin.client.clone(), admin.order);
-    see_through(&admin, number, async move { client.drain(node, on, Some(limit)).await }).await?;
+    see_through(admin, number, async move { client.drain(node, on, Some(limit)).await }).await?;
     Ok(document(&plan))
 }
 
@@ -84,13 +70,9 @@ async fn set_draining(
 pub(crate) async fn remove(
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
+    Order { dry_run, .. }: Order<Nothing>,
 ) -> Result<Response, Problem> {
-    let dry_run = order_parameters(&headers, query.as_deref())?;
     let node = node_id(&id)?;
-    read_body::<Nothing>(&body)?;
     admin.forget().await;
     let picture = admin.picture().await;
     let state = picture.state(node).ok_or_else(|| unknown_node(node))?;

@@ -3,12 +3,11 @@
 //! Each is checked against a picture made for it, then goes to the leader of the group that is to act. An order that was
 //! sent is seen through even if whoever gave it has gone: its outcome is in the history.
 
+use crate::order::Order;
 use crate::picture::Picture;
-use crate::routes::{Admin, document, group_id, malformed, node_id, parameters, unknown_group};
-use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State};
+use crate::routes::{Admin, document, group_id, malformed, node_id, unknown_group};
+use axum::extract::{Path, State};
 use axum::response::Response;
-use http::HeaderMap;
 use scatter_client::reshape::shift;
 use scatter_client::{AdminError, Boundary, Client, Key, NewMember, Position, Reason, ReshapeOptions, Side};
 use scatter_core::group::Role;
@@ -17,7 +16,6 @@ use scatter_service::problem::Kind;
 use scatter_service::{Problem, WriteOutcome};
 use scatter_wire::NodeState;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +29,7 @@ const STATUS_LIMIT: Duration = Duration::from_secs(2);
 /// The body of `POST /v1/groups/{id}/split`.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct SplitBody {
+pub(crate) struct SplitBody {
     /// Where the new group begins, in hexadecimal; without it and `key` in the middle of what the group holds.
     at: Option<String>,
     /// The same by a key.
@@ -42,7 +40,7 @@ struct SplitBody {
 /// The body of `POST /v1/groups/{id}/merge`.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct MergeBody {
+pub(crate) struct MergeBody {
     side: Option<SideName>,
     range_version: Option<u64>,
 }
@@ -50,7 +48,7 @@ struct MergeBody {
 /// The body of `POST /v1/groups/{id}/repartition`.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct RepartitionBody {
+pub(crate) struct RepartitionBody {
     boundary: Option<String>,
     key: Option<String>,
     side: Option<SideName>,
@@ -60,7 +58,7 @@ struct RepartitionBody {
 /// A side of a group.
 #[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
-enum SideName {
+pub(crate) enum SideName {
     Predecessor,
     Successor,
 }
@@ -78,12 +76,9 @@ impl From<SideName> for Side {
 pub(crate) async fn split(
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
+    Order { dry_run, body }: Order<SplitBody>,
 ) -> Result<Response, Problem> {
-    let dry_run = order_parameters(&headers, query.as_deref())?;
-    let (group, body) = (group_id(&id)?, read_body::<SplitBody>(&body)?);
+    let group = group_id(&id)?;
     let at = position(body.at.as_deref(), body.key.as_deref(), "at")?;
     let options = prepare(&admin, group, body.range_version, dry_run).await?.1;
     let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "at": at.as_ref().map(ToString::to_string) });
@@ -95,12 +90,9 @@ pub(crate) async fn split(
 pub(crate) async fn merge(
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
+    Order { dry_run, body }: Order<MergeBody>,
 ) -> Result<Response, Problem> {
-    let dry_run = order_parameters(&headers, query.as_deref())?;
-    let (group, body) = (group_id(&id)?, read_body::<MergeBody>(&body)?);
+    let group = group_id(&id)?;
     let options = prepare(&admin, group, body.range_version, dry_run).await?.1;
     let side = body.side.map_or(Side::Successor, Side::from);
     let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "side": side_name(side) });
@@ -112,12 +104,9 @@ pub(crate) async fn merge(
 pub(crate) async fn repartition(
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
+    Order { dry_run, body }: Order<RepartitionBody>,
 ) -> Result<Response, Problem> {
-    let dry_run = order_parameters(&headers, query.as_deref())?;
-    let (group, body) = (group_id(&id)?, read_body::<RepartitionBody>(&body)?);
+    let group = group_id(&id)?;
     let boundary = position(body.boundary.as_deref(), body.key.as_deref(), "boundary")?;
     let boundary =
         boundary.ok_or_else(|| malformed("the body says under `boundary` or `key` where the boundary shall lie"))?;
@@ -226,7 +215,7 @@ const fn side_name(side: Side) -> &'static str {
 /// The body of `POST /v1/groups/{id}/members`.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct MembersBody {
+pub(crate) struct MembersBody {
     add: Vec<String>,
     remove: Vec<String>,
 }
@@ -235,12 +224,9 @@ struct MembersBody {
 pub(crate) async fn members(
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
+    Order { dry_run, body }: Order<MembersBody>,
 ) -> Result<Response, Problem> {
-    let dry_run = order_parameters(&headers, query.as_deref())?;
-    let (group, body) = (group_id(&id)?, read_body::<MembersBody>(&body)?);
+    let group = group_id(&id)?;
     let add = body.add.iter().map(|id| node_id(id)).collect::<Result<Vec<_>, _>>()?;
     let remove = body.remove.iter().map(|id| node_id(id)).collect::<Result<Vec<_>, _>>()?;
     admin.forget().await;
@@ -340,7 +326,7 @@ fn members_after(picture: &Picture, group: GroupId, add: &[NodeId], remove: &[No
 /// The body of `POST /v1/groups/{id}/transfer-leader`.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct TransferBody {
+pub(crate) struct TransferBody {
     to: Option<String>,
 }
 
@@ -348,12 +334,9 @@ struct TransferBody {
 pub(crate) async fn transfer_leader(
     State(admin): State<Arc<Admin>>,
     Path(id): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
+    Order { dry_run, body }: Order<TransferBody>,
 ) -> Result<Response, Problem> {
-    let dry_run = order_parameters(&headers, query.as_deref())?;
-    let (group, body) = (group_id(&id)?, read_body::<TransferBody>(&body)?);
+    let group = group_id(&id)?;
     let to = body.to.as_deref().map(node_id).transpose()?;
     admin.forget().await;
     let picture = admin.picture().await;
@@ -416,30 +399,6 @@ fn order_failed(error: AdminError) -> Problem {
             Problem::new(kind, text).with_outcome(WriteOutcome::NotApplied).with_retry_after(retry_after)
         }
     }
-}
-
-/// Checks that an order does not come from another site's page, and reads `?dry_run=`.
-pub(crate) fn order_parameters(headers: &HeaderMap, query: Option<&str>) -> Result<bool, Problem> {
-    let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
-    if site.is_some_and(|site| site != "same-origin" && site != "none") {
-        return Err(Problem::new(Kind::Forbidden, "orders are not taken from another site's page"));
-    }
-    match parameters(query, &["dry_run"])?.pop() {
-        None => Ok(false),
-        Some((_, value)) => match value.as_slice() {
-            b"true" => Ok(true),
-            b"false" => Ok(false),
-            _ => Err(malformed("`dry_run` is `true` or `false`")),
-        },
-    }
-}
-
-/// Reads a JSON body; an empty one takes the defaults.
-pub(crate) fn read_body<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(T::default());
-    }
-    serde_json::from_slice(body).map_err(|error| malformed(format!("the body is not what this path takes: {error}")))
 }
 
 fn texts(nodes: &[NodeId]) -> Vec<String> {

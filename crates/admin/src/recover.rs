@@ -8,15 +8,14 @@
 //!
 //! What was ordered, and what came of it, is in the history; the group keeps its own record of it in its replicated state.
 
-use crate::orders::{order_parameters, read_body, see_through};
+use crate::order::Order;
+use crate::orders::see_through;
 use crate::picture::Picture;
 use crate::routes::{Admin, document, group_id, malformed, node_id, unknown_group};
-use axum::body::Bytes;
-use axum::extract::{RawQuery, State};
+use axum::extract::State;
 use axum::response::Response;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use http::HeaderMap;
 use scatter_client::{AdminError, Client, Reason};
 use scatter_core::types::{GroupId, NodeId, Slot};
 use scatter_service::Problem;
@@ -33,7 +32,7 @@ const CONDEMN_LIMIT: Duration = Duration::from_secs(5);
 /// The body of `POST /v1/recover`.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct RecoverBody {
+pub(crate) struct RecoverBody {
     group: Option<String>,
     /// The nodes that are left; without it all voters that answer.
     survivors: Option<Vec<String>>,
@@ -56,12 +55,8 @@ struct Plan {
 /// Has a group go on with its survivors.
 pub(crate) async fn recover(
     State(admin): State<Arc<Admin>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Bytes,
+    Order { dry_run, body }: Order<RecoverBody>,
 ) -> Result<Response, Problem> {
-    let dry_run = order_parameters(&headers, query.as_deref())?;
-    let body = read_body::<RecoverBody>(&body)?;
     let group =
         body.group.as_deref().ok_or_else(|| malformed("the body names under `group` what is to be recovered"))?;
     let group = group_id(group)?;
