@@ -1,8 +1,8 @@
 //! The client's end of a connection: many callers share it, requests that wait go out together, replies find their
 //! callers by id.
 //!
-//! A caller appends its request to the batch under construction. If nobody else is waiting for a reply it writes the batch
-//! itself, which saves waking anybody; otherwise the connection's task writes it once every caller that was ready to run
+//! A caller appends its request to the batch under construction. If nobody else is waiting for a reply, and few were lately,
+//! it writes the batch itself, which saves waking anybody; otherwise the connection's task writes it once every caller that was ready to run
 //! has run, so that a busy connection makes few large writes and an idle one has no delay.
 
 mod waiters;
@@ -30,6 +30,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use waiters::{Ticket, Waiters};
+
+/// Up to so many requests under way at once a caller that finds none writes its own at once.
+const FEW: usize = 3;
 
 /// How a client connects.
 #[derive(Clone, Debug)]
@@ -222,6 +225,8 @@ struct State {
     /// The connection's task is writing: nobody else may.
     writing: bool,
     waiters: Waiters,
+    /// The most requests that were under way at once since there was none.
+    crowd: usize,
     /// Requests appended so far; each waiter knows its own number.
     appended: u64,
     /// Requests up to this number may have reached the socket.
@@ -262,6 +267,7 @@ impl Connection {
                 rest: BytesMut::new(),
                 writing: false,
                 waiters: Waiters::default(),
+                crowd: 0,
                 appended: 0,
                 taken: 0,
                 closed: None,
@@ -376,8 +382,10 @@ impl Shared {
             count(&self.options.metrics.busy, 1);
             return Err(CallError::Busy);
         }
-        let alone = state.waiters.len() == 0;
+        // Where many came at once the last time, others are about to follow and share the write.
+        let alone = state.waiters.len() == 0 && state.crowd <= FEW;
         let (sender, receiver) = oneshot::channel();
+        state.crowd = if state.waiters.len() == 0 { 1 } else { state.crowd.max(state.waiters.len() + 1) };
         let ticket = state.waiters.insert(state.appended + 1, sender);
         if let Err(error) = state.batch.push(&ClientRequest { id: ticket.id(), budget_ms, hops, body }) {
             state.waiters.remove(ticket);
