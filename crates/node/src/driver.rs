@@ -26,7 +26,7 @@ use scatter_core::durable::Write;
 use scatter_core::effects::{Apply, Outgoing, Refused, Reply};
 use scatter_core::entry::EntryKind;
 use scatter_core::message::{Hello, HelloError, PeerMessage};
-use scatter_core::policy::Proposal;
+use scatter_core::policy::{Health, Proposal};
 use scatter_core::ring::Key;
 use scatter_core::time::Instant;
 use scatter_core::types::{Ballot, GroupId, NodeId, RequestId, WriteId};
@@ -741,11 +741,16 @@ impl Driver {
         }
         self.organise_at = now.after(LOOK_EVERY);
         let Some(hearsay) = &self.hearsay else { return };
+        let mut hints = hearsay.node_hints(self.organiser.capacity());
+        // Whoever is condemned is dead to all groups, whatever gossip has heard.
+        for hint in hints.iter_mut().filter(|hint| self.node.is_condemned(hint.node)) {
+            hint.health = Health::Dead { since: Instant(0) };
+        }
         let look = Look {
             now,
             node: &self.node,
             serving: &self.serving,
-            hints: hearsay.node_hints(self.organiser.capacity()),
+            hints,
             round_trips: &self.round_trips(),
         };
         for (group, proposal) in self.organiser.look(look) {
