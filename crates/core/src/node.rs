@@ -806,7 +806,7 @@ impl Node {
         }
     }
 
-    fn with(
+    pub(crate) fn with(
         &mut self,
         now: Now,
         group: GroupId,
