@@ -143,7 +143,13 @@ impl Node {
         now: Now,
         effects: &mut Effects,
     ) {
-        if self.record.cluster.is_some() || node == self.record.node {
+        if node == self.record.node {
+            return;
+        }
+        if self.record.cluster.is_some() {
+            if cluster == self.record.cluster {
+                self.ask_for_joining(node, now, effects);
+            }
             return;
         }
         if let Some(cluster) = cluster {
@@ -169,6 +175,19 @@ impl Node {
             self.birth.answered.insert(address, (node, cluster));
         }
         self.consider_binding(now, effects);
+    }
+
+    /// Replicas that have nothing yet ask somebody who was found as well: whom they know may be lost, and this one may know that
+    /// their group is gone.
+    fn ask_for_joining(&mut self, node: NodeId, now: Now, effects: &mut Effects) {
+        let joins = |group: &GroupId| self.replicas.get(group).is_some_and(|replica| replica.configuration.is_none());
+        let joining: Vec<GroupId> = self.index.lonely.iter().copied().filter(joins).collect();
+        for group in joining {
+            self.with(now, group, effects, |replica, cx| {
+                let name = ReplicaName { group, node, incarnation: Incarnation(1) };
+                replica.ask_membership_of(name, cx);
+            });
+        }
     }
 
     /// The founder with the smallest id proposes, once everybody has answered that there is no cluster.

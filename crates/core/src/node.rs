@@ -483,7 +483,7 @@ impl Node {
         }
     }
 
-    fn with(
+    pub(crate) fn with(
         &mut self,
         now: Now,
         group: GroupId,

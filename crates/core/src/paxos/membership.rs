@@ -279,9 +279,6 @@ impl Replica {
     pub(crate) fn advance_change(&mut self, cx: &mut Context<'_>) {
         let Some(configuration) = self.configuration.clone() else { return };
         let barred = self.applied;
-        // At least one: a newcomer that holds nothing has not caught up with a young group either.
-        let near = Slot(self.decided.0.saturating_sub(cx.config.pipeline_entries * 4).max(1));
-        let level = self.report.as_ref().map(|report| report.feature_level).unwrap_or_default();
         let own = self.name.node;
         // Members do not change under a lock, nor behind an entry that may lock.
         let locked = matches!(&self.role, Role::Leader(leader) if leader.change.is_some()) && self.is_locked();
@@ -329,35 +326,45 @@ impl Replica {
                     self.propose_configuration(&next, cx);
                 }
             }
-            ChangeStage::Learning => {
-                let (add, remove) = (change.add.clone(), change.remove.clone());
-                let next = with_voters(&configuration, &add, &remove);
-                // Once proposed the set can be neither taken back nor replaced, so the newcomers must have caught up, and a
-                // majority of what results must be alive to accept it. Whoever was heard a moment ago may have died since, so
-                // only answers to what is said from now on count, and if the newcomers take their time all are asked anew.
-                let asked = *change.asked.get_or_insert_with(|| {
-                    leader.round_wanted = true;
-                    leader.last_stamp
-                });
-                let near_by = |node: NodeId| {
-                    leader.peers.get(&node).is_some_and(|peer| {
-                        let heard = cx.now.instant.since(peer.answered_at) <= cx.config.election_min;
-                        heard && peer.stamp > asked && peer.through >= near && peer.level >= level
-                    })
-                };
-                let caught_up = add.iter().all(|(node, _)| near_by(*node));
-                let alive = crate::paxos::election::majority(&next, |node| node == own || near_by(node));
-                if caught_up && alive && reachable {
-                    if cx.now.instant.since(asked) <= cx.config.election_min {
-                        change.stage = ChangeStage::Switching;
-                        self.propose_configuration(&next, cx);
-                    } else {
-                        change.asked = None;
-                    }
-                }
-            }
+            ChangeStage::Learning if reachable => self.switch_when_ready(&configuration, cx),
+            ChangeStage::Learning => {}
             // Goes on when the entry is decided.
             ChangeStage::Switching | ChangeStage::Telling(_) => {}
+        }
+    }
+
+    /// Proposes the final set once the newcomers have caught up and a majority of it answers.
+    fn switch_when_ready(&mut self, configuration: &Configuration, cx: &mut Context<'_>) {
+        // At least one: a newcomer that holds nothing has not caught up with a young group either.
+        let near = Slot(self.decided.0.saturating_sub(cx.config.pipeline_entries * 4).max(1));
+        let level = self.report.as_ref().map(|report| report.feature_level).unwrap_or_default();
+        let own = self.name.node;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(change) = &mut leader.change else { return };
+        let (add, remove) = (change.add.clone(), change.remove.clone());
+        let next = with_voters(configuration, &add, &remove);
+        // Once proposed the set can be neither taken back nor replaced, so the newcomers must have caught up, and a
+        // majority of what results must be alive to accept it. Whoever was heard a moment ago may have died since, so
+        // only answers to what is said from now on count, and if the newcomers take their time all are asked anew.
+        let asked = *change.asked.get_or_insert_with(|| {
+            leader.round_wanted = true;
+            leader.last_stamp
+        });
+        let near_by = |node: NodeId| {
+            leader.peers.get(&node).is_some_and(|peer| {
+                let heard = cx.now.instant.since(peer.answered_at) <= cx.config.election_min;
+                heard && peer.stamp > asked && peer.through >= near && peer.level >= level
+            })
+        };
+        let caught_up = add.iter().all(|(node, _)| near_by(*node));
+        let alive = crate::paxos::election::majority(&next, |node| node == own || near_by(node));
+        if caught_up && alive {
+            if cx.now.instant.since(asked) <= cx.config.election_min {
+                change.stage = ChangeStage::Switching;
+                self.propose_configuration(&next, cx);
+            } else {
+                change.asked = None;
+            }
         }
     }
 

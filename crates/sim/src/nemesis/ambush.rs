@@ -65,6 +65,8 @@ enum Mischief {
     Lag,
     /// A follower's apply stage stops for a while.
     Stall,
+    /// The apply stage of whoever leads the other group stops for a while.
+    StallOther,
     /// The other group is to be led by another member.
     HandOverOther,
     /// What groups say to each other arrives twice, the second time much later.
@@ -159,6 +161,9 @@ const PLOTS: &[Plot] = {
         // What was taken over is in memory only.
         Plot { order: TakeOver, strikes: &[(Settled, CrashAll)] },
         Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
+        // Who gave up positions is still asked for them, elsewhere and for long.
+        Plot { order: Repartition, strikes: &[(Begun, Unseat), (SealedApart, StallOther)] },
+        Plot { order: TakeOver, strikes: &[(Begun, Unseat), (SealedApart, StallOther)] },
         // A replica comes back as another.
         Plot { order: Split, strikes: &[(Reshaped, Readmit)] },
         Plot { order: Split, strikes: &[(Reshaped, EntrustForgetful)] },
@@ -327,6 +332,13 @@ impl World {
             }
             Mischief::Stall => {
                 if let Some(host) = self.follower_of(group)
+                    && let Some(process) = &mut self.hosts[host].process
+                {
+                    process.work_stalled_until = end;
+                }
+            }
+            Mischief::StallOther => {
+                if let Some(host) = self.leader_of(other)
                     && let Some(process) = &mut self.hosts[host].process
                 {
                     process.work_stalled_until = end;
