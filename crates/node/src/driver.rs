@@ -746,13 +746,7 @@ impl Driver {
         for hint in hints.iter_mut().filter(|hint| self.node.is_condemned(hint.node)) {
             hint.health = Health::Dead { since: Instant(0) };
         }
-        let look = Look {
-            now,
-            node: &self.node,
-            serving: &self.serving,
-            hints,
-            round_trips: &self.round_trips(),
-        };
+        let look = Look { now, node: &self.node, serving: &self.serving, hints, round_trips: &self.round_trips() };
         for (group, proposal) in self.organiser.look(look) {
             self.order(group, proposal);
         }

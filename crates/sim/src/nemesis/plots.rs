@@ -124,8 +124,10 @@ impl World {
     /// A host starts anew with a lease that no other host has granted yet.
     pub(super) fn lengthen(&mut self) {
         let host = self.any_host();
+        let usual = self.plan.config.lease;
         let config = &mut self.hosts[host].config;
-        config.lease = (config.lease * 3 / 2).min(config.lease_limit);
+        // A lease that was made short before is no measure for an election: a leader would depose itself between heartbeats.
+        config.lease = (config.lease.max(usual) * 3 / 2).min(config.lease_limit.max(usual));
         config.election_min = config.lease + config.lease / 20;
         config.election_max = config.lease + config.lease / 2;
         self.crash(host);
