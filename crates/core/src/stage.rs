@@ -196,7 +196,11 @@ impl<S: Store> Stage<S> {
         if let Some(machine) = self.machines.get(&group) {
             word.set_applied(machine.state().applied);
         }
-        self.words.insert(group, word);
+        let former = self.words.insert(group, Arc::clone(&word)).filter(|former| !Arc::ptr_eq(former, &word));
+        if let Some(former) = former {
+            // It was a former self's, whose data goes: nobody else would turn its readers back.
+            former.begin_move();
+        }
     }
 
     /// The applied state of a group.
