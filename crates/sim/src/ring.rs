@@ -105,20 +105,29 @@ impl World {
         lost.next().is_some() && !others.into_iter().any(|(_, other)| tells(&other.disk.log))
     }
 
-    /// I34: whether no lock, no obligation and no left-over is there any more, and every group knows its neighbours.
+    /// The groups that do not know a neighbour as it is.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
+    pub fn mistaken(&self) -> Vec<GroupId> {
         let groups = self.groups();
         let states: Vec<&GroupState> = groups.iter().filter_map(|group| self.observer.newest(*group)).collect();
-        let at_rest = states.iter().all(|state| state.pending.is_none() && state.outbox.is_empty());
-        let linked = states.iter().all(|state| {
+        let linked = |state: &&&GroupState| {
             let after = states.iter().find(|other| other.range.start == state.range.end);
             let before = states.iter().find(|other| other.range.end == state.range.start);
             let known = |link: &scatter_core::group::Link, actual: Option<&&GroupState>| {
                 actual.is_some_and(|actual| actual.group == state.group || *link == actual.link())
             };
             known(&state.links.successor, after) && known(&state.links.predecessor, before)
-        });
+        };
+        states.iter().filter(|state| !linked(state)).map(|state| state.group).collect()
+    }
+
+    /// I34: whether no lock, no obligation and no left-over is there any more, and every group knows its neighbours.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let groups = self.groups();
+        let states: Vec<&GroupState> = groups.iter().filter_map(|group| self.observer.newest(*group)).collect();
+        let at_rest = states.iter().all(|state| state.pending.is_none() && state.outbox.is_empty());
+        let linked = self.mistaken().is_empty();
         let buried = self.hosts.iter().enumerate().all(|(host, target)| {
             let Some(process) = &target.process else { return true };
             let marks = process.stage.marks();

@@ -229,6 +229,9 @@ fn describe(world: &World) -> String {
             text.push_str(&format!("host {index}: a machine of {group} at {slot} is left\n"))
         });
     }
+    for group in world.mistaken() {
+        text.push_str(&format!("group {group} does not know its neighbours as they are\n"));
+    }
     for group in world.groups() {
         text.push_str(&format!(
             "group {group}: {}\n{}\n",

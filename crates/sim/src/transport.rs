@@ -154,7 +154,11 @@ impl World {
         let epoch = self.hosts[host].epoch;
         let Some(process) = &mut self.hosts[host].process else { return };
         if let Some(address) = address {
-            process.book.entry(to).or_insert(address);
+            // Where nobody lives any more nothing can be told of where the node went.
+            let lives = process.book.get(&to).is_some_and(|known| self.addresses.contains_key(known));
+            if !lives {
+                process.book.insert(to, address);
+            }
         }
         let Some(target) = process.book.get(&to).and_then(|address| self.addresses.get(address).copied()) else {
             return;
