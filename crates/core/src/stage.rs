@@ -14,8 +14,8 @@ use crate::effects::{Apply, MachineOrder};
 use crate::entry::{Entry, EntryKind};
 use crate::group::read_word::ReadWord;
 use crate::group::{
-    Beside, Chunk, Counting, GroupState, Limits, Machine, SnapshotError, SnapshotSink, SnapshotSource, TabletMap,
-    forget_merged, highest_tablet, merged_replicas,
+    Beside, Chunk, Counting, GroupState, Holding, Limits, Machine, SnapshotError, SnapshotSink, SnapshotSource,
+    TabletMap, forget_merged, highest_tablet, merged_replicas,
 };
 use crate::input::{Input, MachineReport};
 use crate::node::Machines;
@@ -30,6 +30,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How many snapshots that come in may have values in memory at once.
+const MAX_HOLDING: usize = 4;
 /// Snapshots pinned at once for others; a further one takes the place of the one longest unused.
 const MAX_SOURCES: usize = 4;
 
@@ -716,8 +718,10 @@ impl<S: Store> Stage<S> {
             let tablet = self.tablet();
             self.sinks.insert(group, SnapshotSink::begin(self.store.clone(), name, tablet)?);
         }
+        let others = self.sinks.iter().filter(|(of, sink)| **of != group && sink.holds()).count();
         let Some(sink) = self.sinks.get_mut(&group) else { return Ok(refused) };
-        let added = sink.add(&chunk);
+        let most = if others < MAX_HOLDING { self.limits.holding.most } else { 0 };
+        let added = sink.add_holding(&chunk, Holding { most, ..self.limits.holding });
         let left_out = sink.left_out().filter(|operation| self.awaits(*operation));
         if let Some(operation) = left_out {
             if let Some(sink) = self.sinks.remove(&group) {

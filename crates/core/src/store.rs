@@ -2,7 +2,7 @@
 //!
 //! A write batch is atomic but *not* durable by itself: the log is. What survives a crash is some prefix of the batches
 //! written; [`Store::flush`] makes all of them survive. So the data and the applied mark, which move in one batch, always
-//! agree, and the log is truncated only below an applied mark that was flushed.
+//! agree, and the log is truncated only below an applied mark that was flushed. [`Store::load`] alone is outside that order.
 //!
 //! Keys are laid out in `group::layout`: a tablet's data under its number, each replica's records under its group.
 
@@ -70,6 +70,10 @@ pub trait Store: Read + Clone + Send + 'static {
 
     /// Writes a batch: atomic, visible to every later read, durable only after [`Store::flush`].
     fn write(&self, batch: Self::Batch) -> Result<(), StoreError>;
+
+    /// Writes pairs whose keys rise, into a stretch of keys where nothing was ever written but, perhaps, the same pairs.
+    /// Atomic, visible to every later read, and, unlike a batch, perhaps durable at once, before what was written earlier.
+    fn load(&self, pairs: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError>;
 
     /// Pins what the store holds at this moment.
     fn view(&self) -> Self::View;

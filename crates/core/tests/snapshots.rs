@@ -8,10 +8,11 @@ use scatter_core::codec::{Decode, Encode};
 use scatter_core::command::{Command, Condition, Idempotency, LaneUse, Operation, Outcome};
 use scatter_core::entry::{Entry, EntryClock, EntryKind};
 use scatter_core::group::{
-    Chunk, Configuration, Expiry, GroupState, Machine, Member, Role, SnapshotError, SnapshotSink, highest_tablet, read,
+    Chunk, Configuration, Expiry, GroupState, Holding, Machine, Member, Role, SnapshotError, SnapshotSink,
+    highest_tablet, read,
 };
 use scatter_core::ring::Key;
-use scatter_core::store::map::MapStore;
+use scatter_core::store::map::{Fault, MapStore};
 use scatter_core::store::{Batch, Store, StoreError};
 use scatter_core::time::LogTime;
 use scatter_core::types::{
@@ -196,6 +197,49 @@ fn a_snapshot_leaves_the_replicas_beside_it_alone() {
     assert_eq!(beside.full_fingerprint().unwrap(), fingerprint);
     beside.destroy().unwrap();
     assert!(store.is_empty());
+}
+
+#[test]
+fn what_is_held_is_loaded_and_a_crash_resumes_at_the_record() {
+    let mut machine = create(&MapStore::new(), 1, 1);
+    fill(&mut machine);
+    let fingerprint = machine.full_fingerprint().unwrap();
+    let chunks = chunks(&machine, 100);
+    assert!(chunks.len() > 12);
+    for least in [0, 1000] {
+        // After each number of chunks a crash that loses all that was not flushed.
+        for crash_after in 0..chunks.len() {
+            let holding = Holding { most: 300, least };
+            let store = MapStore::new();
+            let mut sink = SnapshotSink::begin(store.clone(), name(1), TabletId(9)).unwrap();
+            let mut next = 0;
+            for chunk in &chunks[..crash_after] {
+                assert_eq!(sink.add_holding(chunk, holding), Ok(chunk.done));
+                next += 1;
+            }
+            drop(sink);
+            store.crash(0);
+            let known = highest_tablet(&store).unwrap() == TabletId(9);
+            assert!(known || store.is_empty(), "a tablet with something in it that is free to be used");
+            let resumed = SnapshotSink::resume(store.clone(), GroupId(1)).unwrap();
+            assert_eq!(resumed.is_some(), known);
+            let mut sink = resumed.unwrap_or_else(|| SnapshotSink::begin(store.clone(), name(1), TabletId(9)).unwrap());
+            let at = sink.cursor().cloned();
+            let resumed_at = chunks.iter().position(|chunk| chunk.from == at).unwrap();
+            assert!(resumed_at <= next);
+            for chunk in &chunks[resumed_at..] {
+                store.set_fault(Fault::Writes(StoreError::NoSpace));
+                assert!(matches!(sink.add_holding(chunk, holding), Err(SnapshotError::Store(_))));
+                store.set_fault(Fault::None);
+                assert_eq!(sink.add_holding(chunk, holding), Ok(chunk.done));
+            }
+            let copy = sink.finish().unwrap();
+            assert_eq!(copy.full_fingerprint().unwrap(), fingerprint);
+            store.flush().unwrap();
+            copy.destroy().unwrap();
+            assert!(store.is_empty());
+        }
+    }
 }
 
 #[test]

@@ -9,8 +9,8 @@ use scatter_core::codec::{Decode, Encode};
 use scatter_core::command::{Command, Condition, Idempotency, LaneUse, Operation, Outcome, Write};
 use scatter_core::entry::{Entry, EntryClock, EntryKind};
 use scatter_core::group::{
-    Chunk, Configuration, Correction, Expiry, GroupState, Limits, Link, Links, Machine, Member, Role, SnapshotError,
-    SnapshotSink, read,
+    Chunk, Configuration, Correction, Expiry, GroupState, Holding, Limits, Link, Links, Machine, Member, Role,
+    SnapshotError, SnapshotSink, read,
 };
 use scatter_core::ops::{Begin, Decide, OperationId, Prepare, Resolve, Split, Takeover};
 use scatter_core::ring::{Key, KeyRange, Position};
@@ -44,6 +44,7 @@ fn limits() -> Limits {
         max_idempotency_records: 3,
         lane_log_slack: 3,
         recent_keys: 6,
+        holding: Limits::default().holding,
     }
 }
 
@@ -1071,15 +1072,17 @@ impl World {
         self.next_tablet += 1;
         let mut sink = SnapshotSink::begin(store.clone(), name(), tablet).unwrap();
         let old_fingerprint = old.full_fingerprint().unwrap();
+        // What is held has to be settled before the next restart, or there is no end.
+        let holding = Holding { most: max_bytes * (restart_every / 3), least: max_bytes };
         for count in 1.. {
             let chunk = source.chunk(sink.cursor(), max_bytes).unwrap().unwrap();
             let bytes = chunk.to_bytes();
             refuse_damage(&bytes, count);
             let chunk = Chunk::from_all(bytes).unwrap();
             store.set_fault(Fault::Writes(StoreError::NoSpace));
-            assert!(matches!(sink.add(&chunk), Err(SnapshotError::Store(_))));
+            assert!(matches!(sink.add_holding(&chunk, holding), Err(SnapshotError::Store(_))));
             store.set_fault(Fault::None);
-            if sink.add(&chunk).unwrap() {
+            if sink.add_holding(&chunk, holding).unwrap() {
                 break;
             }
             assert!(matches!(sink.add(&chunk), Err(SnapshotError::Order)));

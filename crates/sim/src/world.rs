@@ -21,7 +21,7 @@ use crate::workload::{Workload, key_of};
 use scatter_core::config::Config;
 use scatter_core::durable::{NodeRecord, Write};
 use scatter_core::effects::LogRead;
-use scatter_core::group::{Configuration, GroupState, Limits, Link, Machine, Member, Role};
+use scatter_core::group::{Configuration, GroupState, Holding, Limits, Link, Machine, Member, Role};
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::store::Store;
 use scatter_core::time::LogTime;
@@ -167,7 +167,9 @@ impl World {
         let places = plan.hosts + workload.sessions();
         let network = Network::new(places, plan.quality, random.fork());
         let nemesis = Nemesis::new(&plan, random.fork());
-        let limits = Limits { max_lanes: plan.lanes_kept, lane_log_slack: 32, ..Limits::default() };
+        // So little that snapshots are loaded in several pieces.
+        let holding = Holding { most: 2 << 10, least: 256 };
+        let limits = Limits { max_lanes: plan.lanes_kept, lane_log_slack: 32, holding, ..Limits::default() };
         let mut world = Self {
             now: 0,
             queue: BinaryHeap::new(),

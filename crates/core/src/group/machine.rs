@@ -9,6 +9,7 @@ use super::lanes::Lanes;
 use super::layout::{self, ReplicaRecord, Space, damaged, undecodable, unversioned, versioned};
 use super::release::release;
 use super::reshape::{Beside, Change, Parted};
+use super::snapshot::Holding;
 use super::{Configuration, GroupState, TabletMap, expiry, idempotency, kv};
 use crate::codec::{Decode, Encode};
 use crate::codec_struct;
@@ -44,6 +45,8 @@ pub struct Limits {
     pub lane_log_slack: usize,
     /// Of how many recently written keys a replica knows version and size without asking its store. Not replicated.
     pub recent_keys: usize,
+    /// What is held of a snapshot that comes in. Not replicated.
+    pub holding: Holding,
 }
 
 impl Default for Limits {
@@ -56,6 +59,7 @@ impl Default for Limits {
             max_idempotency_records: 1 << 17,
             lane_log_slack: 4096,
             recent_keys: 1 << 14,
+            holding: Holding { most: 8 << 20, least: 1 << 20 },
         }
     }
 }

@@ -23,6 +23,8 @@ pub use machine::{Applied, Limits, Machine};
 pub(crate) use machine::{forget_merged, merged_replicas};
 pub use middle::middle;
 pub use reshape::Beside;
-pub use snapshot::{Chunk, SnapshotError, SnapshotHeader, SnapshotId, SnapshotSink, SnapshotSource, highest_tablet};
+pub use snapshot::{
+    Chunk, Holding, SnapshotError, SnapshotHeader, SnapshotId, SnapshotSink, SnapshotSource, highest_tablet,
+};
 pub use state::{Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, Role};
 pub use tablets::{Piece, TabletMap};

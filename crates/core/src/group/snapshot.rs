@@ -6,13 +6,17 @@
 //! cursor() = none            -------------->  SnapshotSource over a pinned view
 //! add(chunk): one batch      <--------------  chunk(none): header, lanes ...
 //! cursor() = after           -------------->  chunk(after): lanes, values, idempotency records
-//!    ...  (a restart resumes at the durable cursor)
+//!    ...  (values of some chunks are held and loaded together, with the cursor; a restart resumes there)
 //! finish(): one batch switches the tablet in, replaces record and lanes, lets go of the old tablets
 //! ```
 //!
 //! The receiver pulls; the sender keeps nothing but the pinned view. Cursors name positions, not tablets, and what a
 //! snapshot holds is decided by (group, applied slot) alone. Indexes do not travel: the receiver builds its own.
 //! Times travel in the group's clock, whatever the clocks were that wrote them ([`super::tablets`]).
+//!
+//! Values come in order and nobody else writes in the fresh tablet. So a store need not sort them, nor merge them with what
+//! it has: many of them are loaded as they are ([`Store::load`]). The cursor is recorded only then. Whoever resumes at an
+//! older one writes the same under the same keys again.
 
 use super::lanes::{self, LaneKey, Lanes};
 use super::layout::{self, Space, damaged, undecodable, unversioned, versioned};
@@ -335,10 +339,25 @@ impl Progress {
     }
 }
 
+/// Of how many bytes of chunks a sink holds the values until it loads them into the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holding {
+    /// So many are loaded. Zero: nothing is held.
+    pub most: usize,
+    /// Those of fewer are written in a batch: they are not worth a table of their own.
+    pub least: usize,
+}
+
 /// Receives a snapshot into a fresh tablet, beside whatever the replica has.
 pub struct SnapshotSink<S: Store> {
     store: S,
     progress: Progress,
+    /// Values that `progress` counts and the store does not have, by their store keys.
+    held: Vec<(Vec<u8>, Bytes)>,
+    /// Bytes of the chunks since the progress was recorded.
+    held_bytes: usize,
+    /// A crash would not bring back a store that does not know of the tablet.
+    durable: bool,
 }
 
 impl<S: Store> SnapshotSink<S> {
@@ -361,14 +380,14 @@ impl<S: Store> SnapshotSink<S> {
         };
         batch.put(&layout::incoming_record(name.group), &versioned(FORMAT, &progress));
         store.write(batch)?;
-        Ok(Self { store, progress })
+        Ok(Self { store, progress, held: Vec::new(), held_bytes: 0, durable: false })
     }
 
     /// Goes on after a restart where the store says; `None` if no snapshot was being received.
     pub fn resume(store: S, group: GroupId) -> Result<Option<Self>, StoreError> {
         let Some(record) = store.get(&layout::incoming_record(group))? else { return Ok(None) };
         let progress = Progress::parse(record)?;
-        Ok(Some(Self { store, progress }))
+        Ok(Some(Self { store, progress, held: Vec::new(), held_bytes: 0, durable: false }))
     }
 
     /// The groups for which a snapshot is being received.
@@ -406,9 +425,29 @@ impl<S: Store> SnapshotSink<S> {
         self.progress.done
     }
 
+    /// Whether it holds values that the store does not have.
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Takes a chunk, in one store batch with the progress. Tells whether it was the last. After an error nothing of it
     /// was taken.
     pub fn add(&mut self, chunk: &Chunk) -> Result<bool, SnapshotError> {
+        self.add_holding(chunk, Holding { most: 0, least: usize::MAX })
+    }
+
+    /// The same, but its values and the progress may be held until there are more.
+    pub fn add_holding(&mut self, chunk: &Chunk, holding: Holding) -> Result<bool, SnapshotError> {
+        let (held, held_bytes) = (self.held.len(), self.held_bytes);
+        let added = self.take(chunk, holding);
+        if added.is_err() {
+            self.held.truncate(held);
+            self.held_bytes = held_bytes;
+        }
+        added
+    }
+
+    fn take(&mut self, chunk: &Chunk, holding: Holding) -> Result<bool, SnapshotError> {
         let header = self.progress.header.as_ref().or(chunk.header.as_ref()).ok_or(SnapshotError::Order)?;
         if chunk.id != header.id() || chunk.id.group != self.progress.name.group {
             return Err(SnapshotError::Other);
@@ -422,14 +461,38 @@ impl<S: Store> SnapshotSink<S> {
         }
         let mut next = self.progress.clone();
         let mut batch = S::Batch::default();
-        take_items(&mut next, header, chunk.items.clone(), &mut batch)?;
+        take_items(&mut next, header, chunk.items.clone(), &mut batch, &mut self.held)?;
+        self.held_bytes += chunk.items.len();
         next.header = Some(header.clone());
         next.cursor = Some(chunk.after.clone());
         next.done = chunk.done;
-        batch.put(&layout::incoming_record(next.name.group), &versioned(FORMAT, &next));
+        let settles = chunk.done || self.held_bytes >= holding.most;
+        if settles {
+            if self.held_bytes >= holding.least && self.holds() {
+                self.load()?;
+            } else {
+                self.held.iter().for_each(|(key, value)| batch.put(key, value));
+            }
+            batch.put(&layout::incoming_record(next.name.group), &versioned(FORMAT, &next));
+        }
         self.store.write(batch)?;
+        if settles {
+            self.held.clear();
+            self.held_bytes = 0;
+        }
         self.progress = next;
         Ok(chunk.done)
+    }
+
+    /// Loads what is held. Doing so twice is as good as once.
+    fn load(&mut self) -> Result<(), StoreError> {
+        if !self.durable {
+            // What is loaded may survive a crash that the record does not, and then the tablet's number would be used again.
+            self.store.flush()?;
+            self.durable = true;
+        }
+        // In a range that goes around the ring the first positions come last.
+        self.held.chunk_by(|(before, _), (after, _)| before < after).try_for_each(|run| self.store.load(run))
     }
 
     /// Puts the snapshot in the place of whatever the replica had, in one batch. A [`Machine`] of the replaced state must
@@ -512,12 +575,13 @@ fn clear<S: Store>(store: &S, batch: &mut S::Batch, group: GroupId) -> Result<()
     Ok(())
 }
 
-/// Puts a chunk's items where they belong and counts them.
+/// Puts a chunk's items where they belong, its values aside, and counts them.
 fn take_items(
     progress: &mut Progress,
     header: &SnapshotHeader,
     mut items: Bytes,
     batch: &mut impl Batch,
+    values: &mut Vec<(Vec<u8>, Bytes)>,
 ) -> Result<(), DecodeError> {
     let mut received_lanes = lanes::begin_record();
     let lanes_before = progress.lanes;
@@ -528,7 +592,7 @@ fn take_items(
                 lanes::append(&lane, &mut received_lanes);
                 progress.lanes += 1;
             }
-            VALUES => take_value(progress, header, &mut items, batch)?,
+            VALUES => values.push(take_value(progress, header, &mut items, batch)?),
             IDEMPOTENCY => take_record(progress, header, &mut items, batch)?,
             tag => return Err(DecodeError::Tag { what: "snapshot item", tag: u64::from(tag) }),
         }
@@ -545,20 +609,19 @@ fn take_value(
     header: &SnapshotHeader,
     items: &mut Bytes,
     batch: &mut impl Batch,
-) -> Result<(), DecodeError> {
+) -> Result<(Vec<u8>, Bytes), DecodeError> {
     let position = Position(Bytes::decode(items)?);
     let record = Bytes::decode(items)?;
     let key = position.key().filter(|_| header.state.range.contains(&position));
     let key = key.ok_or(DecodeError::Invalid("a key that the snapshot's range does not hold"))?;
     let (head, value_at) = kv::Head::parse(&record).ok_or(DecodeError::Invalid("a value record"))?;
-    batch.put(&layout::in_space(progress.tablet, Space::Values, &position.0), &record);
     if let Some(deadline) = head.deadline {
         let at = (deadline, head.version);
         batch.put(&layout::deadline_key(progress.tablet, Space::Deadlines, at, &position.0), &[]);
     }
     progress.keys += 1;
     progress.bytes += kv::entry_bytes(&key, record.len() - value_at);
-    Ok(())
+    Ok((layout::in_space(progress.tablet, Space::Values, &position.0), record))
 }
 
 fn take_record(

@@ -196,6 +196,15 @@ impl Shared {
         self.undo.push_back(Undo { batch: number, before });
     }
 
+    /// Nothing undoes it.
+    fn load(&mut self, pairs: &[(Vec<u8>, Bytes)]) {
+        self.written += 1;
+        let number = self.written;
+        for (key, value) in pairs {
+            self.set(Bytes::copy_from_slice(key), Some(Bytes::copy_from_slice(value)), number);
+        }
+    }
+
     fn get(&self, key: &[u8], written: u64) -> Option<Bytes> {
         at(self.keys.get(key)?, written)
     }
@@ -311,6 +320,13 @@ impl Store for MapStore {
         let mut shared = lock(&self.shared);
         shared.check_write()?;
         shared.write(batch);
+        Ok(())
+    }
+
+    fn load(&self, pairs: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError> {
+        let mut shared = lock(&self.shared);
+        shared.check_write()?;
+        shared.load(pairs);
         Ok(())
     }
 

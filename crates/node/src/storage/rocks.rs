@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use rocksdb::properties as property;
 use rocksdb::statistics::{StatsLevel, Ticker};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, DataBlockIndexType, LogLevel, Options, ReadOptions,
-    SnapshotWithThreadMode, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, DataBlockIndexType, IngestExternalFileOptions,
+    LogLevel, Options, ReadOptions, SnapshotWithThreadMode, SstFileWriter, WriteBatch, WriteOptions,
 };
 use scatter_core::store::{Batch, Read, Store, StoreError, Visit};
 use std::ffi::CString;
@@ -29,6 +29,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const LEVELS: usize = 7;
+/// Where files are written that the store then takes.
+const LOAD_FOLDER: &str = "loading";
 /// Memtables in memory, the one in use included, beyond which writes are held back.
 const MOST_MEMTABLES: usize = 3;
 /// Files of the first level beyond which writes are slowed by RocksDB, and held back here.
@@ -269,6 +271,17 @@ impl Store for RocksStore {
         self.inner.db.write_opt(batch.0, &self.inner.write_options).map_err(store_error)
     }
 
+    fn load(&self, pairs: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError> {
+        let folder = self.inner.db.path().join(LOAD_FOLDER);
+        let path = folder.join("table");
+        let loaded = load_table(&self.inner, &folder, &path, pairs);
+        if loaded.is_err() {
+            // On a full disk it would be in the way of what gets room again.
+            let _ = std::fs::remove_file(&path);
+        }
+        loaded
+    }
+
     fn view(&self) -> RocksView {
         RocksView::pin(self.inner.clone())
     }
@@ -284,6 +297,30 @@ impl Store for RocksStore {
         *failed = result.as_ref().err().cloned();
         result
     }
+}
+
+/// Writes a table file of its own and gives it to RocksDB, which puts it on the lowest level where nothing is in its way:
+/// what is loaded costs neither a memtable nor a flush nor a compaction.
+fn load_table(inner: &Inner, folder: &Path, path: &Path, pairs: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => StoreError::NoSpace,
+        _ => StoreError::Failed(format!("cannot prepare {}: {error}", path.display())),
+    };
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    // After a crash it may be a second name of a file that the store has taken: never to be opened for writing.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let mut writer = SstFileWriter::create(&inner.options);
+    writer.open(path).map_err(store_error)?;
+    for (key, value) in pairs {
+        writer.put(key, value).map_err(store_error)?;
+    }
+    writer.finish().map_err(store_error)?;
+    let mut how = IngestExternalFileOptions::default();
+    how.set_move_files(true);
+    inner.db.ingest_external_file_opts(&how, vec![path]).map_err(store_error)
 }
 
 /// Changes under construction.

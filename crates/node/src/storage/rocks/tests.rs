@@ -243,3 +243,61 @@ fn the_directory_is_one_process_s_and_must_be_one() {
         other => panic!("{other:?}"),
     }
 }
+
+fn pairs(numbers: std::ops::Range<u64>) -> Vec<(Vec<u8>, Bytes)> {
+    numbers.map(|number| (format!("t{number:06}").into_bytes(), noise(number, 1000).into())).collect()
+}
+
+#[test]
+fn loaded_tables_are_read_outlive_a_crash_and_are_not_compacted() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    put(&store, &[("s", "1"), ("u", "1")]);
+    let view = store.view();
+    for first in (0..2000).step_by(500) {
+        store.load(&pairs(first..first + 500)).unwrap();
+    }
+    assert_eq!(keys(&store, "t", "u").len(), 2000);
+    assert_eq!(store.get(b"t001234").unwrap().unwrap(), noise(1234, 1000));
+    assert_eq!(keys(&view, "t", "u"), Vec::<String>::new());
+    let statistics = store.statistics();
+    assert_eq!((statistics.flushed_bytes, statistics.compaction_written_bytes), (0, 0));
+    assert_eq!(statistics.files_per_level, [0, 0, 0, 0, 0, 0, 4]);
+    drop(view);
+
+    // What a crash would leave: the files as they are. All are on the last level, so none of them is about to go.
+    let copy = tempfile::tempdir().unwrap();
+    for file in files(directory.path(), "") {
+        if file.is_file() {
+            std::fs::copy(&file, copy.path().join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    // The same again, as after a crash, changes nothing.
+    store.load(&pairs(250..750)).unwrap();
+    assert_eq!(keys(&store, "t", "u").len(), 2000);
+    drop(store);
+
+    let store = open(copy.path());
+    assert_eq!(keys(&store, "t", "u").len(), 2000);
+    assert_eq!(get(&store, "s"), None, "a batch that was never flushed");
+    let mut batch = RocksBatch::default();
+    batch.delete_range(b"t", b"u");
+    store.write(batch).unwrap();
+    assert_eq!(keys(&store, "t", "u"), Vec::<String>::new());
+    assert!(store.reclaim(b"t", b"u").unwrap());
+    assert!(store.statistics().file_bytes < 100 << 10);
+}
+
+#[test]
+fn a_second_name_that_a_crash_left_of_a_loaded_table_does_not_harm_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    store.load(&pairs(0..500)).unwrap();
+    let table = files(directory.path(), ".sst").pop().unwrap();
+    std::fs::hard_link(table, directory.path().join(LOAD_FOLDER).join("table")).unwrap();
+    store.load(&pairs(500..1000)).unwrap();
+    drop(store);
+    let store = open(directory.path());
+    assert_eq!(keys(&store, "t", "u").len(), 1000);
+    assert_eq!(store.get(b"t000123").unwrap().unwrap(), noise(123, 1000));
+}
