@@ -288,8 +288,13 @@ impl Model {
 
     fn finish(&mut self, id: u64) {
         let Some(index) = self.index(id) else { return };
+        if !self.has_majority(&self.ring[index]) {
+            // Nobody is left who would see it through, and nobody waits for it.
+            self.ring[index].under_way = None;
+            return;
+        }
         let Some((until, action)) = self.ring[index].under_way.clone() else { return };
-        if self.now < until || !self.has_majority(&self.ring[index]) {
+        if self.now < until {
             return;
         }
         self.ring[index].under_way = None;
