@@ -7,6 +7,7 @@ use crate::group::Configuration;
 use crate::input::MachineReport;
 use crate::message::{Envelope, Message, PeerMessage};
 use crate::ops::Obligation;
+use crate::ops::recovery::is_recovery;
 use crate::paxos::acceptor::Unsynced;
 use crate::planted::{self, Bug};
 use crate::replica::{Replica, Role};
@@ -90,7 +91,12 @@ impl Node {
         }
         for (group, merger) in settled {
             self.merged.remove(&group);
-            self.with(now, group, effects, |replica, cx| replica.on_settled(merger, cx));
+            // Who has no part in a recovery cannot know that the survivors hold anything: it must not tell anybody that the
+            // group is gone.
+            let left_out = is_recovery(merger) && !self.replicas.contains_key(&merger.into);
+            self.with(now, group, effects, |replica, cx| {
+                if left_out { replica.on_left_out(cx) } else { replica.on_settled(merger, cx) }
+            });
         }
     }
 

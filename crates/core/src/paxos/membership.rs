@@ -577,6 +577,12 @@ impl Replica {
         self.bury_with(Some(merger), cx);
     }
 
+    /// The survivors of its group go on without this replica.
+    pub(crate) fn on_left_out(&mut self, cx: &mut Context<'_>) {
+        self.word.withdraw();
+        self.bury_with(None, cx);
+    }
+
     /// A replica whose group ended here votes no more. It helps those that lag.
     pub(crate) fn answer_merged(&mut self, from: ReplicaName, message: Message, cx: &mut Context<'_>) {
         match message {

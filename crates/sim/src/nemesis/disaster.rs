@@ -110,7 +110,9 @@ impl World {
         // What ended in memory alone has not ended; children that were on their way are born without a majority.
         let hosts = &self.hosts;
         self.nemesis.lost.groups.retain(|group, _| hosts.iter().any(|host| host.disk.log.replicas.contains_key(group)));
-        self.lose(self.would_be_lost(&BTreeSet::new()));
+        let mut known = self.groups();
+        known.extend(self.hosts.iter().flat_map(|host| host.disk.log.replicas.keys().copied()));
+        self.lose(self.without_majority(known, &BTreeSet::new()));
         let condemned: Vec<NodeId> = self.nemesis.lost.condemned.iter().copied().collect();
         let all_know = (0..self.hosts.len()).all(|host| self.knows_condemned(host));
         if self.nemesis.lost.groups.is_empty() && all_know {
@@ -145,9 +147,13 @@ impl World {
 
     /// The groups that would have no majority without these nodes, with those of their voters that would be left.
     fn would_be_lost(&self, victims: &BTreeSet<NodeId>) -> BTreeMap<GroupId, Vec<NodeId>> {
+        self.without_majority(self.groups(), victims)
+    }
+
+    fn without_majority(&self, groups: Vec<GroupId>, victims: &BTreeSet<NodeId>) -> BTreeMap<GroupId, Vec<NodeId>> {
         let gone = |node: &NodeId| victims.contains(node) || self.nemesis.replaced.iter().any(|(_, gone)| gone == node);
         let mut lost = BTreeMap::new();
-        for group in self.groups() {
+        for group in groups {
             let Some(configuration) = self.observer.configuration(group) else { continue };
             let mut left = voters(configuration);
             left.retain(|node| !gone(node));
