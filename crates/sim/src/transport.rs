@@ -280,9 +280,11 @@ impl World {
     fn hello(&mut self, from: usize, to: usize, hello: &Hello, address: String, from_epoch: u64) -> Checked {
         let epoch = self.hosts[to].epoch;
         let mut effects = Effects::default();
+        // What it saw first may have been the forged one.
+        let seen = self.hosts[to].disk.log.peers.get(&hello.from).map(|peer| peer.nonce);
         let Some(process) = &mut self.hosts[to].process else { return Ok(()) };
         let own = process.node.id();
-        let had_seen = process.node.has_seen(hello.from);
+        let had_seen = process.node.has_seen(hello.from) && seen.is_some_and(|nonce| !self.nemesis.is_impostor(nonce));
         let known = process.node.check_hello(hello, &mut effects);
         let wanted = hello.to.unwrap_or(own);
         self.carry_out_after_flush(to, effects)?;
@@ -306,7 +308,9 @@ impl World {
     /// I17: nobody believes a process that runs on a disk that was put back. All had seen a boot that it does not know of, but
     /// for those who have lost their own disk since.
     fn believes(&mut self, host: usize, hello: &Hello, had_seen: bool) -> Checked {
-        let forged = had_seen && self.nemesis.is_impostor(hello.nonce);
+        let process = self.hosts[host].process.as_ref();
+        let forgetful = process.is_some_and(|process| self.nemesis.is_impostor(process.node.hello(None).nonce));
+        let forged = had_seen && !forgetful && self.nemesis.is_impostor(hello.nonce);
         require(17, !forged, || format!("host {host} believes {hello:?}, whose disk was put back"))
     }
 
