@@ -150,7 +150,9 @@ fn judged(lie: Lie) -> crate::books::Judged {
             scope.spawn(move || Client::new(number, shared, random).run());
         }
         let began = Instant::now();
-        while shared.books.judged().keys < 12 && began.elapsed() < Duration::from_secs(30) {
+        // Not every history shows a lie: it is listened for until one does.
+        let enough = |judged: &crate::books::Judged| judged.keys >= 12 && (lie == Lie::None || judged.violated > 0);
+        while !enough(&shared.books.judged()) && began.elapsed() < Duration::from_secs(30) {
             std::thread::sleep(Duration::from_millis(5));
         }
         shared.stop.store(true, Ordering::Relaxed);
