@@ -5,11 +5,11 @@ mod document;
 mod events;
 mod history;
 mod node_orders;
-mod order;
 mod orders;
 mod page;
 mod picture;
 mod recover;
+mod request;
 mod routes;
 mod settings;
 

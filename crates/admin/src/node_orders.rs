@@ -1,9 +1,9 @@
 //! Orders about a node: to empty it, to take that back, to take it out of every group.
 
-use crate::order::Order;
 use crate::orders::see_through;
 use crate::picture::Picture;
-use crate::routes::{Admin, document, node_id};
+use crate::request::Order;
+use crate::routes::{Admin, conflict, document, node_id};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use scatter_client::{AdminError, Client, NewMember, Reason};
@@ -165,10 +165,6 @@ fn replacements(picture: &Picture, group: &Descriptor) -> Vec<NodeId> {
 
 fn names(groups: &[&Arc<Descriptor>]) -> Vec<Value> {
     groups.iter().map(|group| group.group.to_string().into()).collect()
-}
-
-fn conflict(text: String) -> Problem {
-    Problem::new(Kind::Conflict, text)
 }
 
 fn unknown_node(node: NodeId) -> Problem {

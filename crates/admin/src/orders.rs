@@ -3,9 +3,9 @@
 //! Each is checked against a picture made for it, then goes to the leader of the group that is to act. An order that was
 //! sent is seen through even if whoever gave it has gone: its outcome is in the history.
 
-use crate::order::Order;
 use crate::picture::Picture;
-use crate::routes::{Admin, document, group_id, malformed, node_id, unknown_group};
+use crate::request::Order;
+use crate::routes::{Admin, conflict, document, group_id, malformed, node_id, unknown_group};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use scatter_client::reshape::shift;
@@ -112,8 +112,7 @@ pub(crate) async fn repartition(
         boundary.ok_or_else(|| malformed("the body says under `boundary` or `key` where the boundary shall lie"))?;
     let side = body.side.map_or(Side::Successor, Side::from);
     let (picture, options) = prepare(&admin, group, body.range_version, dry_run).await?;
-    let shift = shift(picture.view(), group, &boundary, side)
-        .map_err(|reason| Problem::new(Kind::Conflict, reason.to_string()))?;
+    let shift = shift(picture.view(), group, &boundary, side).map_err(|reason| conflict(reason.to_string()))?;
     let plan = json!({
         "group": group.to_string(), "dry_run": dry_run, "boundary": boundary.to_string(), "side": side_name(side),
         "gainer": shift.gainer.to_string(), "loser": shift.loser.to_string(),
@@ -136,7 +135,7 @@ async fn prepare(
     let known = picture.descriptor(group).ok_or_else(|| unknown_group(group))?.range_version;
     if let Some(wanted) = range_version.filter(|wanted| *wanted != known.0) {
         let text = format!("the range of group {group} has version {known}, not {wanted}");
-        return Err(Problem::new(Kind::Conflict, text));
+        return Err(conflict(text));
     }
     let timeout = Some(if dry_run { admin.order.min(DRY_RUN_LIMIT) } else { admin.order });
     Ok((picture, ReshapeOptions { range_version: Some(known), dry_run, timeout }))
@@ -242,7 +241,7 @@ pub(crate) async fn members(
         able(&picture, *node)?;
     }
     if let Some(full) = without_room(&admin.client, &add).await {
-        return Err(Problem::new(Kind::Conflict, format!("the disk of node {full} is full")));
+        return Err(conflict(format!("the disk of node {full} is full")));
     }
     let plan = json!({
         "group": group.to_string(), "dry_run": dry_run, "add": texts(&add), "remove": texts(&remove),
@@ -292,7 +291,7 @@ fn able(picture: &Picture, node: NodeId) -> Result<(), Problem> {
         Some(NodeState::Dead) => "is dead",
         Some(NodeState::Suspect) | None => "does not answer",
     };
-    Err(Problem::new(Kind::Conflict, format!("node {node} {why}")))
+    Err(conflict(format!("node {node} {why}")))
 }
 
 /// Who the members would be, or why the change makes no sense.
@@ -308,17 +307,17 @@ fn members_after(picture: &Picture, group: GroupId, add: &[NodeId], remove: &[No
     // Who only learns may be left from a change that did not come about, which may be ordered again.
     let is_voter = |node: &NodeId| members.member(*node).is_some_and(|member| member.role == Role::Voter);
     if let Some(known) = add.iter().find(|node| is_voter(node)) {
-        return Err(Problem::new(Kind::Conflict, format!("node {known} is a member of group {group} already")));
+        return Err(conflict(format!("node {known} is a member of group {group} already")));
     }
     if let Some(stranger) = remove.iter().find(|node| members.member(**node).is_none()) {
-        return Err(Problem::new(Kind::Conflict, format!("node {stranger} is no member of group {group}")));
+        return Err(conflict(format!("node {stranger} is no member of group {group}")));
     }
     let kept = members.members.iter().map(|member| member.node).filter(|node| !remove.contains(node));
     let mut after: Vec<_> = kept.chain(add.iter().copied()).collect();
     after.sort_unstable();
     after.dedup();
     if after.is_empty() {
-        return Err(Problem::new(Kind::Conflict, format!("group {group} would have no member left")));
+        return Err(conflict(format!("group {group} would have no member left")));
     }
     Ok(after)
 }
@@ -344,7 +343,7 @@ pub(crate) async fn transfer_leader(
     if let Some(node) = to
         && !descriptor.configuration.voters().any(|voter| voter.node == node)
     {
-        return Err(Problem::new(Kind::Conflict, format!("node {node} is no voting member of group {group}")));
+        return Err(conflict(format!("node {node} is no voting member of group {group}")));
     }
     if let Some(node) = to {
         able(&picture, node)?;
@@ -377,7 +376,7 @@ fn order_failed(error: AdminError) -> Problem {
         }
         AdminError::Refused { reason: Reason::NoOwner } => {
             let text = "the group is gone, or nobody who was asked has it; /v1/ring shows what there is";
-            Problem::new(Kind::Conflict, text).with_outcome(WriteOutcome::NotApplied)
+            conflict(text).with_outcome(WriteOutcome::NotApplied)
         }
         AdminError::Refused { reason } => {
             let kind = match reason {

@@ -8,10 +8,10 @@
 //!
 //! What was ordered, and what came of it, is in the history; the group keeps its own record of it in its replicated state.
 
-use crate::order::Order;
 use crate::orders::see_through;
 use crate::picture::Picture;
-use crate::routes::{Admin, document, group_id, malformed, node_id, unknown_group};
+use crate::request::Order;
+use crate::routes::{Admin, conflict, document, group_id, malformed, node_id, unknown_group};
 use axum::extract::State;
 use axum::response::Response;
 use futures::StreamExt as _;
@@ -19,7 +19,6 @@ use futures::stream::FuturesUnordered;
 use scatter_client::{AdminError, Client, Reason};
 use scatter_core::types::{GroupId, NodeId, Slot};
 use scatter_service::Problem;
-use scatter_service::problem::Kind;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -159,8 +158,4 @@ async fn carry_out(client: &Client, plan: Plan, limit: Duration) -> Result<Strin
     let mut said: Value = serde_json::from_str(&said).unwrap_or_default();
     said["untold"] = untold.iter().map(ToString::to_string).collect();
     Ok(said.to_string())
-}
-
-fn conflict(text: String) -> Problem {
-    Problem::new(Kind::Conflict, text)
 }

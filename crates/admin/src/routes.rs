@@ -241,6 +241,10 @@ pub(crate) fn malformed(detail: impl Into<std::borrow::Cow<'static, str>>) -> Pr
     Problem::new(Kind::Malformed, detail)
 }
 
+pub(crate) fn conflict(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
+    Problem::new(Kind::Conflict, detail)
+}
+
 pub(crate) fn unknown_group(group: GroupId) -> Problem {
     Problem::new(Kind::NotFound, format!("no group {group} is known"))
 }

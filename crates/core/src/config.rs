@@ -71,7 +71,7 @@ pub struct Config {
     pub order_patience: Duration,
     /// The newest feature level this program understands.
     pub feature_level: FeatureLevel,
-    /// The most replicas this node hosts.
+    /// The most replicas this node takes on. What is born here comes on top: it may have its data nowhere else.
     pub max_replicas: usize,
 }
 

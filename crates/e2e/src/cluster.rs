@@ -26,6 +26,20 @@ pub const BY_HAND: [(&str, &str); 8] = [
     ("policy.latency", "false"),
 ];
 
+/// With these groups are repaired, grow and are emptied, and nothing else happens by itself.
+pub const REPAIRS: [(&str, &str); 9] = [
+    // Long for a test, short enough for groups to be looked at every two seconds.
+    ("policy.replace_dead_after_ms", "8000"),
+    ("policy.resilience", "true"),
+    ("policy.zones", "false"),
+    ("policy.split", "false"),
+    ("policy.merge", "false"),
+    ("policy.repartition", "false"),
+    ("policy.migrate", "false"),
+    ("policy.leaders", "false"),
+    ("policy.latency", "false"),
+];
+
 /// How many of the last lines of each log a failed test shows.
 const LAST_LINES: usize = 30;
 

@@ -32,3 +32,16 @@ pub fn run_again(test: &str, mebibytes: u32) -> Option<PathBuf> {
     }
     None
 }
+
+/// Bytes that do not compress, the same for the same number.
+#[must_use]
+pub fn noise(number: usize, bytes: usize) -> Vec<u8> {
+    let mut state = number as u64 + 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}

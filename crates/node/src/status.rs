@@ -76,9 +76,12 @@ fn decision(record: &Record) -> Value {
     })
 }
 
+fn names(nodes: &[NodeId]) -> Vec<String> {
+    nodes.iter().map(ToString::to_string).collect()
+}
+
 /// Whom an action concerns, by its parts.
 fn detail(action: &Action) -> Value {
-    let names = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>();
     match action {
         Action::ChangeMembers { add, remove } => {
             let add: Vec<NodeId> = add.iter().map(|(node, _)| *node).collect();
@@ -116,7 +119,6 @@ fn links(links: &Links) -> Value {
 
 /// The record of an unsafe recovery.
 fn recovered(recovered: &Recovered) -> Value {
-    let names = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>();
     json!({
         "from": recovered.group.to_string(),
         "at_slot": recovered.at.0,

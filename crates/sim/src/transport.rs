@@ -306,7 +306,7 @@ impl World {
     }
 
     /// I17: nobody believes a process that runs on a disk that was put back. All had seen a boot that it does not know of, but
-    /// for those who have lost their own disk since.
+    /// for those whose own disk was lost or put back since.
     fn believes(&mut self, host: usize, hello: &Hello, had_seen: bool) -> Checked {
         let process = self.hosts[host].process.as_ref();
         let forgetful = process.is_some_and(|process| self.nemesis.is_impostor(process.node.hello(None).nonce));

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Born     parent [a,c) in tablet 4    -->  parent [a,b) in tablet 4, child [b,c) in tablet 4
+//! Recovered lost group [a,c)           -->  child [a,c) in the same tablets, and the lost group ends
 //! Gained   gainer [a,b), loser [b,c)   -->  gainer [a,c): its pieces and the loser's, shifted by the clocks' difference
-//! Born     of a lost group: all of [a,c) goes to the child, and the parent ends
 //! Lost     loser [b,c)                 -->  loser [b,x); what moved is kept, parted, while the gainer here has yet to take it
 //! ```
 //!

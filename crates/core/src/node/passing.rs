@@ -36,7 +36,8 @@ impl Node {
                     }
                 });
             }
-            None if self.may_host(child) => {
+            // However many replicas there are: what is born here may have its data nowhere else.
+            None if !self.has_buried(child) => {
                 // Should the machine be lost with the store, and its parent have gone on, another member has it.
                 let inviter = another_member(child, Some(leader), &report.configuration);
                 effects.writes.push(Write::Create { replica: child, after: Slot(1), inviter });
@@ -181,12 +182,17 @@ impl Node {
 
     /// Whether a new replica of this name may come to be here.
     pub(super) fn may_host(&self, name: ReplicaName) -> bool {
-        let dead = self.tombstones.get(&name.group).is_some_and(|tombstones| {
+        let room = self.replicas.len() < self.config.max_replicas;
+        self.record.cluster.is_some() && room && !self.has_buried(name)
+    }
+
+    /// Whether a tombstone rules out that a replica of this name lives here.
+    pub(super) fn has_buried(&self, name: ReplicaName) -> bool {
+        self.tombstones.get(&name.group).is_some_and(|tombstones| {
             tombstones
                 .iter()
                 .any(|gone| name.incarnation <= gone.replica.incarnation.max(gone.removed_by) || gone.merged.is_some())
-        });
-        self.record.cluster.is_some() && !dead && self.replicas.len() < self.config.max_replicas
+        })
     }
 
     /// Tells a replica of a group that was merged away that its group is no more.

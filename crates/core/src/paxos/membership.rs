@@ -111,7 +111,18 @@ impl Replica {
             EntryKind::Configuration => Configuration::from_all(entry.body.clone()).ok(),
             // Those it names are those who are counted anyway.
             EntryKind::Recover => self.configuration.clone(),
-            _ => None,
+            EntryKind::Noop
+            | EntryKind::Commands
+            | EntryKind::Expire
+            | EntryKind::FeatureLevel
+            | EntryKind::Links
+            | EntryKind::Split
+            | EntryKind::Begin
+            | EntryKind::Prepare
+            | EntryKind::Decide
+            | EntryKind::Resolve
+            | EntryKind::Settle
+            | EntryKind::Correct => None,
         }
     }
 

@@ -10,16 +10,8 @@ use std::path::Path;
 const DISK_MEBIBYTES: u32 = 48;
 const VALUE_BYTES: usize = 32 << 10;
 
-/// Bytes that do not compress, the same for the same number.
 fn value(number: usize) -> Vec<u8> {
-    let mut state = number as u64 + 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..VALUE_BYTES).map(|_| next()).collect()
+    small_disk::noise(number, VALUE_BYTES)
 }
 
 /// Writes until a write is refused for lack of space. Returns what was acknowledged.

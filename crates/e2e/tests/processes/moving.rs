@@ -1,6 +1,6 @@
 //! Nodes that are emptied, removed, filled, and that come back when everything has moved on.
 
-use scatter_e2e::cluster::{BY_HAND, Cluster, get_patiently, put_patiently, text};
+use scatter_e2e::cluster::{BY_HAND, Cluster, REPAIRS, get_patiently, put_patiently, text};
 use scatter_e2e::http;
 use scatter_e2e::operator::Operator;
 use scatter_e2e::small_disk;
@@ -9,20 +9,6 @@ use scatter_e2e::workload::Workload;
 
 /// Acknowledged writes, and answered reads, that show that a cluster works.
 const ENOUGH: u64 = 40;
-
-/// Groups are repaired and nodes emptied, and nothing else happens by itself.
-const REPAIRS: [(&str, &str); 9] = [
-    ("policy.resilience", "true"),
-    ("policy.zones", "false"),
-    ("policy.split", "false"),
-    ("policy.merge", "false"),
-    ("policy.repartition", "false"),
-    ("policy.migrate", "false"),
-    ("policy.leaders", "false"),
-    ("policy.latency", "false"),
-    // Long for a test, short enough for groups to be looked at every two seconds.
-    ("policy.replace_dead_after_ms", "8000"),
-];
 
 fn start(nodes: usize, settings: &[(&str, &str)]) -> (Cluster, Operator) {
     let mut cluster = Cluster::start_with(nodes, settings);
@@ -215,16 +201,8 @@ fn a_node_comes_back_after_its_groups_were_split_merged_and_moved_away() {
     workload.finish(&addresses);
 }
 
-/// Bytes that do not compress, the same for the same number.
 fn value(number: usize) -> Vec<u8> {
-    let mut state = number as u64 + 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    (0..64 << 10).map(|_| next()).collect()
+    small_disk::noise(number, 64 << 10)
 }
 
 #[test]

@@ -1,24 +1,10 @@
 //! Groups that lose their majority for good, and what is left of them.
 
-use scatter_e2e::cluster::{Cluster, get_patiently, put_patiently};
+use scatter_e2e::cluster::{Cluster, REPAIRS, get_patiently, put_patiently};
 use scatter_e2e::http::{self, Reply, Request};
 use scatter_e2e::operator::Operator;
 use scatter_e2e::wait;
 use serde_json::Value;
-
-/// Groups come to their size, and nothing else happens by itself.
-const SIZES: [(&str, &str); 9] = [
-    ("policy.resilience", "true"),
-    ("policy.zones", "false"),
-    ("policy.split", "false"),
-    ("policy.merge", "false"),
-    ("policy.repartition", "false"),
-    ("policy.migrate", "false"),
-    ("policy.leaders", "false"),
-    ("policy.latency", "false"),
-    // Groups are looked at every two seconds.
-    ("policy.replace_dead_after_ms", "8000"),
-];
 
 const KEYS: usize = 40;
 
@@ -41,7 +27,7 @@ fn value(key: usize) -> Vec<u8> {
 
 /// Three nodes, two groups, and acknowledged writes that all three have applied.
 fn start() -> (Cluster, Operator, Vec<String>) {
-    let mut cluster = Cluster::start_with(3, &SIZES);
+    let mut cluster = Cluster::start_with(3, &REPAIRS);
     let operator = Operator { admin: cluster.start_admin() };
     let first = operator.settled_with(1)[0].id.clone();
     operator.order(&first, "split", r#"{"at":"80"}"#);
@@ -140,7 +126,7 @@ fn a_group_that_lost_its_majority_goes_on_with_its_survivor() {
     cluster.nodes[0].wait_ready();
     assert_ne!(cluster.nodes[0].id(), ids[0]);
     // With it and another new node the groups come to their size by themselves.
-    let index = cluster.push_node(&SIZES);
+    let index = cluster.push_node(&REPAIRS);
     cluster.nodes[index].start();
     wait::until_true("the groups have three voters", || operator.voters().iter().all(|voters| voters.len() == 3));
     for key in 0..KEYS {
