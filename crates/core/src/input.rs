@@ -1,7 +1,7 @@
 //! Everything that can happen to a node.
 
 use crate::group::{Configuration, GroupState};
-use crate::message::PeerMessage;
+use crate::message::{PeerMessage, Piece};
 use crate::ops::order::Order;
 use crate::time::LogTime;
 use crate::types::{
@@ -142,12 +142,8 @@ pub enum Input {
         group: GroupId,
         /// Who asked.
         to: ReplicaName,
-        /// The snapshot's number; zero if the one asked for is no more.
-        snapshot: u64,
-        /// The slot it is of.
-        slot: Slot,
-        /// The piece.
-        chunk: Bytes,
+        /// It.
+        piece: Piece,
     },
     /// The machine's answer to an order to store a piece of a snapshot.
     SnapshotStored {

@@ -53,6 +53,23 @@ pub struct AcceptedEntry {
 
 codec_struct!(AcceptedEntry { slot, ballot, entry });
 
+/// A piece of a snapshot on its way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Piece {
+    /// Which snapshot, by the sender's number; zero if the one asked for is no more.
+    pub snapshot: u64,
+    /// The slot it is of.
+    pub slot: Slot,
+    /// The cursor it was asked for with; `None` for the first piece.
+    pub cursor: Option<Bytes>,
+    /// The cursor to ask for the next piece with; `None` after the last.
+    pub after: Option<Bytes>,
+    /// What it holds ([`crate::group`] defines it), checksummed.
+    pub chunk: Bytes,
+}
+
+codec_struct!(Piece { snapshot, slot, cursor, after, chunk });
+
 /// From one replica of a group to another.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
@@ -176,15 +193,11 @@ pub enum Message {
     },
     /// A piece of a snapshot.
     SnapshotChunk {
-        /// Which snapshot, by the sender's number; zero if the one asked for is no more.
-        snapshot: u64,
-        /// The slot it is of.
-        slot: Slot,
+        /// It.
+        piece: Piece,
         /// Groups that were split off, each with the slot: what one who has not applied that slot holds of them he must not
         /// give up for this snapshot before he has them otherwise.
         children: Vec<(GroupId, Slot)>,
-        /// The piece ([`crate::group`] defines it), checksummed.
-        chunk: Bytes,
     },
     /// The leader has let go: stand for election at once.
     HandOver {
@@ -220,7 +233,7 @@ codec_enum!(Message {
     9 => Decided { first, entries, decided },
     10 => Truncated { through },
     11 => SnapshotPull { snapshot, cursor },
-    12 => SnapshotChunk { snapshot, slot, children, chunk },
+    12 => SnapshotChunk { piece, children },
     13 => HandOver { ticket },
     14 => AskMembership { configuration },
     15 => Membership { configuration },

@@ -355,8 +355,8 @@ impl Node {
             Input::Counted { group, count, correction } => {
                 self.with(now, group, effects, |replica, cx| replica.on_counted(count, correction, cx));
             }
-            Input::SnapshotRead { group, to, snapshot, slot, chunk } => {
-                self.with(now, group, effects, |replica, cx| replica.on_snapshot_read(to, snapshot, slot, chunk, cx));
+            Input::SnapshotRead { group, to, piece } => {
+                self.with(now, group, effects, |replica, cx| replica.on_snapshot_read(to, piece, cx));
             }
             Input::SnapshotStored { group, snapshot, cursor, awaits } => {
                 self.with(now, group, effects, |replica, cx| replica.on_snapshot_stored(snapshot, cursor, awaits, cx));

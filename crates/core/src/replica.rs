@@ -353,9 +353,9 @@ impl Replica {
             Message::Decided { first, entries, decided } => self.on_decided(from, first, entries, decided, cx),
             Message::Truncated { through } => self.on_truncated(from, through, cx),
             Message::SnapshotPull { snapshot, cursor } => self.on_snapshot_pull(from, snapshot, cursor, cx),
-            Message::SnapshotChunk { snapshot, slot, children, chunk } => {
-                if !self.awaits_children(from, slot, &children, cx) {
-                    self.on_snapshot_chunk(from, snapshot, slot, chunk, cx);
+            Message::SnapshotChunk { piece, children } => {
+                if !self.awaits_children(from, piece.slot, &children, cx) {
+                    self.on_snapshot_chunk(from, piece, cx);
                 }
             }
             Message::HandOver { ticket } => self.on_hand_over(from, ticket, cx),

@@ -18,6 +18,7 @@ use crate::group::{
     TabletMap, forget_merged, highest_tablet, merged_replicas,
 };
 use crate::input::{Input, MachineReport};
+use crate::message::Piece;
 use crate::node::Machines;
 use crate::ops::{Decide, OperationId, Pending, Recover, Split};
 use crate::planted::{self, Bug};
@@ -634,19 +635,20 @@ impl<S: Store> Stage<S> {
         now: Instant,
     ) -> Result<Done, StoreError> {
         let number = if snapshot == 0 { self.pin(group, now) } else { snapshot };
-        let mut piece = (0, Slot(0), Bytes::new());
+        let mut piece = Piece { snapshot: 0, slot: Slot(0), cursor: cursor.cloned(), after: None, chunk: Bytes::new() };
         if let Some(source) = self.sources.get_mut(&number).filter(|source| source.group == group) {
             source.used = now;
-            let slot = source.source.header().state.applied;
+            piece.slot = source.source.header().state.applied;
             if let Some(chunk) = source.source.chunk(cursor, bytes)? {
                 if chunk.done {
                     self.sources.remove(&number);
                 }
-                piece = (number, slot, chunk.to_bytes());
+                piece.snapshot = number;
+                piece.after = (!chunk.done).then(|| chunk.after.clone());
+                piece.chunk = chunk.to_bytes();
             }
         }
-        let (snapshot, slot, chunk) = piece;
-        Ok(Done::one(Input::SnapshotRead { group, to, snapshot, slot, chunk }))
+        Ok(Done::one(Input::SnapshotRead { group, to, piece }))
     }
 
     /// Lets views go that nobody has asked for in a while: they keep what was overwritten since.

@@ -13,7 +13,7 @@ use scatter_core::cover::Covered;
 use scatter_core::durable::{Binding, HardState, Merger, NodeRecord, PeerRecord, Tombstone, Write};
 use scatter_core::entry::{Entry, EntryClock, EntryKind, MAX_ENTRY_BYTES};
 use scatter_core::group::{Configuration, Correction, GroupState, Link, Member, Role};
-use scatter_core::message::{AcceptedEntry, Envelope, Hello, HelloError, Message, PeerMessage, Refusal, Ticket};
+use scatter_core::message::{AcceptedEntry, Envelope, Hello, HelloError, Message, PeerMessage, Piece, Refusal, Ticket};
 use scatter_core::ops::messages::GroupEnvelope;
 use scatter_core::ops::{Begin, Decide, Obligation, OperationId, Pending, Prepare, Resolve, Split, Surrender};
 use scatter_core::time::{Instant, LogTime};
@@ -155,9 +155,20 @@ fn stream() -> impl Strategy<Value = Message> {
         }),
         slot().prop_map(|through| Message::Truncated { through }),
         (any::<u64>(), option::of(bytes())).prop_map(|(snapshot, cursor)| Message::SnapshotPull { snapshot, cursor }),
-        (any::<u64>(), slot(), vec((any::<u64>().prop_map(GroupId), slot()), 0..3), bytes())
-            .prop_map(|(snapshot, slot, children, chunk)| Message::SnapshotChunk { snapshot, slot, children, chunk }),
+        (piece(), vec((any::<u64>().prop_map(GroupId), slot()), 0..3))
+            .prop_map(|(piece, children)| Message::SnapshotChunk { piece, children }),
     ]
+}
+
+fn piece() -> impl Strategy<Value = Piece> {
+    let cursors = (option::of(bytes()), option::of(bytes()));
+    (any::<u64>(), slot(), cursors, bytes()).prop_map(|(snapshot, slot, (cursor, after), chunk)| Piece {
+        snapshot,
+        slot,
+        cursor,
+        after,
+        chunk,
+    })
 }
 
 fn binding() -> impl Strategy<Value = Binding> {

@@ -13,6 +13,7 @@ use scatter_core::command::{Command, Condition, Idempotency, LaneUse, Operation}
 use scatter_core::effects::{Apply, MachineOrder};
 use scatter_core::entry::{Entry, EntryClock, EntryKind};
 use scatter_core::group::{Configuration, GroupState, Limits, Machine, Member, Role};
+use scatter_core::message::Piece;
 use scatter_core::ops::{Begin, Decide, OperationId, Pending, Prepare, Resolve, Split, Surrender, Takeover};
 use scatter_core::ring::{Key, KeyRange, Position};
 use scatter_core::stage::{Done, Stage};
@@ -376,7 +377,8 @@ impl World {
         loop {
             let order = MachineOrder::ReadSnapshot { group, to, snapshot: number, cursor: from, bytes: 200 };
             let done = self.ahead.order(&order, Instant(0)).unwrap();
-            let Some(Input::SnapshotRead { snapshot, chunk, .. }) = done.inputs.into_iter().next() else { panic!() };
+            let Some(Input::SnapshotRead { piece, .. }) = done.inputs.into_iter().next() else { panic!() };
+            let Piece { snapshot, chunk, .. } = piece;
             number = snapshot;
             let order = MachineOrder::StoreSnapshot { replica: to, snapshot, from: to, chunk };
             let done = self.behind.order(&order, Instant(0)).unwrap();

@@ -8,18 +8,19 @@
 //!   | SnapshotPull(new) ------> |  [pins a view of its store, keeps its log from there for a while]
 //!   | <-- SnapshotChunk(s, 1) - |
 //!   | [stored in a fresh tablet]|
-//!   | SnapshotPull(s, after 1)->|  and so on; the last piece switches the tablet in by one batch
+//!   | SnapshotPull(s, after 1)->|  and so on, each piece pulled while the one before it is being stored; the last switches
+//!   | <-- SnapshotChunk(s, 2) - |  the tablet in by one batch
 //! ```
 //!
 //! The one behind pulls, piece by piece: it sets the pace, resumes where it stopped, and asks another member when one
-//! falls silent. A leader's stream ([`crate::paxos::leader`]) serves most laggards without any of this.
+//! falls silent. No more than two pieces are in its memory. A leader's stream ([`crate::paxos::leader`]) serves most laggards without any of this.
 
 use crate::durable::Write;
 use crate::effects::MachineOrder;
 use crate::entry::Entry;
 use crate::group::GroupState;
 use crate::input::MachineReport;
-use crate::message::Message;
+use crate::message::{Message, Piece};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
 use crate::types::{GroupId, Incarnation, NodeId, ReplicaName, Slot};
@@ -31,9 +32,14 @@ pub(crate) struct Fetch {
     from: ReplicaName,
     /// The sender's number for it; zero until the first piece came.
     snapshot: u64,
+    /// Where the piece asked for begins; `None` for the first.
     cursor: Option<Bytes>,
+    /// The last piece has come.
+    whole: bool,
     /// A piece is being stored.
     storing: bool,
+    /// The piece after it has come as well.
+    ready: Option<Bytes>,
     /// When to ask again, and how often that was in vain.
     pub(crate) deadline: Instant,
     attempts: u32,
@@ -118,8 +124,16 @@ impl Replica {
     }
 
     fn begin_fetch(&mut self, from: ReplicaName, cx: &mut Context<'_>) {
-        self.fetch =
-            Some(Fetch { from, snapshot: 0, cursor: None, storing: false, deadline: cx.now.instant, attempts: 0 });
+        self.fetch = Some(Fetch {
+            from,
+            snapshot: 0,
+            cursor: None,
+            whole: false,
+            storing: false,
+            ready: None,
+            deadline: cx.now.instant,
+            attempts: 0,
+        });
         self.pull(cx);
     }
 
@@ -203,21 +217,14 @@ impl Replica {
     }
 
     /// The machine read a piece for somebody.
-    pub(crate) fn on_snapshot_read(
-        &mut self,
-        to: ReplicaName,
-        snapshot: u64,
-        slot: Slot,
-        chunk: Bytes,
-        cx: &mut Context<'_>,
-    ) {
+    pub(crate) fn on_snapshot_read(&mut self, to: ReplicaName, piece: Piece, cx: &mut Context<'_>) {
         let state = self.report.as_ref().map(|report| report.state.clone());
         // What came back is part of the snapshot.
         let away = |state: &GroupState, child: GroupId| state.absorbed.iter().all(|(group, _)| *group != child);
         let children =
             state.map(|state| state.children.iter().filter(|(child, _)| away(&state, *child)).copied().collect());
         let children = children.unwrap_or_default();
-        self.send(to, Message::SnapshotChunk { snapshot, slot, children, chunk }, cx);
+        self.send(to, Message::SnapshotChunk { piece, children }, cx);
     }
 
     /// A snapshot would take the place of data that belongs to a child now, and that this node may be one of few to hold: it has
@@ -267,36 +274,45 @@ impl Replica {
         matches!(self.role, Role::Merged(_) | Role::Retired(_))
     }
 
-    pub(crate) fn on_snapshot_chunk(
-        &mut self,
-        from: ReplicaName,
-        snapshot: u64,
-        slot: Slot,
-        chunk: Bytes,
-        cx: &mut Context<'_>,
-    ) {
+    pub(crate) fn on_snapshot_chunk(&mut self, from: ReplicaName, piece: Piece, cx: &mut Context<'_>) {
         // A machine that stands still needs a snapshot although the log is here.
         let held = self.stalled.map_or(self.decided, |(slot, _)| Slot(slot.0.saturating_sub(1)));
-        let replica = self.name;
         if !self.on_disk {
             // In the store the snapshot takes the place of whatever an earlier replica here had; a log that brought that one
             // back would not fit. It is asked for again.
             return;
         }
         let Some(fetch) = &mut self.fetch else { return };
-        if fetch.from != from || fetch.storing || (fetch.snapshot != 0 && snapshot != fetch.snapshot && snapshot != 0) {
+        let another = fetch.snapshot != 0 && piece.snapshot != 0 && piece.snapshot != fetch.snapshot;
+        if fetch.from != from || another || fetch.whole || piece.cursor != fetch.cursor {
             return;
         }
-        if snapshot == 0 || slot <= held {
+        if piece.snapshot == 0 || piece.slot <= held {
             // It is no more, or was overtaken by the log.
             self.fetch = None;
             return;
         }
-        fetch.snapshot = snapshot;
-        fetch.storing = true;
+        fetch.snapshot = piece.snapshot;
+        fetch.whole = piece.after.is_none();
+        fetch.cursor = piece.after;
+        fetch.ready = Some(piece.chunk);
         fetch.attempts = 0;
-        fetch.deadline = cx.now.instant.after(cx.config.snapshot_patience);
+        self.store_ready(cx);
+    }
+
+    /// Hands the piece that has come to the machine, unless that still stores the one before it, and asks for the next one.
+    fn store_ready(&mut self, cx: &mut Context<'_>) {
+        let replica = self.name;
+        let Some(fetch) = self.fetch.as_mut().filter(|fetch| !fetch.storing) else { return };
+        let Some(chunk) = fetch.ready.take() else { return };
+        let (snapshot, from) = (fetch.snapshot, fetch.from);
+        fetch.storing = true;
         cx.effects.orders.push(MachineOrder::StoreSnapshot { replica, snapshot, from, chunk });
+        if fetch.whole {
+            fetch.deadline = cx.now.instant.after(cx.config.snapshot_patience);
+        } else {
+            self.pull(cx);
+        }
     }
 
     /// The machine stored a piece.
@@ -312,14 +328,12 @@ impl Replica {
         if fetch.snapshot != snapshot {
             return;
         }
-        fetch.storing = false;
-        match cursor {
-            Some(cursor) => {
-                fetch.cursor = Some(cursor);
-                self.pull(cx);
-            }
-            None => self.fetch = None,
+        if cursor.is_none() {
+            self.fetch = None;
+            return;
         }
+        fetch.storing = false;
+        self.store_ready(cx);
     }
 
     /// A split gave this replica its machine. The store does not hold it durably yet; the parent's log does.

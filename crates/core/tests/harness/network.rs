@@ -187,11 +187,11 @@ impl Network {
 /// Turns a bit in the middle of a snapshot's piece.
 fn damage(message: &mut PeerMessage) {
     if let PeerMessage::Replica { envelope } = message
-        && let Message::SnapshotChunk { chunk, .. } = &mut envelope.message
+        && let Message::SnapshotChunk { piece, .. } = &mut envelope.message
     {
-        let mut bytes = chunk.to_vec();
+        let mut bytes = piece.chunk.to_vec();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 4;
-        *chunk = bytes.into();
+        piece.chunk = bytes.into();
     }
 }

@@ -394,7 +394,7 @@ fn between_replicas(names: &Names, message: &Message) -> String {
         Message::SnapshotPull { cursor, .. } => {
             if cursor.is_some() { "the next piece" } else { "the first piece" }.to_owned()
         }
-        Message::SnapshotChunk { slot, .. } => format!("of slot {slot}"),
+        Message::SnapshotChunk { piece, .. } => format!("of slot {}", piece.slot),
         Message::HandOver { ticket: it } => format!("releases {}", ballot(it.ballot)),
         Message::AskMembership { configuration } => format!("c{configuration}"),
         Message::Membership { configuration: it } => configuration(it),

@@ -4,6 +4,7 @@ use prometheus::Registry;
 use prometheus::core::Collector;
 use scatter_core::effects::{Apply, MachineOrder, Refused, Reply};
 use scatter_core::input::Input;
+use scatter_core::message::Piece;
 use scatter_core::policy::Outcome as PolicyOutcome;
 use scatter_core::stage::Done;
 use scatter_service::metrics::{Counters, Durations, Sizes};
@@ -266,7 +267,7 @@ impl NodeCounts {
         match order {
             MachineOrder::ReadSnapshot { snapshot, .. } => {
                 for input in &done.inputs {
-                    if let Input::SnapshotRead { chunk, .. } = input
+                    if let Input::SnapshotRead { piece: Piece { chunk, .. }, .. } = input
                         && !chunk.is_empty()
                     {
                         sent.add(0, u64::from(*snapshot == 0));
@@ -315,7 +316,8 @@ mod tests {
         for (snapshot, length) in [(0, 100), (7, 50), (7, 0)] {
             let order = MachineOrder::ReadSnapshot { group, to, snapshot, cursor: None, bytes: 100 };
             let chunk = Bytes::from(vec![0; length]);
-            let input = Input::SnapshotRead { group, to, snapshot: 7, slot: Slot(1), chunk };
+            let piece = Piece { snapshot: 7, slot: Slot(1), cursor: None, after: None, chunk };
+            let input = Input::SnapshotRead { group, to, piece };
             counts.on_order(&order, &Done { inputs: vec![input], ..Done::default() });
         }
         let chunk = Bytes::from_static(b"piece");
