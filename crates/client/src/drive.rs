@@ -246,6 +246,11 @@ impl<'a, W: Work> Drive<'a, W> {
             self.watch();
         }
         let Some(target) = self.target() else {
+            if let Some(heir) = self.heir().filter(|_| self.pauses > 0) {
+                let text = format!("the group is no more: group {heir} has its positions");
+                self.closed = Some(Reason::Conflict(text));
+                return;
+            }
             self.search();
             self.pause(Duration::ZERO);
             return;
@@ -564,6 +569,15 @@ impl<'a, W: Work> Drive<'a, W> {
             Place::Key(_) if view.whole().is_some() => view.whole(),
             Place::Key(key) => view.owner(self.position.get_or_insert_with(|| key.position())),
         }
+    }
+
+    /// Who owns all that a group asked for by its name is known to have had: a later claim, so that the group was merged away.
+    fn heir(&self) -> Option<GroupId> {
+        let Place::Group(group) = self.place else { return None };
+        let view = self.shared.cache.view();
+        let known = view.group(group)?;
+        let owner = view.owner(&known.range.start).filter(|owner| owner.range_version > known.range_version)?;
+        (owner.group != group && owner.range.encloses(&known.range)).then_some(owner.group)
     }
 
     fn target(&mut self) -> Option<Target> {

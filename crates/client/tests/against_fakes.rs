@@ -9,6 +9,7 @@ use scatter_client::{
     ReadOptions, Reason, ReshapeOptions, Side, StartError, Version, WriteError, WriteOptions,
 };
 use scatter_core::command::Outcome;
+use scatter_core::types::GroupId;
 use scatter_wire::{AdminRequest, Refusal};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -407,4 +408,15 @@ async fn an_order_under_way_is_not_given_to_another_leader_too() {
     let (outcome, ()) = tokio::join!(order, elsewhere);
     assert!(matches!(outcome, Err(AdminError::Unknown { .. })), "{outcome:?}");
     assert!(cluster.group.lock().orders.is_empty(), "the one that leads by then was not asked");
+}
+
+#[tokio::test]
+async fn an_order_to_a_group_that_was_taken_over_meanwhile_ends() {
+    let (cluster, client) = start().await;
+    put(&client, "a").await.expect("the group is known");
+    cluster.group.lock().heir = Some(GroupId(0xdef));
+    let refused = client.merge(GROUP, Side::Successor, ReshapeOptions::default()).await;
+    let Err(AdminError::Refused { reason: Reason::Conflict(text) }) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("0000000000000def"), "{text}");
+    assert_eq!(cluster.group.lock().orders.len(), 1);
 }

@@ -58,6 +58,8 @@ pub(crate) struct Group {
     pub(crate) leader: Option<NodeId>,
     pub(crate) round: u64,
     pub(crate) orders: Vec<AdminRequest>,
+    /// The group that took this one over, as soon as an order had come.
+    pub(crate) heir: Option<GroupId>,
     pub(crate) reads_by: Vec<NodeId>,
     /// Followers serve bounded reads, not only the leader.
     pub(crate) bounded_anywhere: bool,
@@ -192,10 +194,11 @@ impl Cluster {
 
     pub(crate) fn descriptor(&self) -> Descriptor {
         let group = self.group.lock();
+        let heir = group.heir.filter(|_| !group.orders.is_empty());
         Descriptor {
-            group: GROUP,
+            group: heir.unwrap_or(GROUP),
             configuration: Configuration { version: ConfigurationVersion(1), members: self.members.lock().clone() },
-            range_version: RangeVersion(1),
+            range_version: RangeVersion(1 + u64::from(heir.is_some())),
             range: KeyRange::whole(),
             leader: group.leader,
             ballot: Ballot { round: group.round, node: group.leader.unwrap_or(NodeId(1)), incarnation: Incarnation(1) },
@@ -317,6 +320,10 @@ impl Cluster {
                     return Some(self.refuse(Refusal::NotLeader));
                 }
                 self.group.lock().orders.push(request.clone());
+                if self.group.lock().heir.is_some() {
+                    let text = "the leader changed meanwhile".to_owned();
+                    return Some(self.refuse(Refusal::Unavailable { text }));
+                }
                 Some(ReplyBody::Administered { json: "{\"done\":true}".into() })
             }
         }
@@ -411,7 +418,7 @@ impl Cluster {
                     Vec::new()
                 } else {
                     vec![ReplicaInfo {
-                        group: GROUP,
+                        group: descriptor.group,
                         incarnation: Incarnation(1),
                         role: if leads { ReplicaRole::Leader } else { ReplicaRole::Follower },
                         ballot: descriptor.ballot,

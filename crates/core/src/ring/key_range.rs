@@ -1,6 +1,7 @@
 //! Arcs of the ring.
 
 use super::Position;
+use super::routing::steps_from;
 use crate::codec_struct;
 use std::fmt;
 
@@ -48,6 +49,14 @@ impl KeyRange {
         }
     }
 
+    /// Whether all of `other` lies inside.
+    #[must_use]
+    pub fn encloses(&self, other: &Self) -> bool {
+        let steps = |position| steps_from(&self.start, position);
+        let ends_inside = other.end == self.end || steps(&other.start) < steps(&other.end) && self.contains(&other.end);
+        self.is_whole() || !other.is_whole() && self.contains(&other.start) && ends_inside
+    }
+
     /// The arc as one or two spans `[from, to)` of plain byte order, `None` for "to the last position", in ring order.
     #[must_use]
     pub fn spans(&self) -> Vec<(Position, Option<Position>)> {
@@ -65,5 +74,26 @@ impl KeyRange {
 impl fmt::Debug for KeyRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{}, {})", self.start, self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn position(number: u8) -> Position {
+        if number == 0 { Position::first() } else { Position(Bytes::copy_from_slice(&[number])) }
+    }
+
+    proptest! {
+        #[test]
+        fn an_arc_encloses_another_if_it_holds_all_its_positions(ends in prop::array::uniform4(0u8..6)) {
+            let [one, other] = [(ends[0], ends[1]), (ends[2], ends[3])]
+                .map(|(start, end)| KeyRange { start: position(start), end: position(end) });
+            let held = (0u8..6).map(position).filter(|at| other.contains(at)).all(|at| one.contains(&at));
+            prop_assert_eq!(one.encloses(&other), held);
+        }
     }
 }
