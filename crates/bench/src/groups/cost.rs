@@ -16,8 +16,9 @@ use crate::{interrupt, process};
 const SETTLE: Duration = Duration::from_secs(20);
 /// Least time over which idle processes are watched.
 const WATCHED: Duration = Duration::from_secs(30);
-/// How many connections load a cluster.
-const CONNECTIONS: usize = 64;
+/// How many connections load a cluster: so few that many groups have hardly two commands for an entry, and so many that they
+/// have some.
+const CONNECTIONS: [usize; 2] = [64, 1_024];
 const KEYS: Workload = Workload { keys: 10_000, value_bytes: 256, put_percent: 100 };
 
 /// Nodes with nothing to do.
@@ -107,6 +108,8 @@ pub struct CostRun {
     pub round: usize,
     /// Over how many groups.
     pub groups: usize,
+    /// By how many connections at once.
+    pub connections: usize,
     /// What was asked.
     pub op: Op,
     /// Processor time of nodes and gateway, in microseconds per operation.
@@ -131,11 +134,22 @@ pub struct Routing {
 }
 
 impl Many {
+    /// What was measured: connections and operations.
+    pub fn cases() -> impl Iterator<Item = (usize, Op)> {
+        CONNECTIONS.into_iter().flat_map(|connections| [Op::Put, Op::Get].map(|op| (connections, op)))
+    }
+
+    /// The runs of one case.
+    pub fn of(&self, connections: usize, op: Op, groups: usize) -> impl Iterator<Item = &CostRun> {
+        let is_it = move |run: &&CostRun| run.connections == connections && run.op == op && run.groups == groups;
+        self.runs.iter().filter(is_it)
+    }
+
     /// Processor time per operation over many groups as a multiple of that over one, in each round.
-    pub fn ratios(&self, op: Op) -> Vec<f64> {
+    pub fn ratios(&self, connections: usize, op: Op) -> Vec<f64> {
         let of = |round, groups| {
-            let run = self.runs.iter().find(|run| run.round == round && run.groups == groups && run.op == op)?;
-            Some(run.cpu_us)
+            let mut runs = self.of(connections, op, groups);
+            Some(runs.find(|run| run.round == round)?.cpu_us)
         };
         let rounds = self.runs.iter().map(|run| run.round).max().map_or(0, |last| last + 1);
         (0..rounds).filter_map(|round| Some(of(round, self.groups)? / of(round, 1)?)).collect()
@@ -159,15 +173,15 @@ pub fn many(settings: &Settings, programs: &Programs, folder: &Path) -> Result<M
     interrupt::sleep(SETTLE)?;
     let mut found = Many { groups: settings.many_groups, runs: Vec::new(), routing: Routing::default() };
     for round in 0..settings.rounds {
-        for op in [Op::Put, Op::Get] {
+        for (connections, op) in Many::cases() {
             for (groups, cluster) in &clusters {
                 let before = routing(cluster)?;
-                let run = run(settings, cluster, (round, *groups, op))?;
+                let run = run(settings, cluster, (round, *groups, connections, op))?;
                 if *groups > 1 {
                     found.routing.add(before, routing(cluster)?);
                 }
                 eprintln!(
-                    "{op} over {groups:3} groups: {:.1} µs, {:.0}/s",
+                    "{op} over {groups:3} groups, {connections:4} connections: {:.1} µs, {:.0}/s",
                     run.cpu_us, run.latency.operations_per_second
                 );
                 found.runs.push(run);
@@ -177,12 +191,12 @@ pub fn many(settings: &Settings, programs: &Programs, folder: &Path) -> Result<M
     Ok(found)
 }
 
-fn run(settings: &Settings, cluster: &Cluster, case: (usize, usize, Op)) -> Result<CostRun, GroupsError> {
-    let (round, groups, op) = case;
+fn run(settings: &Settings, cluster: &Cluster, case: (usize, usize, usize, Op)) -> Result<CostRun, GroupsError> {
+    let (round, groups, connections, op) = case;
     let workload = Workload { put_percent: if op == Op::Put { 100 } else { 0 }, ..KEYS };
     let length = Length::Timed { warm_up: Duration::from_secs(1), duration: settings.duration };
     let gateway = cluster.gateway.iter().map(|gateway| gateway.endpoint).collect();
-    let running = load::start(plan(gateway, CONNECTIONS, workload, length))?;
+    let running = load::start(plan(gateway, connections, workload, length))?;
     let pids = cluster.pids(true);
     interrupt::sleep_until(running.window().from)?;
     let before = process::cpu_time_of(&pids)?;
@@ -192,7 +206,7 @@ fn run(settings: &Settings, cluster: &Cluster, case: (usize, usize, Op)) -> Resu
     let failures = summary.failures();
     let latency = summary.of(op).cloned().ok_or_else(|| GroupsError::Failed(format!("no {op} succeeded")))?;
     let cpu_us = used.as_secs_f64() * 1e6 / latency.operations as f64;
-    Ok(CostRun { round, groups, op, cpu_us, latency, failures })
+    Ok(CostRun { round, groups, connections, op, cpu_us, latency, failures })
 }
 
 fn routing(cluster: &Cluster) -> Result<Routing, GroupsError> {

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::Findings;
+use super::cost::Many;
 use super::moves::{Disks, Trial};
 use crate::machine::Facts;
 use crate::report::{Table, grouped, spread};
-use crate::workload::Op;
 
 /// Everything that is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -116,9 +116,9 @@ impl Report {
             let rate = routing.hits / (routing.hits + routing.misses).max(1.0);
             let found = format!("{:.4} %", rate * 100.0);
             all.push(verdict("Warm routing: hits in the gateway's cache", "> 99.9 %", found, rate > 0.999));
-            for op in [Op::Put, Op::Get] {
-                let Some(ratio) = spread(many.ratios(op)) else { continue };
-                let what = format!("{op}: CPU with {} groups, ratio to one", many.groups);
+            for (connections, op) in Many::cases() {
+                let Some(ratio) = spread(many.ratios(connections, op)) else { continue };
+                let what = format!("{op} at {connections}: CPU with {} groups, ratio to one", many.groups);
                 let found = format!("{:.2} ({:.2} – {:.2})", ratio.median, ratio.min, ratio.max);
                 all.push(verdict(what, "≤ 1.15", found, ratio.median <= 1.15));
             }
@@ -150,15 +150,16 @@ impl Report {
     fn many(&self) -> String {
         let Some(many) = &self.findings.many else { return String::new() };
         let mut table =
-            Table::new(&["operation", "groups", "CPU µs/op (min – max)", "ops/s", "p50 ms", "p99 ms", "failures"]);
-        for op in [Op::Put, Op::Get] {
+            Table::new(&["C", "operation", "groups", "CPU µs/op (min – max)", "ops/s", "p50 ms", "p99 ms", "failures"]);
+        for (connections, op) in Many::cases() {
             for groups in [1, many.groups] {
-                let runs: Vec<_> = many.runs.iter().filter(|run| run.op == op && run.groups == groups).collect();
+                let runs: Vec<_> = many.of(connections, op, groups).collect();
                 let Some(cpu) = spread(runs.iter().map(|run| run.cpu_us)) else { continue };
                 let median = |of: fn(&crate::measure::Latency) -> f64| {
                     spread(runs.iter().map(|run| of(&run.latency))).map_or(0.0, |found| found.median)
                 };
                 table.row([
+                    connections.to_string(),
                     op.to_string(),
                     groups.to_string(),
                     format!("{:.1} ({:.1} – {:.1})", cpu.median, cpu.min, cpu.max),
