@@ -1,6 +1,6 @@
 //! Everything that can happen to a node.
 
-use crate::group::{Configuration, GroupState};
+use crate::group::GroupState;
 use crate::message::{PeerMessage, Piece};
 use crate::ops::order::Order;
 use crate::time::LogTime;
@@ -17,8 +17,6 @@ pub struct MachineReport {
     pub incarnation: Incarnation,
     /// The last slot applied.
     pub applied: Slot,
-    /// The configuration in force after it.
-    pub configuration: Configuration,
     /// The version of the last operation.
     pub stamp: Version,
     /// The replicated clock.
@@ -27,7 +25,7 @@ pub struct MachineReport {
     pub next_expiry: Option<LogTime>,
     /// What formats the group may use.
     pub feature_level: FeatureLevel,
-    /// The group state as of its last structural change: range, links, lock, obligations. Its numbers that move with every
+    /// The group state as of its last structural change: configuration, range, links, lock, obligations. Its numbers that move with every
     /// entry are outdated.
     pub state: Arc<GroupState>,
     /// Whether its counters are exact.

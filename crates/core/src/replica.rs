@@ -230,7 +230,7 @@ impl Replica {
             replica.handed = report.applied;
             replica.applied = report.applied;
             replica.flushed = report.applied;
-            replica.configuration = Some(report.configuration.clone());
+            replica.configuration = Some(report.state.configuration.clone());
             replica.configuration_slot = report.applied;
             replica.report = Some(report);
             replica.close_gap(cx);

@@ -827,7 +827,6 @@ fn report<S: Store>(machine: &Machine<S>) -> MachineReport {
     MachineReport {
         incarnation: machine.name().incarnation,
         applied: state.applied,
-        configuration: state.configuration.clone(),
         stamp: state.stamp,
         log_time: state.log_time,
         next_expiry: machine.next_expiry(),

@@ -279,7 +279,7 @@ impl Worker {
     fn is_news(&self, group: GroupId, report: &MachineReport) -> bool {
         let Some(published) = self.serving.group(group) else { return true };
         let state = &report.state;
-        published.configuration.version != report.configuration.version
+        published.configuration.version != report.state.configuration.version
             || published.links.version != state.links.version
             || published.range_version != state.range_version
             || published.held.as_ref().map(|held| held.operation) != state.pending.as_ref().map(Pending::operation)

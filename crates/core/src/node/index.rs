@@ -1,79 +1,85 @@
 //! What is asked of all replicas at once, kept up to date with each step of one of them.
 
 use super::Node;
-use crate::replica::Replica;
 use crate::time::Instant;
 use crate::types::{Ballot, GroupId, NodeId, WriteId};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What is asked of one replica.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Indexed {
+    deadline: Option<Instant>,
+    /// The first batch of writes that it waits for.
+    unsynced: Option<WriteId>,
+    /// It misses somebody.
+    lonely: bool,
+    /// It leads.
+    led: bool,
+    /// Who leads and the ballot; `None` if no replica is here.
+    leadership: Option<(Option<NodeId>, Ballot)>,
+}
+
 /// What is asked of all replicas at once, kept up to date with each step of one of them: a node may host thousands, most of
-/// them idle.
+/// them idle. Most steps change little of it, so what is known of one is compared first.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
+    of: BTreeMap<GroupId, Indexed>,
     pub(super) deadlines: BTreeSet<(Instant, GroupId)>,
-    deadline_of: BTreeMap<GroupId, Instant>,
-    /// The first batch of writes that each waits for.
     pub(super) unsynced: BTreeSet<(WriteId, GroupId)>,
-    unsynced_of: BTreeMap<GroupId, WriteId>,
     /// Those that miss somebody.
     pub(crate) lonely: BTreeSet<GroupId>,
     /// Those led here.
     pub(crate) led: BTreeSet<GroupId>,
-    leaderships: BTreeMap<GroupId, (Option<NodeId>, Ballot)>,
     /// Groups that came, went, or have another leader or ballot, since the shell asked.
     pub(super) changed: BTreeSet<GroupId>,
 }
 
 impl Index {
     pub(super) fn set_deadline(&mut self, group: GroupId, at: Option<Instant>) {
-        let old = match at {
-            Some(at) => self.deadline_of.insert(group, at),
-            None => self.deadline_of.remove(&group),
-        };
-        if old != at {
-            old.map(|old| self.deadlines.remove(&(old, group)));
-            at.map(|at| self.deadlines.insert((at, group)));
+        if let Some(known) = self.of.get_mut(&group) {
+            exchange(&mut self.deadlines, known.deadline, at, group);
+            known.deadline = at;
         }
     }
 
-    fn set_unsynced(&mut self, group: GroupId, first: Option<WriteId>) {
-        let old = match first {
-            Some(first) => self.unsynced_of.insert(group, first),
-            None => self.unsynced_of.remove(&group),
-        };
-        if old != first {
-            old.map(|old| self.unsynced.remove(&(old, group)));
-            first.map(|first| self.unsynced.insert((first, group)));
+    fn set(&mut self, group: GroupId, new: Indexed) {
+        let old = if new.leadership.is_some() { self.of.insert(group, new) } else { self.of.remove(&group) };
+        let old = old.unwrap_or_default();
+        exchange(&mut self.deadlines, old.deadline, new.deadline, group);
+        exchange(&mut self.unsynced, old.unsynced, new.unsynced, group);
+        for (set, old, new) in [(&mut self.lonely, old.lonely, new.lonely), (&mut self.led, old.led, new.led)] {
+            match (old, new) {
+                (false, true) => drop(set.insert(group)),
+                (true, false) => drop(set.remove(&group)),
+                (false, false) | (true, true) => {}
+            }
         }
+        if old.leadership != new.leadership {
+            self.changed.insert(group);
+        }
+    }
+}
+
+/// Puts a group elsewhere in what is ordered by something of it.
+fn exchange<T: Ord + Copy>(set: &mut BTreeSet<(T, GroupId)>, old: Option<T>, new: Option<T>, group: GroupId) {
+    if old != new {
+        old.map(|old| set.remove(&(old, group)));
+        new.map(|new| set.insert((new, group)));
     }
 }
 
 impl Node {
     /// Brings up to date what is asked of all replicas at once.
     pub(super) fn reindex(&mut self, group: GroupId) {
-        let replica = self.replicas.get(&group).map(|replica| &**replica);
-        let deadline = replica.and_then(Replica::deadline);
-        let unsynced = replica.and_then(|replica| replica.unsynced.front()).map(|(first, _)| *first);
-        let lonely = replica.is_some_and(|replica| self.is_lonely(replica));
         let leadership = self.leadership(group);
-        if leadership.is_some_and(|(leader, _)| leader == Some(self.record.node)) {
-            self.index.led.insert(group);
-        } else {
-            self.index.led.remove(&group);
-        }
-        self.index.set_deadline(group, deadline);
-        self.index.set_unsynced(group, unsynced);
-        if lonely {
-            self.index.lonely.insert(group);
-        } else {
-            self.index.lonely.remove(&group);
-        }
-        let old = match leadership {
-            Some(leadership) => self.index.leaderships.insert(group, leadership),
-            None => self.index.leaderships.remove(&group),
-        };
-        if old != leadership {
-            self.index.changed.insert(group);
-        }
+        let replica = self.replicas.get(&group);
+        let indexed = replica.map(|replica| Indexed {
+            deadline: replica.deadline(),
+            unsynced: replica.unsynced.front().map(|(first, _)| *first),
+            lonely: self.is_lonely(replica),
+            led: leadership.is_some_and(|(leader, _)| leader == Some(self.record.node)),
+            leadership,
+        });
+        self.index.set(group, indexed.unwrap_or_default());
     }
 }

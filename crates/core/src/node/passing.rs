@@ -39,7 +39,7 @@ impl Node {
             // However many replicas there are: what is born here may have its data nowhere else.
             None if !self.has_buried(child) => {
                 // Should the machine be lost with the store, and its parent have gone on, another member has it.
-                let inviter = another_member(child, Some(leader), &report.configuration);
+                let inviter = another_member(child, Some(leader), &report.state.configuration);
                 effects.writes.push(Write::Create { replica: child, after: Slot(1), inviter });
                 let mut replica = Replica::blank(child, Slot(1), &mut self.context(now, effects));
                 replica.inviter = inviter;

@@ -91,7 +91,7 @@ impl Node {
         let lives = |name: &ReplicaName| replicas.iter().any(|replica| replica.replica.group == name.group);
         for (name, report) in machines.live.iter().filter(|(name, _)| !lives(name)) {
             if name.incarnation == Incarnation(1) && !self.has_buried(*name) {
-                let inviter = another_member(*name, None, &report.configuration);
+                let inviter = another_member(*name, None, &report.state.configuration);
                 effects.writes.push(Write::Create { replica: *name, after: Slot(1), inviter });
                 let hard = HardState::default();
                 let born = RecoveredReplica { replica: *name, inviter, hard, truncated: Slot(1), entries: Vec::new() };

@@ -365,9 +365,9 @@ impl Replica {
         if durable {
             self.flushed = through;
         }
-        let newer = self.configuration.as_ref().is_none_or(|known| known.version <= report.configuration.version);
+        let newer = self.configuration.as_ref().is_none_or(|known| known.version <= report.state.configuration.version);
         if newer {
-            self.configuration = Some(report.configuration.clone());
+            self.configuration = Some(report.state.configuration.clone());
             self.configuration_slot = through;
         }
         self.report = Some(report);

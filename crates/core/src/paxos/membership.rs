@@ -472,7 +472,7 @@ impl Replica {
 
     pub(crate) fn on_ask_membership(&mut self, from: ReplicaName, version: ConfigurationVersion, cx: &mut Context<'_>) {
         let Some(report) = &self.report else { return };
-        let configuration = report.configuration.clone();
+        let configuration = report.state.configuration.clone();
         // A removed replica forgets what it holds on the strength of this answer, so it must outlive a crash of this node:
         // what was applied in memory alone would leave the one that is asked with an undecided entry and nobody to ask.
         let newest = self.configuration.as_ref().is_some_and(|known| known.version == configuration.version);
@@ -493,7 +493,7 @@ impl Replica {
     pub(crate) fn tell_membership_if_removed(&mut self, from: ReplicaName, cx: &mut Context<'_>) -> bool {
         let retired = matches!(self.role, Role::Retired(_));
         let Some(report) = &self.report else { return false };
-        let known = if retired { self.configuration.as_ref() } else { Some(&report.configuration) };
+        let known = if retired { self.configuration.as_ref() } else { Some(&report.state.configuration) };
         if let Some(known) = known.filter(|known| retired || !known.has(from)) {
             let configuration = known.clone();
             self.send(from, Message::Membership { configuration }, cx);
