@@ -148,6 +148,8 @@ bugs! {
     LeaseToldUnsynced => "lease-told-unsynced",
     /// A proposal of a cover that comes twice makes two sets of one name.
     CoverNamedByProposal => "cover-named-by-proposal",
+    /// A tablet's number is given out again once nobody refers to it, though what was dropped under it may still be there.
+    TabletNumberReused => "tablet-number-reused",
     /// A group takes over from one with other members, led elsewhere.
     UnalignedTakeover => "unaligned-takeover",
     /// A Prepare is not checked against what has become of the range (hazard 4).
