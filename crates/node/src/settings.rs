@@ -269,6 +269,7 @@ impl NodeSettings {
             log_memory_bytes: consensus.log_memory_bytes,
             log_retain_slots: consensus.log_retain_slots,
             snapshot_chunk_bytes: self.storage.snapshot_chunk_bytes,
+            max_incoming: usize::try_from(self.policy.max_incoming_per_node).unwrap_or(usize::MAX),
             ..Config::default()
         }
     }

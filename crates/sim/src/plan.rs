@@ -357,6 +357,7 @@ fn draw_config(random: &mut Random, profile: Profile, quality: &Quality) -> Conf
     config.order_patience = Duration::from_secs(random.between(3, 12));
     config.membership_patience = Duration::from_nanos(lease * 3);
     config.change_patience = Duration::from_secs(random.between(2, 10));
+    config.max_incoming = random.between(1, 4) as usize;
     config
 }
 
