@@ -197,6 +197,10 @@ bugs! {
     AssembledInMemory => "assembled-in-memory",
     /// A loser's snapshot holds what the gainer has made of what was sealed.
     TakenInSnapshot => "taken-in-snapshot",
+    /// A machine ends although a gainer beside it has yet to take over what it parted (hazards 2, 6).
+    EndedOwing => "ended-owing",
+    /// A snapshot is stored before the log on disk knows whose it is.
+    SnapshotBeforeCreated => "snapshot-before-created",
     /// A link update is acknowledged without being applied (hazard 16).
     LinkAcknowledgedUnread => "link-acknowledged-unread",
     /// A recovery takes an operation of which it has not heard how it ended for aborted (hazard 21).

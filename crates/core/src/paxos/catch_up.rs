@@ -20,6 +20,7 @@ use crate::entry::Entry;
 use crate::group::GroupState;
 use crate::input::MachineReport;
 use crate::message::Message;
+use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
 use crate::types::{GroupId, Incarnation, NodeId, ReplicaName, Slot};
@@ -278,7 +279,7 @@ impl Replica {
         // A machine that stands still needs a snapshot although the log is here.
         let held = self.stalled.map_or(self.decided, |(slot, _)| Slot(slot.0.saturating_sub(1)));
         let replica = self.name;
-        if !self.on_disk {
+        if !self.on_disk && !planted::on(Bug::SnapshotBeforeCreated) {
             // In the store the snapshot takes the place of whatever an earlier replica here had; a log that brought that one
             // back would not fit. It is asked for again.
             return;
