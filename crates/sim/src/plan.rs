@@ -294,6 +294,8 @@ impl Plan {
             lifetimes: None,
             policies: None,
         };
+        // Nothing is drawn for it: all else would be drawn otherwise.
+        plan.config.max_incoming = 1 + usize::try_from(seed % 4).unwrap_or_default();
         crate::churn::draw(&mut plan);
         plan.patience = plan.patience.max(plan.longest_queue());
         plan
@@ -357,7 +359,6 @@ fn draw_config(random: &mut Random, profile: Profile, quality: &Quality) -> Conf
     config.order_patience = Duration::from_secs(random.between(3, 12));
     config.membership_patience = Duration::from_nanos(lease * 3);
     config.change_patience = Duration::from_secs(random.between(2, 10));
-    config.max_incoming = random.between(1, 4) as usize;
     config
 }
 

@@ -60,7 +60,7 @@ impl Rules {
             max_size: 7,
             replace_dead_after: span(random, 1_000, 6_000),
             reserved_disk_bytes: 0,
-            max_incoming_per_node: plan.config.max_incoming as u32,
+            max_incoming_per_node: random.between(1, 4) as u32,
             split_bytes,
             split_operations_per_second,
             merge_bytes: split_bytes / random.between(2, 4),
