@@ -119,6 +119,23 @@ async fn changes_members_by_hand() {
 }
 
 #[tokio::test]
+async fn a_learner_left_over_is_removed_or_made_a_member_by_hand() {
+    let admin = Admin::start().await;
+    admin.cluster.only_learns(NodeId(3));
+    let path = format!("/v1/groups/{GROUP}/members");
+    let (status, plan) = admin.post(&format!("{path}?dry_run=true"), r#"{"remove":["3"]}"#).await;
+    assert_eq!((status, &plan["members"]), (StatusCode::OK, &json!([id(1), id(2)])), "{plan}");
+    assert_eq!(admin.post(&path, r#"{"remove":["3"]}"#).await.0, StatusCode::OK);
+    let ordered = admin.cluster.group.lock().orders.clone();
+    let [AdminRequest::ChangeMembers { add, remove, dry_run: false, .. }] = &ordered[..] else {
+        panic!("one order, not {ordered:?}")
+    };
+    assert_eq!((add.len(), &remove[..]), (0, &[NodeId(3)][..]));
+    let (status, plan) = admin.post(&format!("{path}?dry_run=true"), r#"{"add":["3"]}"#).await;
+    assert_eq!((status, &plan["members"]), (StatusCode::OK, &json!([id(1), id(2), id(3)])), "{plan}");
+}
+
+#[tokio::test]
 async fn transfers_leadership() {
     let admin = Admin::start().await;
     let path = format!("/v1/groups/{GROUP}/transfer-leader");

@@ -73,6 +73,9 @@ pub struct Config {
     pub feature_level: FeatureLevel,
     /// The most replicas this node takes on. What is born here comes on top: it may have its data nowhere else.
     pub max_replicas: usize,
+    /// The most replicas that this node takes in at once by changes of members, each until it has its first state. What is
+    /// born here is never refused.
+    pub max_incoming: usize,
 }
 
 impl Default for Config {
@@ -107,6 +110,7 @@ impl Default for Config {
             order_patience: Duration::from_secs(60),
             feature_level: FeatureLevel(1),
             max_replicas: 10_000,
+            max_incoming: 2,
         }
     }
 }

@@ -36,9 +36,11 @@ pub enum Refusal {
     Lease,
     /// The asked replica knows a later configuration; the asker should catch up.
     Configuration,
+    /// There is no such replica, and its node takes in no more for the moment.
+    NoRoom,
 }
 
-codec_enum!(Refusal { 1 => Promised, 2 => Lease, 3 => Configuration });
+codec_enum!(Refusal { 1 => Promised, 2 => Lease, 3 => Configuration, 4 => NoRoom });
 
 /// One accepted entry as a promise reports it.
 #[derive(Clone, PartialEq, Eq, Debug)]

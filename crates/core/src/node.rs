@@ -652,6 +652,10 @@ impl Node {
                 if !invites || !self.may_host(to) {
                     return;
                 }
+                if !self.has_room_for(to) {
+                    self.refuse_for_room(from, to, &message, effects);
+                    return;
+                }
                 self.invite(now, to, from, effects);
             }
         }

@@ -148,6 +148,8 @@ bugs! {
     LeaseToldUnsynced => "lease-told-unsynced",
     /// A proposal of a cover that comes twice makes two sets of one name.
     CoverNamedByProposal => "cover-named-by-proposal",
+    /// A tablet's number is given out again once nobody refers to it, though what was dropped under it may still be there.
+    TabletNumberReused => "tablet-number-reused",
     /// A group takes over from one with other members, led elsewhere.
     UnalignedTakeover => "unaligned-takeover",
     /// A Prepare is not checked against what has become of the range (hazard 4).
@@ -195,6 +197,10 @@ bugs! {
     AssembledInMemory => "assembled-in-memory",
     /// A loser's snapshot holds what the gainer has made of what was sealed.
     TakenInSnapshot => "taken-in-snapshot",
+    /// A machine ends although a gainer beside it has yet to take over what it parted (hazards 2, 6).
+    EndedOwing => "ended-owing",
+    /// A snapshot is stored before the log on disk knows whose it is.
+    SnapshotBeforeCreated => "snapshot-before-created",
     /// A link update is acknowledged without being applied (hazard 16).
     LinkAcknowledgedUnread => "link-acknowledged-unread",
     /// A recovery takes an operation of which it has not heard how it ended for aborted (hazard 21).

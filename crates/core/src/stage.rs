@@ -524,7 +524,7 @@ impl<S: Store> Stage<S> {
     /// Whether a gainer here has yet to take over what a machine parted for it. After a crash its entry may come back later than
     /// what the machine's own log, or another gainer's, goes on with.
     fn owes(&self, machine: &Machine<S>) -> bool {
-        machine.owes(|gainer| self.gainer_applied(gainer))
+        machine.owes(|gainer| self.gainer_applied(gainer)) && !planted::on(Bug::EndedOwing)
     }
 
     /// Machines that were kept for what others had yet to take over end now, if nobody needs them any more.

@@ -59,6 +59,11 @@ pub trait Batch {
     fn delete(&mut self, key: &[u8]);
     /// Removes every key with `start <= key < end`.
     fn delete_range(&mut self, start: &[u8], end: &[u8]);
+    /// Removes every key with `start <= key < end` for good: nothing is ever written there again, so the store may give the
+    /// space back in its own time.
+    fn drop_range(&mut self, start: &[u8], end: &[u8]) {
+        self.delete_range(start, end);
+    }
 }
 
 /// The store itself. A handle: clones share the same data.

@@ -52,7 +52,7 @@ fn ticket() -> impl Strategy<Value = Option<Ticket>> {
 }
 
 fn refusal() -> impl Strategy<Value = Refusal> {
-    prop_oneof![Just(Refusal::Promised), Just(Refusal::Lease), Just(Refusal::Configuration)]
+    prop_oneof![Just(Refusal::Promised), Just(Refusal::Lease), Just(Refusal::Configuration), Just(Refusal::NoRoom)]
 }
 
 /// Each kind with a body that it takes, or with bytes.

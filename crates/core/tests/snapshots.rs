@@ -9,7 +9,7 @@ use scatter_core::command::{Command, Condition, Idempotency, LaneUse, Operation,
 use scatter_core::entry::{Entry, EntryClock, EntryKind};
 use scatter_core::group::{
     Chunk, Configuration, Expiry, GroupState, Holding, Machine, Member, Role, SnapshotError, SnapshotSink,
-    highest_tablet, read,
+    highest_tablet, read, unused_spans,
 };
 use scatter_core::ring::Key;
 use scatter_core::store::map::{Fault, MapStore};
@@ -20,6 +20,11 @@ use scatter_core::types::{
 };
 
 const START: u64 = 1_000_000;
+
+/// Of everything in a store only the record of the tablet numbers given out is left.
+fn check_bare(store: &MapStore) {
+    assert_eq!(store.len(), 1, "records are left");
+}
 
 fn name(group: u64) -> ReplicaName {
     ReplicaName { group: GroupId(group), node: NodeId(1), incarnation: Incarnation(1) }
@@ -145,12 +150,12 @@ fn only_whole_snapshots_of_the_right_group_are_taken() {
     let copy = sink.finish().unwrap();
     assert_eq!(copy.full_fingerprint().unwrap(), machine.full_fingerprint().unwrap());
     copy.destroy().unwrap();
-    assert!(store.is_empty());
+    check_bare(&store);
     // A snapshot for another group than the sink's.
     let mut sink = SnapshotSink::begin(store.clone(), name(2), TabletId(4)).unwrap();
     assert_eq!(sink.add(&new[0]), Err(SnapshotError::Other));
     sink.abandon().unwrap();
-    assert!(store.is_empty());
+    check_bare(&store);
 }
 
 #[test]
@@ -196,7 +201,30 @@ fn a_snapshot_leaves_the_replicas_beside_it_alone() {
     copy.destroy().unwrap();
     assert_eq!(beside.full_fingerprint().unwrap(), fingerprint);
     beside.destroy().unwrap();
-    assert!(store.is_empty());
+    check_bare(&store);
+}
+
+#[test]
+fn a_number_is_given_out_once_and_what_nobody_refers_to_is_found() {
+    let store = MapStore::new();
+    let spans = || {
+        // The letter and the lowest byte of the number tell one from the other.
+        let short = |key: Vec<u8>| (key[8], key.len());
+        unused_spans(&store).unwrap().into_iter().map(|(start, end)| (short(start), short(end))).collect::<Vec<_>>()
+    };
+    assert_eq!(spans(), [((0, 9), (1, 9))]);
+    let mut kept = create(&store, 1, 3);
+    fill(&mut kept);
+    create(&store, 2, 5).destroy().unwrap();
+    let sink = SnapshotSink::begin(store.clone(), name(4), TabletId(8)).unwrap();
+    assert_eq!(spans(), [((0, 9), (3, 9)), ((4, 9), (8, 9))]);
+    sink.abandon().unwrap();
+    // Nobody refers to these, yet they are not to be given out again: what was dropped may still lie there.
+    assert_eq!(highest_tablet(&store).unwrap(), TabletId(8));
+    assert_eq!(spans(), [((0, 9), (3, 9)), ((4, 9), (9, 9))]);
+    for (start, end) in unused_spans(&store).unwrap() {
+        scatter_core::store::Read::scan(&store, &start, &end, &mut |key, _| panic!("{key:?} is still there")).unwrap();
+    }
 }
 
 #[test]
@@ -237,7 +265,7 @@ fn what_is_held_is_loaded_and_a_crash_resumes_at_the_record() {
             assert_eq!(copy.full_fingerprint().unwrap(), fingerprint);
             store.flush().unwrap();
             copy.destroy().unwrap();
-            assert!(store.is_empty());
+            check_bare(&store);
         }
     }
 }
@@ -251,7 +279,7 @@ fn a_pinned_view_outlives_the_replica() {
     let mut source = machine.snapshot();
     run(&mut machine, &[put("k1", b"later", None)]);
     machine.destroy().unwrap();
-    assert!(store.is_empty());
+    check_bare(&store);
     let mut sink = SnapshotSink::begin(store, name(1), TabletId(2)).unwrap();
     while !sink.is_done() {
         let chunk = source.chunk(sink.cursor(), 100).unwrap().unwrap();

@@ -78,6 +78,7 @@ fn set(config: &mut Config, name: &str, value: u64) {
         "pipeline_entries" => config.pipeline_entries = value,
         "feature_level" => config.feature_level = FeatureLevel(u16::try_from(value).unwrap()),
         "max_replicas" => config.max_replicas = usize::try_from(value).unwrap(),
+        "max_incoming" => config.max_incoming = usize::try_from(value).unwrap(),
         "covers" => config.covers = value != 0,
         "quorum_reads" => config.read_mode = if value == 0 { ReadMode::Lease } else { ReadMode::Quorum },
         _ => panic!("no setting is called {name}"),

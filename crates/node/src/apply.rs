@@ -72,19 +72,7 @@ pub fn start(
 ) -> std::io::Result<(ApplyHandle, JoinHandle<()>)> {
     let (jobs, work) = channel();
     let handle = ApplyHandle { jobs, serving: serving.clone() };
-    let mut worker = Worker {
-        stage,
-        store,
-        serving,
-        inbox,
-        words: BTreeMap::new(),
-        figures: BTreeMap::new(),
-        held: BTreeMap::new(),
-        waiters: HashMap::new(),
-        failing: false,
-        told_full: false,
-        space_at: Instant::now(),
-    };
+    let mut worker = Worker::new(stage, store, serving, inbox);
     worker.publish();
     worker.tell_space();
     let thread = std::thread::Builder::new().name("apply".to_owned()).spawn(move || worker.run(&work))?;
@@ -118,6 +106,22 @@ struct Worker {
 }
 
 impl Worker {
+    fn new(stage: Stage<RocksStore>, store: RocksStore, serving: Arc<Serving>, inbox: Arc<Inbox>) -> Self {
+        Self {
+            stage,
+            store,
+            serving,
+            inbox,
+            words: BTreeMap::new(),
+            figures: BTreeMap::new(),
+            held: BTreeMap::new(),
+            waiters: HashMap::new(),
+            failing: false,
+            told_full: false,
+            space_at: Instant::now(),
+        }
+    }
+
     fn run(mut self, work: &Receiver<(Instant, Job)>) {
         loop {
             let (since, job) = if self.told_full {
@@ -138,14 +142,7 @@ impl Worker {
             self.serving.counts.on_job_taken();
             match job {
                 Job::Apply(applies, waiters) => self.apply_all(&applies, waiters, since),
-                Job::Order(order) => {
-                    let done = self.until_done(|stage| stage.order(&order, crate::clock::instant()));
-                    self.serving.counts.on_order(&order, &done);
-                    self.finish(done);
-                    if let MachineOrder::Destroy { replica } = &order {
-                        self.let_down(replica.group);
-                    }
-                }
+                Job::Order(order) => self.order(&order),
                 Job::Read(group, key, waiter) => self.read(group, &key, waiter),
                 Job::Attach(group, word) => {
                     self.stage.attach(group, word.clone());
@@ -154,6 +151,15 @@ impl Worker {
                 }
                 Job::Marks(answer) => drop(answer.send(self.stage.marks())),
             }
+        }
+    }
+
+    fn order(&mut self, order: &MachineOrder) {
+        let done = self.until_done(|stage| stage.order(order, crate::clock::instant()));
+        self.serving.counts.on_order(order, &done);
+        self.finish(done);
+        if let MachineOrder::Destroy { replica } = order {
+            self.let_down(replica.group);
         }
     }
 
@@ -458,3 +464,6 @@ pub fn start_flusher(
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use crate::settings::NodeSettings;
 use crate::storage::log::{LogError, LogReader, LogSettings, SegmentLog};
 use crate::storage::rocks::{RocksSettings, RocksStore};
 use scatter_core::durable::Recovered;
-use scatter_core::group::Limits;
+use scatter_core::group::{Limits, unused_spans};
 use scatter_core::node::RecoverError;
 use scatter_core::stage::Stage;
 use scatter_core::store::StoreError;
@@ -104,6 +104,8 @@ fn open(settings: &NodeSettings) -> Result<Booted, BootError> {
     let config = settings.core();
     let replicas = recovered.replicas.iter().map(|replica| replica.replica.group).collect();
     let stage = Stage::open(store.clone(), Limits::default(), &replicas, nonce, config.snapshot_patience)?;
+    // What was dropped before the last stop. No tablet is given out before this.
+    store.give_back_later(unused_spans(&store)?);
     let boot = Boot {
         fresh_id: NodeId(rand::random::<u64>().max(1)),
         nonce,

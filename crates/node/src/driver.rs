@@ -726,7 +726,7 @@ impl Driver {
         let own = Own {
             draining: self.emptying || self.draining,
             full: self.log_full || self.store_full,
-            incoming: count(&["joining", "learner"]),
+            incoming: u32::try_from(self.node.incoming()).unwrap_or(u32::MAX),
             joining: count(&["joining"]),
             leaders: count(&["leader"]),
         };

@@ -12,6 +12,7 @@ use scatter_node::metrics::{LogTimes, NodeCounts};
 use scatter_node::service::NodeService;
 use scatter_node::serving::Serving;
 use scatter_node::settings::NodeSettings;
+use scatter_node::storage::rocks::drops;
 use scatter_node::storage::sync::{LogHandle, LogThreadSettings};
 use scatter_node::transport::{Transport, TransportConfig, TransportMetrics};
 use scatter_node::{apply, metrics, status};
@@ -151,7 +152,7 @@ fn readiness(serving: Arc<Serving>) -> Readiness {
 
 type Started = (oneshot::Receiver<Ended>, std::thread::JoinHandle<()>, Arc<TransportMetrics>);
 
-/// Starts the threads behind the node: log, apply, flush, and the one that runs driver and transport.
+/// Starts the threads behind the node: log, apply, drop, flush, and the one that runs driver and transport.
 fn start_consensus(
     settings: &NodeSettings,
     peer_listen: std::net::SocketAddr,
@@ -165,6 +166,7 @@ fn start_consensus(
     let serving = service.serving().clone();
     let (apply, _) = apply::start(stage, store.clone(), serving.clone(), inbox.clone())?;
     let interval = Duration::from_millis(settings.storage.flush_interval_ms);
+    drops::start(store.clone(), settings.storage.drop_bytes_per_second)?;
     apply::start_flusher(store, apply.clone(), inbox.clone(), interval)?;
     let tell = inbox.clone();
     let log = LogHandle::start(log, LogThreadSettings::default(), times, move |event| tell.push(Event::Log(event)))?;

@@ -22,6 +22,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How many ticks may leave a deadline past before the loop counts as turning in circles.
 const MAX_IDLE_TICKS: u32 = 200;
+/// How much later a flush is tried that must not be yet.
+const FLUSH_LATER: Time = 50 * MILLISECOND;
 
 impl World {
     /// A host's process starts from what its disk holds.
@@ -127,7 +129,7 @@ impl World {
     /// A host's process dies. What the disk was syncing survives in part.
     pub fn crash(&mut self, host: usize) {
         let unflushed = self.hosts[host].disk.store.unflushed();
-        let kept_writes = self.random.index(unflushed + 1);
+        let kept_writes = if self.is_forgetful() { 0 } else { self.random.index(unflushed + 1) };
         let kept_batches = self.random.index(self.hosts[host].disk.syncing.len() + 1);
         let target = &mut self.hosts[host];
         if target.process.take().is_none() {
@@ -564,6 +566,10 @@ impl World {
         let epoch = self.hosts[host].epoch;
         let mark = self.hosts[host].disk.store.written();
         let Some(process) = &self.hosts[host].process else { return Ok(()) };
+        if self.is_forgetful() {
+            self.at(self.now + FLUSH_LATER, Event::FlushBegin(host, epoch));
+            return Ok(());
+        }
         let slots = process.stage.marks();
         let took = self.random.spread(MILLISECOND, 300 * MILLISECOND);
         self.at(self.now + took, Event::FlushEnd(host, epoch, mark, slots));

@@ -108,6 +108,8 @@ pub struct Nemesis {
     impostors: BTreeSet<u64>,
     /// Until when what groups say to each other arrives twice.
     echoes_until: Time,
+    /// Until when data stores are not flushed.
+    forgetful_until: Time,
     /// What disasters have taken.
     lost: disaster::Lost,
     /// The votes of the first of these groups on what the second asks are lost until then.
@@ -146,6 +148,7 @@ impl Nemesis {
             tampered: BTreeSet::new(),
             impostors: BTreeSet::new(),
             echoes_until: 0,
+            forgetful_until: 0,
             lost: disaster::Lost::default(),
             silenced: None,
             proposals: BTreeMap::new(),

@@ -294,6 +294,8 @@ impl Plan {
             lifetimes: None,
             policies: None,
         };
+        // Nothing is drawn for it: all else would be drawn otherwise.
+        plan.config.max_incoming = 1 + usize::try_from(seed % 4).unwrap_or_default();
         crate::churn::draw(&mut plan);
         plan.patience = plan.patience.max(plan.longest_queue());
         plan

@@ -159,7 +159,7 @@ impl World {
         let Some(process) = &target.process else { return Load::default() };
         let Some(policies) = &process.policies else { return Load::default() };
         let statuses = process.node.status(target.clock.now(self.now));
-        let incoming = statuses.iter().filter(|status| matches!(status.role, "joining" | "learner")).count();
+        let incoming = process.node.incoming();
         let leaders = statuses.iter().filter(|status| status.role == "leader").count();
         let bytes =
             statuses.iter().filter_map(|status| process.stage.state(status.replica.group)).map(GroupState::shown_bytes);

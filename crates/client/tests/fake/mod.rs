@@ -112,6 +112,13 @@ impl Cluster {
         cluster
     }
 
+    /// A member is only a learner, as after a change that was given up.
+    pub(crate) fn only_learns(&self, node: NodeId) {
+        for member in self.members.lock().iter_mut().filter(|member| member.node == node) {
+            member.role = Role::Learner;
+        }
+    }
+
     /// Runs a node at an address, which must be free.
     pub(crate) async fn run_node(self: &Arc<Self>, id: NodeId, address: &str) -> String {
         let listener = TcpListener::bind(address).await.expect("the address is free");

@@ -12,6 +12,7 @@
 //! M group                       a replica whose machine was taken over by another group's
 //! S group 0                     snapshot being received: name, fresh tablet, progress
 //! S group 1 part                snapshot being received: its lanes
+//! N                             the highest tablet number ever given out
 //! ```
 //!
 //! Numbers are big-endian, so that byte order is their order. `position'` is the position with a mark at its end that
@@ -29,6 +30,7 @@ const TABLET: u8 = b'T';
 const REPLICA: u8 = b'R';
 const INCOMING: u8 = b'S';
 const MERGED: u8 = b'M';
+const NUMBERED: u8 = b'N';
 
 /// Bytes in front of what a space holds: the letter, the tablet's number, the space.
 pub(super) const SPACE_PREFIX: usize = 10;
@@ -86,6 +88,17 @@ pub(super) fn space_end(tablet: TabletId, space: Space) -> Vec<u8> {
 /// All of a tablet, as the span of store keys `[start, end)`.
 pub(super) fn tablet_span(tablet: TabletId) -> (Vec<u8>, Vec<u8>) {
     (numbered(TABLET, tablet.0), after(TABLET, tablet.0))
+}
+
+/// All of the tablets from one on up to another, as the span of store keys `[start, end)`.
+pub(super) fn tablets_between(from: TabletId, to: TabletId) -> (Vec<u8>, Vec<u8>) {
+    (numbered(TABLET, from.0), numbered(TABLET, to.0))
+}
+
+/// The record of the highest tablet number ever given out. What was dropped goes from the disk later, so that no other may be
+/// written under its number, not even after a restart.
+pub(super) fn numbers_record() -> [u8; 1] {
+    [NUMBERED]
 }
 
 /// A replica's record.

@@ -9,7 +9,7 @@ use super::lanes::Lanes;
 use super::layout::{self, ReplicaRecord, Space, damaged, undecodable, unversioned, versioned};
 use super::release::release;
 use super::reshape::{Beside, Change, Parted};
-use super::snapshot::Holding;
+use super::snapshot::{Holding, note_number};
 use super::{Configuration, GroupState, TabletMap, expiry, idempotency, kv};
 use crate::codec::{Decode, Encode};
 use crate::codec_struct;
@@ -226,6 +226,7 @@ impl<S: Store> Machine<S> {
         let mark = Mark::new(&frame.state, 0, fingerprint);
         let mut batch = S::Batch::default();
         put_records(&mut batch, &frame, &mark);
+        note_number(&mut batch, tablet);
         store.write(batch)?;
         Ok(Self::assembled(store, frame, &mark, Lanes::new()))
     }

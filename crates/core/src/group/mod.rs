@@ -22,6 +22,7 @@ pub use kv::{read, read_served};
 pub use machine::{Applied, Limits, Machine};
 pub(crate) use machine::{forget_merged, merged_replicas};
 pub use middle::middle;
+pub use release::{StoreSpan, unused_spans};
 pub use reshape::Beside;
 pub use snapshot::{
     Chunk, Holding, SnapshotError, SnapshotHeader, SnapshotId, SnapshotSink, SnapshotSource, highest_tablet,

@@ -4,7 +4,8 @@
 //! is still in use only the spans that nobody refers to go, and not from its indexes of deadlines, which are ordered by time:
 //! what is left there is passed over and removed when it is met ([`super::expiry`]).
 //!
-//! What nobody refers to is never referred to again: references are only handed on from replica to replica.
+//! What nobody refers to is never referred to again: references are only handed on from replica to replica, and a tablet's
+//! number is given out once. So it is dropped for good ([`Batch::drop_range`]), and the store gives its space back later.
 
 use super::layout::{self, Space};
 use super::machine::Frame;
@@ -29,6 +30,21 @@ enum Unused {
     Tablet(TabletId),
     /// Some positions of a tablet that is still in use.
     Part(TabletId, Span),
+}
+
+/// Store keys from the first up to the second.
+pub type StoreSpan = (Vec<u8>, Vec<u8>);
+
+impl Unused {
+    /// Where it lies in the store.
+    fn stored(&self) -> Vec<StoreSpan> {
+        match self {
+            Self::Tablet(tablet) => vec![layout::tablet_span(*tablet)],
+            Self::Part(tablet, span) => [Space::Values, Space::Idempotency]
+                .map(|space| layout::positions(*tablet, space, &span.from, span.to.as_ref()))
+                .to_vec(),
+        }
+    }
 }
 
 impl Span {
@@ -104,21 +120,31 @@ pub(super) fn release<S: Store>(
 ) -> Result<(), StoreError> {
     let mut used = references(store, &|group| changing.iter().any(|(changed, _)| *changed == group))?;
     used.extend(changing.iter().filter_map(|(_, tablets)| *tablets).flat_map(|tablets| tablets.0.iter().cloned()));
-    for unused in unused(&given_up.0, &used) {
-        match unused {
-            Unused::Tablet(tablet) => {
-                let (start, end) = layout::tablet_span(tablet);
-                batch.delete_range(&start, &end);
-            }
-            Unused::Part(tablet, span) => {
-                for space in [Space::Values, Space::Idempotency] {
-                    let (start, end) = layout::positions(tablet, space, &span.from, span.to.as_ref());
-                    batch.delete_range(&start, &end);
-                }
-            }
-        }
+    for (start, end) in unused(&given_up.0, &used).iter().flat_map(Unused::stored) {
+        batch.drop_range(&start, &end);
     }
     Ok(())
+}
+
+/// All that no replica refers to of the tablets ever given out, as spans of store keys: what was dropped, and may still take
+/// space after a restart.
+pub fn unused_spans(read: &impl Read) -> Result<Vec<StoreSpan>, StoreError> {
+    let used = references(read, &|_| false)?;
+    let mut tablets: Vec<TabletId> = used.iter().map(|piece| piece.tablet).collect();
+    tablets.sort_unstable();
+    tablets.dedup();
+    let end = snapshot::highest_tablet(read)?.next();
+    let mut spans = Vec::new();
+    let mut next = TabletId(0);
+    for tablet in tablets {
+        spans.push(layout::tablets_between(next, tablet));
+        let whole = TabletMap::single(KeyRange::whole(), tablet);
+        spans.extend(unused(&whole.0, &used).iter().flat_map(Unused::stored));
+        next = tablet.next();
+    }
+    spans.push(layout::tablets_between(next, end));
+    spans.retain(|(start, end)| start < end);
+    Ok(spans)
 }
 
 #[cfg(test)]

@@ -379,6 +379,7 @@ impl<S: Store> SnapshotSink<S> {
             done: false,
         };
         batch.put(&layout::incoming_record(name.group), &versioned(FORMAT, &progress));
+        note_number(&mut batch, tablet);
         store.write(batch)?;
         Ok(Self { store, progress, held: Vec::new(), held_bytes: 0, durable: false })
     }
@@ -568,7 +569,7 @@ impl<S: Store> SnapshotSink<S> {
 fn clear<S: Store>(store: &S, batch: &mut S::Batch, group: GroupId) -> Result<(), StoreError> {
     if let Some(record) = store.get(&layout::incoming_record(group))? {
         let (start, end) = layout::tablet_span(Progress::parse(record)?.tablet);
-        batch.delete_range(&start, &end);
+        batch.drop_range(&start, &end);
         let (start, end) = layout::incoming_span(group);
         batch.delete_range(&start, &end);
     }
@@ -648,9 +649,20 @@ pub(super) fn incoming_tablet(record: &[u8]) -> Result<TabletId, StoreError> {
     Ok(Progress::parse(Bytes::copy_from_slice(record))?.tablet)
 }
 
-/// The highest tablet number that anything on the store uses: a node's allocator begins above it.
+/// Records that a tablet's number is given out, in the batch that first refers to it.
+pub(super) fn note_number(batch: &mut impl Batch, tablet: TabletId) {
+    batch.put(&layout::numbers_record(), &versioned(FORMAT, &tablet));
+}
+
+/// The highest tablet number ever given out: a node's allocator begins above it.
 pub fn highest_tablet(read: &impl Read) -> Result<TabletId, StoreError> {
-    let mut highest = TabletId(0);
+    let what = "the record of tablet numbers";
+    let mut highest = match read.get(&layout::numbers_record())? {
+        Some(record) if !planted::on(Bug::TabletNumberReused) => {
+            TabletId::from_all(unversioned(record, FORMAT, what)?).map_err(undecodable(what))?
+        }
+        Some(_) | None => TabletId(0),
+    };
     layout::each_replica(read, |_, record| {
         let frame = Frame::parse(Bytes::copy_from_slice(record))?;
         highest = frame.pieces().0.iter().map(|piece| piece.tablet).fold(highest, TabletId::max);

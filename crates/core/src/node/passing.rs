@@ -5,7 +5,7 @@ use crate::durable::{Merger, Tombstone, Write};
 use crate::effects::{Effects, MachineOrder, Outgoing};
 use crate::group::Configuration;
 use crate::input::MachineReport;
-use crate::message::{Envelope, Message, PeerMessage};
+use crate::message::{Envelope, Message, PeerMessage, Refusal};
 use crate::ops::Obligation;
 use crate::ops::recovery::is_recovery;
 use crate::paxos::acceptor::Unsynced;
@@ -166,7 +166,7 @@ impl Node {
             }
             return;
         }
-        if !self.may_host(name) {
+        if !self.may_host(name) || self.is_full() {
             return;
         }
         // What begins a group is slot 1, which no log holds.
@@ -182,8 +182,41 @@ impl Node {
 
     /// Whether a new replica of this name may come to be here.
     pub(super) fn may_host(&self, name: ReplicaName) -> bool {
-        let room = self.replicas.len() < self.config.max_replicas;
-        self.record.cluster.is_some() && room && !self.has_buried(name)
+        self.record.cluster.is_some() && !self.has_buried(name)
+    }
+
+    /// Whether there is room for a replica that comes to be by what a leader or candidate says to it. One of the first
+    /// incarnation is awaited as a child: its parent's data is here.
+    pub(super) fn has_room_for(&self, name: ReplicaName) -> bool {
+        let is_child = name.incarnation == Incarnation(1);
+        !self.is_full() && (is_child || self.incoming() < self.config.max_incoming)
+    }
+
+    fn is_full(&self) -> bool {
+        self.replicas.len() >= self.config.max_replicas
+    }
+
+    /// How many replicas here wait for their first state. Whoever no leader has spoken to for as long as a change of members
+    /// takes does not count: its change was given up or its group is gone, and it takes nobody's room while it waits to
+    /// hear so. Nor do learners that have what they came for, since one that was left over may stay.
+    #[must_use]
+    pub fn incoming(&self) -> usize {
+        self.replicas.values().filter(|replica| self.is_incoming(replica)).count()
+    }
+
+    fn is_incoming(&self, replica: &Replica) -> bool {
+        let Role::Follower(follower) = &replica.role else { return false };
+        let lately = self.now.instant.since(follower.heard_at) <= self.config.change_patience;
+        replica.report.is_none() && lately
+    }
+
+    /// Tells a leader at once that its newcomer has no room here.
+    pub(super) fn refuse_for_room(&self, from: ReplicaName, to: ReplicaName, message: &Message, effects: &mut Effects) {
+        let Message::Accept { ballot, .. } = message else { return };
+        let refusal = Refusal::NoRoom;
+        let message = Message::Refuse { ballot: *ballot, refusal, promised: Ballot::ZERO, decided: Slot(0) };
+        let message = PeerMessage::Replica { envelope: Envelope { from: to, to: from, message } };
+        effects.messages.push(Outgoing { to: from.node, address: None, bulk: false, message });
     }
 
     /// Whether a tombstone rules out that a replica of this name lives here.

@@ -21,6 +21,7 @@ use crate::entry::Entry;
 use crate::group::GroupState;
 use crate::input::MachineReport;
 use crate::message::{Message, Piece};
+use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
 use crate::types::{GroupId, Incarnation, NodeId, ReplicaName, Slot};
@@ -277,7 +278,7 @@ impl Replica {
     pub(crate) fn on_snapshot_chunk(&mut self, from: ReplicaName, piece: Piece, cx: &mut Context<'_>) {
         // A machine that stands still needs a snapshot although the log is here.
         let held = self.stalled.map_or(self.decided, |(slot, _)| Slot(slot.0.saturating_sub(1)));
-        if !self.on_disk {
+        if !self.on_disk && !planted::on(Bug::SnapshotBeforeCreated) {
             // In the store the snapshot takes the place of whatever an earlier replica here had; a log that brought that one
             // back would not fit. It is asked for again.
             return;

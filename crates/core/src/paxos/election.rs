@@ -381,6 +381,7 @@ impl Replica {
                     self.outbid(promised, cx);
                 }
             }
+            Role::Leader(leader) if leader.ballot == ballot && refusal == Refusal::NoRoom => self.on_no_room(from.node),
             Role::Leader(leader) if leader.ballot == ballot && promised > ballot => {
                 // Somebody was elected over this leader, or tried to be: only a new election settles it. It lets go of its
                 // own lease for good, so that nobody has to wait for it.

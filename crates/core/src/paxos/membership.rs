@@ -10,6 +10,9 @@
 //!   5. A asks {B, C, D}; a majority has applied the change: A deletes and leaves a tombstone
 //! ```
 //!
+//! A node takes in only so many replicas at once, however many leaders it is offered to by: it answers the first message to one
+//! more that there is no room. The change is then given up at once, and its newcomers leave again.
+//!
 //! Nothing is proposed past a configuration that is not decided. Before it is proposed the read word is withdrawn and the
 //! lease forgotten. A leader that is no longer a member hands over and retires like the others.
 
@@ -46,6 +49,8 @@ pub(crate) struct Change {
     deadline: Instant,
     /// Only answers to later messages show that those who are to decide the set are alive.
     asked: Option<Instant>,
+    /// A newcomer whose node takes in no more replicas.
+    no_room: Option<NodeId>,
     stage: ChangeStage,
 }
 
@@ -246,6 +251,7 @@ impl Replica {
                 remove,
                 deadline,
                 asked: None,
+                no_room: None,
                 stage: ChangeStage::Inviting,
             });
         }
@@ -268,8 +274,15 @@ impl Replica {
         if !(add.is_empty() && remove.is_empty()) {
             if invalid_change(&configuration, &add, &remove, false).is_none() {
                 let deadline = cx.now.instant.after(cx.config.change_patience);
-                own.change =
-                    Some(Change { request: None, add, remove, deadline, asked: None, stage: ChangeStage::Inviting });
+                own.change = Some(Change {
+                    request: None,
+                    add,
+                    remove,
+                    deadline,
+                    asked: None,
+                    no_room: None,
+                    stage: ChangeStage::Inviting,
+                });
             }
         } else if leader != self.name.node && votes(leader) {
             let deadline = cx.now.instant.after(cx.config.election_max * 4);
@@ -330,6 +343,10 @@ impl Replica {
         if locked {
             return;
         }
+        if let Some(node) = change.no_room {
+            self.turn_back(node, &configuration, cx);
+            return;
+        }
         match change.stage {
             ChangeStage::Inviting => {
                 change.stage = ChangeStage::Learning;
@@ -341,6 +358,30 @@ impl Replica {
             ChangeStage::Learning => {}
             // Goes on when the entry is decided.
             ChangeStage::Switching | ChangeStage::Telling(_) => {}
+        }
+    }
+
+    /// A newcomer's node takes in no more replicas.
+    pub(crate) fn on_no_room(&mut self, node: NodeId) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let change = leader.change.as_mut().filter(|change| change.stage == ChangeStage::Learning);
+        if let Some(change) = change.filter(|change| change.add.iter().any(|(newcomer, _)| *newcomer == node)) {
+            change.no_room = Some(node);
+        }
+    }
+
+    /// Gives the change up because a newcomer's node has no room. Its newcomers go again: that node would else take this one in
+    /// as soon as it has room, though nobody waits for it any more.
+    fn turn_back(&mut self, node: NodeId, configuration: &Configuration, cx: &mut Context<'_>) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(change) = leader.change.take() else { return };
+        let learns =
+            |node: &NodeId| configuration.member(*node).is_some_and(|member| member.role == MemberRole::Learner);
+        let newcomers: Vec<NodeId> = change.add.iter().map(|(node, _)| *node).filter(learns).collect();
+        let why = format!("node {node} takes in no more replicas for the moment; no newcomer stays");
+        cx.reply_to(change.request, Reply::Refused(Refused::GivenUp(why)));
+        if !newcomers.is_empty() {
+            self.propose_configuration(&with_voters(configuration, &[], &newcomers), cx);
         }
     }
 

@@ -42,6 +42,8 @@ struct Shared {
     /// How to undo each batch since the last flush, in order of writing.
     undo: VecDeque<Undo>,
     fault: Fault,
+    /// What was dropped for good, by the batch that did it: whoever writes there again would lose it on a real store.
+    dropped: Vec<(u64, Bytes, Bytes)>,
 }
 
 /// The keys one batch changed, each with its value before.
@@ -62,6 +64,7 @@ enum Change {
     Put { key: Bytes, value: Bytes },
     Delete { key: Bytes },
     DeleteRange { start: Bytes, end: Bytes },
+    DropRange { start: Bytes, end: Bytes },
 }
 
 /// A pinned view of a [`MapStore`].
@@ -108,6 +111,7 @@ impl MapStore {
         shared.fault = Fault::None;
         while shared.undo.len() > keep {
             let Some(undo) = shared.undo.pop_back() else { break };
+            shared.dropped.retain(|(batch, ..)| *batch < undo.batch);
             shared.written += 1;
             let batch = shared.written;
             for (key, value) in undo.before.into_iter().rev() {
@@ -176,6 +180,7 @@ impl Shared {
         for change in batch.changes {
             match change {
                 Change::Put { key, value } => {
+                    self.check_not_dropped(&key);
                     let old = self.set(key.clone(), Some(value), number);
                     before.push((key, old));
                 }
@@ -183,17 +188,30 @@ impl Shared {
                     let old = self.set(key.clone(), None, number);
                     before.push((key, old));
                 }
-                Change::DeleteRange { start, end } if start < end => {
-                    let doomed: Vec<Bytes> = self.keys.range(start..end).map(|(key, _)| key.clone()).collect();
-                    for key in doomed {
-                        let old = self.set(key.clone(), None, number);
-                        before.push((key, old));
-                    }
+                Change::DeleteRange { start, end } => self.delete_range(start, end, &mut before),
+                Change::DropRange { start, end } => {
+                    self.dropped.push((number, start.clone(), end.clone()));
+                    self.delete_range(start, end, &mut before);
                 }
-                Change::DeleteRange { .. } => {}
             }
         }
         self.undo.push_back(Undo { batch: number, before });
+    }
+
+    fn delete_range(&mut self, start: Bytes, end: Bytes, before: &mut Vec<(Bytes, Option<Bytes>)>) {
+        if start >= end {
+            return;
+        }
+        let doomed: Vec<Bytes> = self.keys.range(start..end).map(|(key, _)| key.clone()).collect();
+        for key in doomed {
+            let old = self.set(key.clone(), None, self.written);
+            before.push((key, old));
+        }
+    }
+
+    fn check_not_dropped(&self, key: &[u8]) {
+        let dropped = self.dropped.iter().any(|(_, start, end)| start <= key && key < end);
+        assert!(!dropped, "{key:?} is written where everything was dropped for good");
     }
 
     /// Nothing undoes it.
@@ -201,6 +219,7 @@ impl Shared {
         self.written += 1;
         let number = self.written;
         for (key, value) in pairs {
+            self.check_not_dropped(key);
             self.set(Bytes::copy_from_slice(key), Some(Bytes::copy_from_slice(value)), number);
         }
     }
@@ -309,6 +328,10 @@ impl Batch for MapBatch {
     fn delete_range(&mut self, start: &[u8], end: &[u8]) {
         self.changes
             .push(Change::DeleteRange { start: Bytes::copy_from_slice(start), end: Bytes::copy_from_slice(end) });
+    }
+
+    fn drop_range(&mut self, start: &[u8], end: &[u8]) {
+        self.changes.push(Change::DropRange { start: Bytes::copy_from_slice(start), end: Bytes::copy_from_slice(end) });
     }
 }
 
@@ -421,6 +444,31 @@ mod tests {
         store.set_fault(Fault::None);
         put(&store, b"b", b"1");
         assert_eq!(store.len(), 2);
+    }
+
+    fn drop_range(store: &MapStore, start: &[u8], end: &[u8]) {
+        let mut batch = MapBatch::default();
+        batch.drop_range(start, end);
+        store.write(batch).unwrap();
+    }
+
+    #[test]
+    fn a_crash_takes_back_what_was_dropped() {
+        let store = MapStore::new();
+        put(&store, b"a", b"1");
+        drop_range(&store, b"a", b"b");
+        assert!(store.is_empty());
+        store.crash(1);
+        put(&store, b"a", b"2");
+        assert_eq!(all(&store), [(b"a".to_vec(), b"2".to_vec())]);
+    }
+
+    #[test]
+    #[should_panic(expected = "dropped for good")]
+    fn what_was_dropped_is_not_written_again() {
+        let store = MapStore::new();
+        drop_range(&store, b"a", b"c");
+        put(&store, b"b", b"1");
     }
 
     #[derive(Clone, Debug)]

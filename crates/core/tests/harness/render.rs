@@ -217,6 +217,7 @@ fn refusal(refusal: Refusal) -> &'static str {
         Refusal::Promised => "promised",
         Refusal::Lease => "a lease stands",
         Refusal::Configuration => "a later configuration",
+        Refusal::NoRoom => "no room",
     }
 }
 

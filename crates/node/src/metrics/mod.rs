@@ -243,6 +243,14 @@ fn store() -> Vec<Reading<Look>> {
             levels.map(|(level, files)| (level.to_string(), *files as f64)).collect()
         }),
         gauge("scatter_rocksdb_file_bytes", "Bytes of RocksDB's table files.", |of| of.file_bytes),
+        gauge(
+            "scatter_rocksdb_drop_waiting_bytes",
+            "Bytes of table files that no replica refers to any more and that wait to go, as of the last look.",
+            |of| of.waiting_bytes,
+        ),
+        counter("scatter_rocksdb_dropped_bytes_total", "Bytes of table files that went whole.", |of| {
+            of.given_back_bytes
+        }),
         gauge("scatter_rocksdb_live_data_bytes", "RocksDB's estimate of the bytes that are not garbage.", |of| {
             of.live_data_bytes
         }),

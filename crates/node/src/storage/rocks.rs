@@ -12,7 +12,10 @@
 //! before they enter the queue. For the same reason it does not repeat a flush that failed until RocksDB has recovered by
 //! itself, which it tries every few seconds and only when no other flush is under way.
 
+pub mod drops;
+
 use bytes::Bytes;
+use drops::Waiting;
 use parking_lot::Mutex;
 use rocksdb::properties as property;
 use rocksdb::statistics::{StatsLevel, Ticker};
@@ -20,6 +23,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, DataBlockIndexType, IngestExternalFileOptions,
     LogLevel, Options, ReadOptions, SnapshotWithThreadMode, SstFileWriter, WriteBatch, WriteOptions,
 };
+use scatter_core::group::StoreSpan;
 use scatter_core::store::{Batch, Read, Store, StoreError, Visit};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -78,6 +82,8 @@ struct Inner {
     /// How the last flush failed, if it did. Held while flushing: a second caller would only wait inside RocksDB.
     failed_flush: Mutex<Option<StoreError>>,
     gate: Mutex<Gate>,
+    /// What was dropped and may still take space.
+    waiting: Waiting,
     /// Microseconds for which writes were held back.
     held_micros: AtomicU64,
     memtable_bytes: usize,
@@ -111,25 +117,11 @@ impl RocksStore {
             read_options: ReadOptions::default(),
             failed_flush: Mutex::new(None),
             gate: Mutex::new(Gate::default()),
+            waiting: Waiting::default(),
             held_micros: AtomicU64::new(0),
             memtable_bytes: settings.memtable_bytes,
         };
         Ok(Self { inner: Arc::new(inner) })
-    }
-
-    /// Gives back the space of a range whose removal was written, by dropping the files that lie wholly inside it. Flushes
-    /// first, so that a crash cannot bring back the range with holes in it. Returns `false`, having dropped nothing, while
-    /// a view from before the flush still reads: try again later. **Nothing may ever be written in the range again**
-    /// after its removal: tablets, whose numbers are never reused.
-    pub fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<bool, StoreError> {
-        let removed_at = self.inner.db.latest_sequence_number();
-        self.flush()?;
-        let oldest_view = self.integer("rocksdb.oldest-snapshot-sequence");
-        if oldest_view != 0 && oldest_view < removed_at {
-            return Ok(false);
-        }
-        self.inner.db.delete_file_in_range(start, end).map_err(store_error)?;
-        Ok(true)
     }
 
     /// Bytes that must be free on the disk so that what is in memory, and what is decided and not applied yet, can still be
@@ -178,6 +170,8 @@ impl RocksStore {
             views: self.integer("rocksdb.num-snapshots"),
             stall_micros: ticker(Ticker::StallMicros),
             held_micros: self.inner.held_micros.load(Ordering::Relaxed),
+            waiting_bytes: self.inner.waiting.bytes(),
+            given_back_bytes: self.inner.waiting.given_back_bytes(),
             delayed_write_rate: self.integer("rocksdb.actual-delayed-write-rate"),
             is_write_stopped: self.integer("rocksdb.is-write-stopped") != 0,
             background_errors: self.integer("rocksdb.background-errors"),
@@ -244,6 +238,10 @@ pub struct RocksStatistics {
     pub stall_micros: u64,
     /// Microseconds for which writes were held back before they reached RocksDB.
     pub held_micros: u64,
+    /// Bytes of files whose range was dropped and which are still there, as of the last look.
+    pub waiting_bytes: u64,
+    /// Bytes of files that went because their range was dropped.
+    pub given_back_bytes: u64,
     /// Bytes per second to which writes are slowed; zero if they are not.
     pub delayed_write_rate: u64,
     pub is_write_stopped: bool,
@@ -267,8 +265,11 @@ impl Store for RocksStore {
     type View = RocksView;
 
     fn write(&self, batch: RocksBatch) -> Result<(), StoreError> {
-        self.pass_gate(batch.0.size_in_bytes())?;
-        self.inner.db.write_opt(batch.0, &self.inner.write_options).map_err(store_error)
+        let RocksBatch { changes, dropped } = batch;
+        self.pass_gate(changes.size_in_bytes())?;
+        self.inner.db.write_opt(changes, &self.inner.write_options).map_err(store_error)?;
+        self.give_back_later(dropped);
+        Ok(())
     }
 
     fn load(&self, pairs: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError> {
@@ -325,22 +326,31 @@ fn load_table(inner: &Inner, folder: &Path, path: &Path, pairs: &[(Vec<u8>, Byte
 
 /// Changes under construction.
 #[derive(Default)]
-pub struct RocksBatch(WriteBatch);
+pub struct RocksBatch {
+    changes: WriteBatch,
+    /// What it drops for good.
+    dropped: Vec<StoreSpan>,
+}
 
 impl Batch for RocksBatch {
     fn put(&mut self, key: &[u8], value: &[u8]) {
-        self.0.put(key, value);
+        self.changes.put(key, value);
     }
 
     fn delete(&mut self, key: &[u8]) {
-        self.0.delete(key);
+        self.changes.delete(key);
     }
 
     fn delete_range(&mut self, start: &[u8], end: &[u8]) {
         // RocksDB calls a range that ends before it starts corrupt; here it is an empty one.
         if start < end {
-            self.0.delete_range(start, end);
+            self.changes.delete_range(start, end);
         }
+    }
+
+    fn drop_range(&mut self, start: &[u8], end: &[u8]) {
+        self.delete_range(start, end);
+        self.dropped.push((start.to_vec(), end.to_vec()));
     }
 }
 

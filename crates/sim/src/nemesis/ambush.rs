@@ -5,14 +5,15 @@
 
 use super::Undo;
 use crate::history::Time;
-use crate::host::Asked;
+use crate::host::{Asked, Host};
 use crate::invariants::{Checked, voters};
 use crate::plan::{Fault, MICROSECOND, MILLISECOND, Profile, SECOND};
 use crate::world::{Event, World};
+use scatter_core::group::Machine;
 use scatter_core::input::Input;
 use scatter_core::ops::Pending;
 use scatter_core::ops::order::Side;
-use scatter_core::types::{GroupId, NodeId, RangeVersion};
+use scatter_core::types::{GroupId, Incarnation, NodeId, RangeVersion};
 use std::collections::BTreeSet;
 
 /// How often those in wait look.
@@ -40,6 +41,8 @@ enum Moment {
     SealedApart,
     /// A group has this host as its only member.
     Alone(GroupId, usize),
+    /// This host's data store has a replica that came later, of which the log on its disk does not know.
+    StoredUnlogged(usize),
 }
 
 /// What happens then.
@@ -71,6 +74,8 @@ enum Mischief {
     HandOverOther,
     /// What groups say to each other arrives twice, the second time much later.
     Echo,
+    /// What data stores take up is not flushed for a while, and whoever dies loses all of it.
+    Forgetful,
     /// A follower loses its disk.
     Wipe,
     /// The leaders of both groups do not hear each other for as long as a seal lasts.
@@ -161,6 +166,7 @@ const PLOTS: &[Plot] = {
         // What was taken over is in memory only.
         Plot { order: TakeOver, strikes: &[(Settled, CrashAll)] },
         Plot { order: Repartition, strikes: &[(Reshaped, Inherit)] },
+        Plot { order: Repartition, strikes: &[(Ordered, Forgetful), (Reshaped, Inherit)] },
         // Who gave up positions is still asked for them, elsewhere and for long.
         Plot { order: Repartition, strikes: &[(Begun, Unseat), (SealedApart, StallOther)] },
         Plot { order: TakeOver, strikes: &[(Begun, Unseat), (SealedApart, StallOther)] },
@@ -233,7 +239,7 @@ impl World {
         for (moment, mischief) in strikes {
             let ambush = Ambush { group, other, version, moment, mischief, until };
             let late = if moment == Moment::Ordered { self.span(MICROSECOND, SECOND) } else { LOOK };
-            let late = if mischief == Mischief::Echo { 0 } else { late };
+            let late = if matches!(mischief, Mischief::Echo | Mischief::Forgetful) { 0 } else { late };
             self.lie_in_wait(late, ambush);
         }
         match wanted {
@@ -284,6 +290,7 @@ impl World {
                 let sealed = matches!(pending(other), Some(Pending::Loses { .. }));
                 sealed && pending(group).is_some() && self.are_led_apart(group, other)
             }
+            Moment::StoredUnlogged(host) => self.has_stored_unlogged(group, host),
             Moment::Alone(group, host) => self.members_are(group, |hosts| hosts == [Some(host)]),
         };
         if !come {
@@ -346,6 +353,7 @@ impl World {
             }
             Mischief::HandOverOther => return self.hand_over_to_any(other),
             Mischief::Echo => self.nemesis.echoes_until = self.now + ECHOES,
+            Mischief::Forgetful => self.nemesis.forgetful_until = self.now + ECHOES * 2,
             Mischief::Wipe => return self.befall(Fault::Wipe),
             Mischief::Estrange => {
                 if let Some((ours, theirs)) = self.leader_of(group).zip(self.leader_of(other)) {
@@ -376,7 +384,7 @@ impl World {
             }
             Mischief::StallHeir => self.stall_heir(ambush),
             Mischief::Inherit => return self.inherit(ambush),
-            Mischief::Readmit => return self.readmit(group),
+            Mischief::Readmit => return self.readmit(ambush),
             Mischief::HandOverTo(host) => return self.hand_over_to(group, host),
             Mischief::EntrustLagger | Mischief::EntrustForgetful => self.entrust_to_follower(ambush),
             Mischief::Entrust(host) => return self.entrust(group, host),
@@ -460,7 +468,8 @@ impl World {
         self.order_takeover_from(heir, from, true)
     }
 
-    fn readmit(&mut self, group: GroupId) -> Checked {
+    fn readmit(&mut self, ambush: Ambush) -> Checked {
+        let group = ambush.group;
         let Some(host) = self.follower_of(group) else { return Ok(()) };
         let Some(node) = self.hosts[host].node_id() else { return Ok(()) };
         self.at(self.now, Event::Undo(Undo::Slow(host)));
@@ -469,7 +478,16 @@ impl World {
         let crash = soon + self.span(20 * MILLISECOND, 3 * SECOND);
         self.at(crash, Event::Undo(Undo::Restart(host)));
         self.at(crash + SECOND, Event::Undo(Undo::Disk(host)));
+        let moment = Moment::StoredUnlogged(host);
+        self.lie_in_wait(LOOK, Ambush { moment, mischief: Mischief::Forget(host), until: crash, ..ambush });
         self.change_members(group, Vec::new(), vec![node])
+    }
+
+    fn has_stored_unlogged(&self, group: GroupId, host: usize) -> bool {
+        let Host { disk, process, .. } = &self.hosts[host];
+        let stored = process.as_ref().and_then(|process| process.stage.machine(group)).map(Machine::name);
+        let logged = disk.log.replicas.get(&group).map(|logged| logged.replica);
+        stored.is_some_and(|name| name.incarnation > Incarnation(1)) && stored != logged
     }
 
     /// The groups on both sides of one but for some, each with the side on which it has that one.
@@ -555,6 +573,11 @@ impl World {
     pub(crate) fn echo(&mut self) -> Option<Time> {
         let echoes = self.nemesis.echoes_until > self.now && !self.nemesis.stopped;
         echoes.then(|| 5 * MILLISECOND + self.nemesis.random.below(ECHOES))
+    }
+
+    /// Whether data stores are not flushed, and who dies loses what they took up since.
+    pub(crate) fn is_forgetful(&self) -> bool {
+        self.nemesis.forgetful_until > self.now && !self.nemesis.stopped
     }
 
     /// Whether the votes of one group on what another asks are lost.

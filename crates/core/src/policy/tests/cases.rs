@@ -163,6 +163,18 @@ fn a_learner_left_over_goes() {
     scene.members.push(member(4));
     scene.members[3].role = Role::Learner;
     assert_eq!(scene.change(1), Some((vec![], vec![4], "leftover_learner")));
+    // It goes whether it is there or not, on a node that is to be emptied, and while a repair finds nobody.
+    scene.dies(4);
+    assert_eq!(scene.change(1), Some((vec![], vec![4], "leftover_learner")));
+    *scene.node(4) = super::scene::hint(4);
+    scene.node(4).draining = true;
+    assert_eq!(scene.change(1), Some((vec![], vec![4], "leftover_learner")));
+    scene.dies(3);
+    assert_eq!(scene.change(1), Some((vec![], vec![4], "leftover_learner")));
+    let mut proposals = scene.settled(1).into_iter();
+    assert!(
+        proposals.any(|proposal| proposal.reason.name() == "member_lost" || proposal.reason.name() == "no_candidate")
+    );
 }
 
 #[test]

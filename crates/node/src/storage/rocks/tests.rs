@@ -143,31 +143,103 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
+fn compacted(store: &RocksStore) {
+    store.flush().unwrap();
+    // Files are dropped from below the first level only.
+    store.inner.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+}
+
+/// A file that a compaction is reading is not dropped.
+fn quiet(store: &RocksStore) {
+    store.inner.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
+}
+
+fn drop_all(store: &RocksStore, start: &str, end: &str) {
+    let mut batch = RocksBatch::default();
+    batch.drop_range(start.as_bytes(), end.as_bytes());
+    store.write(batch).unwrap();
+}
+
 #[test]
-fn reclaiming_a_removed_range_gives_its_space_back_once_no_view_needs_it() {
+fn what_is_dropped_is_hidden_at_once_and_its_space_comes_back_in_slices_once_no_view_needs_it() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     fill(&store, "t1/", 3000);
     fill(&store, "t2/", 100);
-    store.flush().unwrap();
-    // Files are dropped from below the first level only.
-    store.inner.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+    compacted(&store);
     let before = store.statistics().file_bytes;
     assert!(before > 3 << 20, "{before}");
     let view = store.view();
-    let mut batch = RocksBatch::default();
-    batch.delete_range(b"t1/", b"t10");
-    store.write(batch).unwrap();
-    assert!(!store.reclaim(b"t1/", b"t10").unwrap(), "a view still reads");
+    drop_all(&store, "t1/", "t10");
+    assert_eq!(keys(&store, "t1/", "t10"), Vec::<String>::new());
+    store.give_back(1 << 20, &mut |_| panic!("a view still reads")).unwrap();
     assert_eq!(keys(&view, "t1/", "t10").len(), 3000);
     drop(view);
-    // A file that a compaction is reading is not dropped.
-    store.inner.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
-    assert!(store.reclaim(b"t1/", b"t10").unwrap());
-    let after = store.statistics().file_bytes;
-    assert!(after < before / 3, "{after} of {before}");
+
+    let mut slices = Vec::new();
+    quiet(&store);
+    store.give_back(1 << 20, &mut |bytes| slices.push(bytes)).unwrap();
+    assert!(slices.len() > 2 && slices.iter().all(|bytes| *bytes <= 1 << 20), "{slices:?}");
+    let statistics = store.statistics();
+    assert_eq!((statistics.waiting_bytes, statistics.given_back_bytes), (0, slices.iter().sum()));
+    assert!(statistics.file_bytes < before / 3, "{} of {before}", statistics.file_bytes);
     assert_eq!(keys(&store, "t1/", "t10"), Vec::<String>::new());
     assert_eq!(keys(&store, "t2/", "t20").len(), 100);
+    quiet(&store);
+    store.give_back(1 << 20, &mut |_| panic!("all is gone")).unwrap();
+}
+
+#[test]
+fn a_crash_in_the_middle_leaves_the_rest_to_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    fill(&store, "t1/", 3000);
+    put(&store, &[("t10", "kept"), ("t0", "kept")]);
+    compacted(&store);
+    let before = store.statistics().file_bytes;
+    drop_all(&store, "t1/", "t10");
+    quiet(&store);
+    // What a crash leaves after the first slice.
+    let crashed = tempfile::tempdir().unwrap();
+    let mut slices = 0;
+    store
+        .give_back(512 << 10, &mut |_| {
+            slices += 1;
+            if slices == 1 {
+                copy_files(directory.path(), crashed.path());
+            }
+        })
+        .unwrap();
+    assert!(slices > 3);
+    drop(store);
+
+    let store = open(crashed.path());
+    assert_eq!(keys(&store, "t", "u"), ["t0", "t10"], "the removal was durable before anything went");
+    let left = store.statistics().file_bytes;
+    assert!(left > before / 2, "{left} of {before}");
+    store.give_back_later(vec![(b"t1/".to_vec(), b"t10".to_vec())]);
+    quiet(&store);
+    store.give_back(1 << 20, &mut |_| {}).unwrap();
+    assert!(store.statistics().file_bytes < before / 3);
+    assert_eq!(keys(&store, "t", "u"), ["t0", "t10"]);
+}
+
+#[test]
+fn a_thread_gives_back_no_faster_than_it_may() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    fill(&store, "t1/", 2000);
+    compacted(&store);
+    drop_all(&store, "t1/", "t10");
+    quiet(&store);
+    let begun = Instant::now();
+    drops::start(store.clone(), 1 << 20).unwrap();
+    let wanted = 1 << 20;
+    while store.statistics().given_back_bytes <= wanted {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -281,10 +353,10 @@ fn loaded_tables_are_read_outlive_a_crash_and_are_not_compacted() {
     assert_eq!(keys(&store, "t", "u").len(), 2000);
     assert_eq!(get(&store, "s"), None, "a batch that was never flushed");
     let mut batch = RocksBatch::default();
-    batch.delete_range(b"t", b"u");
+    batch.drop_range(b"t", b"u");
     store.write(batch).unwrap();
     assert_eq!(keys(&store, "t", "u"), Vec::<String>::new());
-    assert!(store.reclaim(b"t", b"u").unwrap());
+    store.give_back(1 << 20, &mut |_| {}).unwrap();
     assert!(store.statistics().file_bytes < 100 << 10);
 }
 
