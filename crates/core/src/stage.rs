@@ -328,6 +328,13 @@ impl<S: Store> Stage<S> {
             while queue.entries.front().is_some_and(|(slot, _)| *slot <= applied) {
                 queue.entries.pop_front();
             }
+            // What a snapshot brought was applied elsewhere: what came of it nobody here can tell.
+            while let Some(first) = queue.waiting.first_entry().filter(|first| *first.key() <= applied) {
+                let (slot, requests) = first.remove_entry();
+                let answered = requests.into_iter();
+                let answered = answered.map(|request| Answered { request, group, slot, outcome: Outcome::Unknown });
+                done.outcomes.extend(answered);
+            }
             let alone = queue.entries.iter().take_while(|(_, entry)| !entry.kind.moves_positions()).count();
             if alone > 0 {
                 let run = &queue.entries.make_contiguous()[..alone];

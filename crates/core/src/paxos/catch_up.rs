@@ -350,8 +350,8 @@ impl Replica {
     fn install(&mut self, report: MachineReport, durable: bool, cx: &mut Context<'_>) {
         self.fetch = None;
         self.awaits = None;
-        let assembles = self.stalled.is_some_and(|(slot, _)| report.applied >= slot);
-        if self.report.is_some() && report.applied <= self.decided && !assembles {
+        // What is decided may have come as far meanwhile; the machine has not, but by this.
+        if self.report.is_some() && report.applied <= self.applied {
             return;
         }
         self.stalled = None;
