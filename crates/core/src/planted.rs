@@ -205,6 +205,8 @@ bugs! {
     CondemnedHeard => "condemned-heard",
     /// A leader's operations keep their deadline while they stand still, which no tick then moves.
     DeadlineAtStandstill => "deadline-at-standstill",
+    /// A far link to a group that nobody answers for is kept.
+    FarLinkKept => "far-link-kept",
 }
 
 #[cfg(feature = "planted")]
