@@ -205,7 +205,7 @@ bugs! {
     CondemnedHeard => "condemned-heard",
     /// A leader's operations keep their deadline while they stand still, which no tick then moves.
     DeadlineAtStandstill => "deadline-at-standstill",
-    /// A far link to a group that nobody answers for is kept.
+    /// A level of the far links that is filled stays as it is, however the ring changes.
     FarLinkKept => "far-link-kept",
 }
 

@@ -211,7 +211,8 @@ impl Story {
                 cluster.condemn(only(node), "condemn", nodes);
             }
             [
-                "propose" | "read" | "hand-over" | "change" | "split" | "merge" | "shift" | "recover" | "load" | "around",
+                "propose" | "read" | "hand-over" | "change" | "split" | "merge" | "shift" | "recover" | "load"
+                | "around",
                 node,
                 rest @ ..,
             ] => {

@@ -15,7 +15,6 @@
 
 use super::messages::GroupMessage;
 use crate::group::{Descriptor, GroupState};
-use crate::planted::{self, Bug};
 use crate::policy::GroupLoad;
 use crate::replica::{Context, Replica, Role};
 use crate::ring::routing::{FarLinks, Question};
@@ -131,7 +130,7 @@ impl Surroundings {
                 self.further = Some(Open { to_all: true, ..open });
                 return Some((Question { ask, level: open.level }, true));
             }
-            if open.to_all && !planted::on(Bug::FarLinkKept) {
+            if open.to_all {
                 self.links.forget(open.group);
             }
         }

@@ -134,5 +134,8 @@ fn each_group_has_a_turn_in_each_span_and_not_all_have_the_same() {
         let late = at.after(span / 20);
         assert_eq!(next_turn(late, GroupId(group), span), at.after(span), "a late turn does not put off the next");
     }
-    assert!(next_turn(Instant(u64::MAX), GroupId(1), Duration::ZERO) <= Instant(u64::MAX), "no span is too short or long");
+    assert!(
+        next_turn(Instant(u64::MAX), GroupId(1), Duration::ZERO) <= Instant(u64::MAX),
+        "no span is too short or long"
+    );
 }
