@@ -189,6 +189,8 @@ fn look_around(world: &mut World) -> Checked {
     while let Some(wrong) = world.misguided() {
         require(37, world.now < end, || format!("{wrong}\n{}", describe(world)))?;
         world.run_until(world.now + turn)?;
+        // Something may have expired meanwhile.
+        converge(world)?;
     }
     Ok(())
 }
