@@ -249,14 +249,13 @@ fn message() -> impl Strategy<Value = GroupMessage> {
         (link(), any::<bool>(), link()).prop_map(|(of, known, link)| GroupMessage::Heard { of, known, link }),
         configuration().prop_map(|configuration| GroupMessage::Moved { configuration }),
     ];
-    let hints =
-        prop_oneof![
-            (any::<u8>(), any::<u64>(), option::of(load())).prop_map(|(level, range_version, load)| {
-                GroupMessage::Look { level, range_version: RangeVersion(range_version), load }
-            }),
-            (any::<u8>(), descriptor(), option::of(descriptor()), option::of(load()))
-                .prop_map(|(level, own, link, load)| GroupMessage::Seen { level, own, link, load }),
-        ];
+    let hints = prop_oneof![
+        (any::<u8>(), any::<u64>(), option::of(load())).prop_map(|(level, range_version, load)| {
+            GroupMessage::Look { level, range_version: RangeVersion(range_version), load }
+        }),
+        (any::<u8>(), descriptor(), option::of(descriptor()), option::of(load()))
+            .prop_map(|(level, own, link, load)| GroupMessage::Seen { level, own, link, load }),
+    ];
     let operations = prop_oneof![
         prepare().prop_map(|prepare| GroupMessage::Prepare { prepare }),
         (operation(), vote()).prop_map(|(operation, vote)| GroupMessage::Voted { operation, vote }),

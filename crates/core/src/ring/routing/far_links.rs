@@ -2,7 +2,8 @@
 //!
 //! Level `i` is the group about `2^i` groups ahead; level 0 is the successor. Level `i + 1` is learned by asking the group
 //! at level `i` for *its* level `i` (pointer doubling, the routing of Chord and of skip lists). One level is asked for at a
-//! time, in turn, so upkeep is one small message and one answer per group and interval, however large the ring is.
+//! time, in turn, so upkeep is one small message and one answer per group and interval, however large the ring is. Who asks, and
+//! when: [`crate::ops::surroundings`].
 //!
 //! A group that hears of a split or a merge far away notices it when the level's turn comes; until then the link is a few
 //! groups off, which costs nothing: it is only used if it lies before the position sought.
@@ -114,9 +115,11 @@ impl FarLinks {
         let steps = |position| steps_from(&own.start, position);
         let ahead = link.range.start != own.start && steps(&link.range.start) > steps(&from.range.start);
         let next = level + 1;
+        if ahead && self.level(next).is_some() && planted::on(Bug::FarLinkKept) {
+            return;
+        }
         if !ahead {
             self.levels.truncate(next);
-        } else if self.level(next).is_some() && planted::on(Bug::FarLinkKept) {
         } else if next < self.levels.len() {
             self.levels[next] = Some(newest(self.level(next), link));
         } else if next < MAX_LEVELS {
