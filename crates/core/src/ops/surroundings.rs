@@ -14,7 +14,7 @@
 //! a hop, a stale load a needless operation.
 
 use super::messages::GroupMessage;
-use crate::group::{Descriptor, GroupState};
+use crate::group::{Descriptor, GroupState, Link};
 use crate::policy::GroupLoad;
 use crate::replica::{Context, Replica, Role};
 use crate::ring::routing::{FarLinks, Question};
@@ -57,6 +57,14 @@ struct Heard {
     group: GroupId,
     range_version: RangeVersion,
     at: Instant,
+}
+
+impl Heard {
+    /// The load, if it is that of the neighbour as the group knows it, and not too old.
+    fn current(&self, link: &Link, now: Instant, turn: Duration) -> Option<GroupLoad> {
+        let same = self.group == link.group && self.range_version == link.range_version;
+        (same && now.since(self.at) <= turn * MOST_TURNS).then_some(self.load)
+    }
 }
 
 /// A question to a group further ahead that waits for its answer.
@@ -247,11 +255,7 @@ impl Replica {
         let (Some(report), Role::Leader(leader)) = (&self.report, &self.role) else { return [None; 2] };
         let links = [&report.state.links.predecessor, &report.state.links.successor];
         let mut heard = leader.operations.surroundings.heard.into_iter();
-        links.map(|link| {
-            let heard = heard.next().flatten()?;
-            let same = heard.group == link.group && heard.range_version == link.range_version;
-            (same && now.since(heard.at) <= turn * MOST_TURNS).then_some(heard.load)
-        })
+        links.map(|link| heard.next().flatten()?.current(link, now, turn))
     }
 }
 

@@ -121,6 +121,20 @@ fn only_the_neighbours_loads_are_taken_and_on_a_ring_of_two_they_are_one() {
 }
 
 #[test]
+fn a_load_counts_for_its_range_and_for_some_turns() {
+    let load = GroupLoad { keys: 1, bytes: 2, operations_per_second: 3 };
+    let turn = Duration::from_secs(10);
+    let (link, at) = (ring(6)[1].link(), Instant(5));
+    let heard = Heard { load, group: link.group, range_version: link.range_version, at };
+    assert_eq!(heard.current(&link, at.after(turn * 4), turn), Some(load));
+    assert_eq!(heard.current(&link, at.after(turn * 5), turn), None, "it is too old");
+    let reshaped = Link { range_version: RangeVersion(99), ..link.clone() };
+    assert_eq!(heard.current(&reshaped, at, turn), None, "that was of another range");
+    let another = Link { group: GroupId(99), ..link };
+    assert_eq!(heard.current(&another, at, turn), None, "another group lies there");
+}
+
+#[test]
 fn each_group_has_a_turn_in_each_span_and_not_all_have_the_same() {
     let span = Duration::from_secs(10);
     let now = Instant(123_456_789_012);
