@@ -65,6 +65,8 @@ pub struct Config {
     pub change_patience: Duration,
     /// How often an unanswered message to another group is repeated.
     pub group_resend: Duration,
+    /// How often a leader asks its ring successor how busy it is, and a group further ahead for the way on.
+    pub look_around: Duration,
     /// How long a takeover may wait for the loser's vote before it is aborted: the longest that positions stay sealed.
     pub seal_patience: Duration,
     /// How long an order of a group operation is tried before it is given up.
@@ -106,6 +108,7 @@ impl Default for Config {
             membership_patience: Duration::from_secs(3),
             change_patience: Duration::from_secs(30),
             group_resend: Duration::from_millis(100),
+            look_around: Duration::from_secs(10),
             seal_patience: Duration::from_secs(5),
             order_patience: Duration::from_secs(60),
             feature_level: FeatureLevel(1),

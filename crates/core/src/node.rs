@@ -18,9 +18,11 @@ use crate::input::{Input, MachineReport};
 use crate::message::{Envelope, Message, PeerMessage};
 use crate::ops::Pending;
 use crate::ops::messages::{GroupEnvelope, GroupMessage};
+use crate::ops::surroundings::{Looked, Looking};
 use crate::planted::{self, Bug};
-use crate::policy::Busy;
+use crate::policy::{Busy, GroupLoad};
 use crate::replica::{Context, Replica, Role};
+use crate::ring::routing::FarLinks;
 use crate::rng::Rng;
 use crate::time::{Instant, Now};
 use crate::types::{Ballot, ClusterId, FeatureLevel, GroupId, NodeId, ReplicaName, RequestId, Slot, WriteId};
@@ -154,6 +156,7 @@ pub struct Node {
     touched: BTreeSet<GroupId>,
     /// Replicas that are to come to be here, each with whom to ask.
     wanted: Vec<(ReplicaName, ReplicaName)>,
+    looking: Looking,
     pub(crate) index: Index,
     pub(crate) covers: Covers,
     /// Groups that wait for news of their machine.
@@ -217,6 +220,42 @@ impl Node {
     #[must_use]
     pub fn busy(&self, group: GroupId) -> Option<Busy> {
         self.replicas.get(&group).and_then(|replica| replica.busy())
+    }
+
+    /// How busy a group that is led here is, for its neighbours to hear.
+    pub fn note_load(&mut self, group: GroupId, load: GroupLoad) {
+        if let Some(leader) = self.replicas.get_mut(&group).and_then(|replica| replica.role.leader_mut()) {
+            leader.operations.surroundings.note_load(load);
+        }
+    }
+
+    /// How busy the ring neighbours of a group that is led here said they are, predecessor and successor: `None` of one whose
+    /// word is too old, or was of another range.
+    #[must_use]
+    pub fn neighbour_loads(&self, group: GroupId, now: Instant) -> [Option<GroupLoad>; 2] {
+        let span = self.config.look_around;
+        self.replicas.get(&group).map(|replica| replica.neighbour_loads(now, span)).unwrap_or_default()
+    }
+
+    /// Whether leaders here look for groups further ahead than their successor: only on a ring larger than what routes are
+    /// otherwise known of.
+    pub fn seek_far_links(&mut self, on: bool) {
+        self.looking.far = on;
+    }
+
+    /// What a group that is led here knows of groups ahead of it.
+    #[must_use]
+    pub fn far_links(&self, group: GroupId) -> Option<&FarLinks> {
+        match &self.replicas.get(&group)?.role {
+            Role::Leader(leader) => Some(leader.operations.surroundings.far_links()),
+            Role::Follower(_) | Role::Candidate(_) | Role::Retired(_) | Role::Merged(_) => None,
+        }
+    }
+
+    /// How often leaders here have asked other groups, and how often nobody answered in time.
+    #[must_use]
+    pub fn looked(&self) -> Looked {
+        self.looking.looked
     }
 
     /// The groups with a replica here.
@@ -480,6 +519,7 @@ impl Node {
             beside: &self.replicas,
             tombstones: &self.tombstones,
             wanted: &mut self.wanted,
+            looking: &mut self.looking,
         }
     }
 

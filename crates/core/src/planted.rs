@@ -211,6 +211,8 @@ bugs! {
     CondemnedHeard => "condemned-heard",
     /// A leader's operations keep their deadline while they stand still, which no tick then moves.
     DeadlineAtStandstill => "deadline-at-standstill",
+    /// A level of the far links that is filled stays as it is, however the ring changes.
+    FarLinkKept => "far-link-kept",
 }
 
 #[cfg(feature = "planted")]

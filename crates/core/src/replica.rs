@@ -12,6 +12,7 @@ use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::MachineReport;
 use crate::message::{Envelope, Message, PeerMessage};
 use crate::ops::recovery::Recovery;
+use crate::ops::surroundings::Looking;
 use crate::ops::{Gain, MAX_GAINED, Pending};
 use crate::paxos::acceptor::{Acknowledgement, Cursor, Grant, Unsynced};
 use crate::paxos::catch_up::Fetch;
@@ -52,6 +53,8 @@ pub(crate) struct Context<'a> {
     pub(crate) tombstones: &'a BTreeMap<GroupId, Vec<Tombstone>>,
     /// Replicas that are to come to be here, each with whom to ask for their state.
     pub(crate) wanted: &'a mut Vec<(ReplicaName, ReplicaName)>,
+    /// How far leaders look around.
+    pub(crate) looking: &'a mut Looking,
 }
 
 impl Context<'_> {

@@ -23,6 +23,9 @@
 //! hold-sync A, sync A          the disk stops answering; answers
 //! full A, room A, flush A      the log's disk is full or not; the store becomes durable
 //! wall A MS                    the date is off by so much
+//! load A [G] BYTES RATE        A's shell tells it how much G holds and does in a second
+//! far A B                      leaders on these nodes look for links to groups far ahead
+//! around A [G]                 what G's leader A has heard of other groups
 //! tell all, tell news          with or without messages that repeat the last
 //! status                       how everybody stands
 //! ```
@@ -37,6 +40,7 @@ use harness::disk::{Disk, copy_store};
 use harness::network::{Fate, Rule};
 use harness::{Cluster, address, config, render};
 use scatter_core::ops::order::{Order, Side};
+use scatter_core::policy::GroupLoad;
 use scatter_core::ring::{Key, Position};
 use scatter_core::store::map::MapStore;
 use scatter_core::types::{FeatureLevel, GroupId};
@@ -70,6 +74,7 @@ fn set(config: &mut Config, name: &str, value: u64) {
         "membership_patience_ms" => config.membership_patience = millis,
         "snapshot_patience_ms" => config.snapshot_patience = millis,
         "group_resend_ms" => config.group_resend = millis,
+        "look_around_ms" => config.look_around = millis,
         "seal_patience_ms" => config.seal_patience = millis,
         "order_patience_ms" => config.order_patience = millis,
         "log_retain_slots" => config.log_retain_slots = value,
@@ -200,13 +205,15 @@ impl Story {
             ["wall", node, millis] => {
                 cluster.host(only(node)).wall_skew_micros = millis.parse::<u64>().unwrap() * 1_000;
             }
+            ["far", nodes @ ..] => nodes.iter().for_each(|node| cluster.process(only(node)).node.seek_far_links(true)),
             ["status"] => self.status(),
             ["condemn", node, condemned @ ..] => {
                 let nodes = condemned.iter().map(|letter| harness::id(only(letter))).collect();
                 cluster.condemn(only(node), "condemn", nodes);
             }
             [
-                "propose" | "read" | "hand-over" | "change" | "split" | "merge" | "shift" | "recover",
+                "propose" | "read" | "hand-over" | "change" | "split" | "merge" | "shift" | "recover" | "load"
+                | "around",
                 node,
                 rest @ ..,
             ] => {
@@ -252,6 +259,12 @@ impl Story {
                 let order = Order::TakeOver { from: side(from), boundary: Some(position(to)) };
                 cluster.reshape(node, group, &label(), order);
             }
+            ("load", [bytes, rate]) => {
+                let (bytes, operations_per_second) = (bytes.parse().unwrap(), rate.parse().unwrap());
+                let load = GroupLoad { keys: 1, bytes, operations_per_second };
+                cluster.process(node).node.note_load(group, load);
+            }
+            ("around", []) => cluster.say_around(node, group),
             _ => panic!("what is {what} {words:?}?"),
         }
     }

@@ -222,3 +222,11 @@ pub fn get(from: SocketAddr, path: &str) -> Result<Reply, Failed> {
 pub fn put(to: SocketAddr, key: &str, value: &[u8]) -> Result<Reply, Failed> {
     Request::new("PUT", &format!("/v1/kv/{key}")).with_body(value).ask(to)
 }
+
+/// A whole figure without labels among a program's metrics.
+#[must_use]
+pub fn metric(from: SocketAddr, name: &str) -> Option<u64> {
+    let metrics = get(from, "/metrics").ok()?.text();
+    let mut figures = metrics.lines().filter_map(|line| line.split_once(' '));
+    figures.find(|(of, _)| *of == name).and_then(|(_, figure)| figure.parse().ok())
+}

@@ -42,6 +42,9 @@ use tokio::sync::Notify;
 /// How often the view for status pages is made anew.
 const VIEW_EVERY: Duration = Duration::from_millis(250);
 
+/// How often the routes along far links are used, so that others do not take their place.
+const FAR_ROUTES_EVERY: Duration = Duration::from_secs(5);
+
 /// How long a draining node waits for others to take over what it leads.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -83,6 +86,8 @@ pub struct Parts {
     pub identity: Identity,
     /// How its groups look after themselves.
     pub policies: PolicySettings,
+    /// How it gossips.
+    pub gossip: scatter_gossip::Settings,
     /// It is to be emptied.
     pub emptying: bool,
 }
@@ -127,8 +132,11 @@ pub struct Driver {
     leadership: BTreeMap<GroupId, Leadership>,
     leader_changes: u64,
     rates: Rates,
+    gossip: scatter_gossip::Settings,
     /// The gossip, once there is a cluster.
     hearsay: Option<Hearsay>,
+    /// When the routes along far links are to be kept once more.
+    far_routes_at: Instant,
     organiser: Organiser,
     organise_at: Instant,
     log_full: bool,
@@ -180,7 +188,9 @@ impl Driver {
             leadership: BTreeMap::new(),
             leader_changes: 0,
             rates: Rates::new(std::time::Instant::now()),
+            gossip: parts.gossip,
             hearsay: None,
+            far_routes_at: crate::clock::instant(),
             organiser: Organiser::new(parts.policies, rand::random()),
             organise_at: crate::clock::instant(),
             log_full: false,
@@ -684,7 +694,7 @@ impl Driver {
     fn gossip(&mut self) {
         let now = crate::clock::instant();
         if self.hearsay.is_none() && self.node.cluster().is_some() {
-            match Hearsay::start(&self.identity(), rand::random(), now) {
+            match Hearsay::start(&self.identity(), self.gossip.clone(), rand::random(), now) {
                 Ok(mut hearsay) => {
                     self.known.values().for_each(|known| hearsay.met(now, known.node, &known.peer_address));
                     self.hearsay = Some(hearsay);
@@ -761,8 +771,31 @@ impl Driver {
         });
     }
 
+    /// Tells the protocol how busy the groups are, and takes from it the links to groups far ahead.
+    fn look_around(&mut self, rated: bool) {
+        if rated {
+            for served in self.serving.groups.load().iter() {
+                self.node.note_load(served.group, crate::organiser::load(served));
+            }
+        }
+        let far = self.hearsay.as_ref().is_some_and(Hearsay::is_half_full);
+        self.node.seek_far_links(far);
+        let now = crate::clock::instant();
+        if far && now >= self.far_routes_at {
+            self.far_routes_at = now.after(FAR_ROUTES_EVERY);
+            for links in self.node.groups().filter_map(|group| self.node.far_links(group)) {
+                self.serving.keep_routes(links.links());
+            }
+        }
+    }
+
+    fn far_links(&self) -> usize {
+        self.node.groups().filter_map(|group| Some(self.node.far_links(group)?.links().count())).sum()
+    }
+
     fn publish_view(&mut self) {
-        self.rates.update(&self.serving, std::time::Instant::now());
+        let rated = self.rates.update(&self.serving, std::time::Instant::now());
+        self.look_around(rated);
         let view = NodeView {
             cluster: self.node.cluster(),
             replicas: self.node.status(crate::clock::now()),
@@ -776,6 +809,8 @@ impl Driver {
             round_trips: self.round_trips(),
             disk_full: self.log_full || self.store_full,
             leader_changes: self.leader_changes,
+            far_links: self.far_links(),
+            looked: self.node.looked(),
         };
         self.tell_hearsay(&view);
         self.serving.view.store(Arc::new(view));

@@ -37,6 +37,7 @@ type Tables = (Arc<Table>, Arc<BTreeMap<GroupId, Leadership>>);
 /// The node's end of the gossip.
 pub struct Hearsay {
     gossip: Gossip,
+    max_groups: usize,
     started: Instant,
     profile: Profile,
     load_at: Instant,
@@ -48,15 +49,16 @@ pub struct Hearsay {
 
 impl Hearsay {
     /// Begins to listen, as the node that says `identity` of itself.
-    pub fn start(identity: &Identity, seed: u64, now: Instant) -> Result<Self, StartError> {
+    pub fn start(identity: &Identity, settings: Settings, seed: u64, now: Instant) -> Result<Self, StartError> {
         let profile = Profile {
             http_address: identity.http_address.clone(),
             zone: identity.zone.clone(),
             flags: Flags::default(),
         };
         let own = scatter_gossip::Identity::new(identity.node, identity.boot, &identity.peer_address);
-        let gossip = Gossip::new(own, profile.clone(), Settings::default(), seed, now)?;
-        Ok(Self { gossip, started: now, profile, load_at: now, told: None, revision: 0 })
+        let max_groups = settings.max_groups;
+        let gossip = Gossip::new(own, profile.clone(), settings, seed, now)?;
+        Ok(Self { gossip, max_groups, started: now, profile, load_at: now, told: None, revision: 0 })
     }
 
     /// Somebody has said hello.
@@ -123,6 +125,12 @@ impl Hearsay {
             serving.learn_routes(self.gossip.descriptors_changed_since(self.revision));
             self.revision = revision;
         }
+    }
+
+    /// Whether the ring may soon be too large for gossip to tell of all its groups.
+    #[must_use]
+    pub fn is_half_full(&self) -> bool {
+        self.gossip.group_count() >= self.max_groups.div_ceil(2)
     }
 
     /// What is known of all nodes, for policies.

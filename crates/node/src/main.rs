@@ -180,6 +180,7 @@ fn start_consensus(
         inbox: inbox.clone(),
         identity: identity.clone(),
         policies: settings.policies(),
+        gossip: settings.gossip(),
         emptying: settings.node.data_dir.join(DRAIN_MARK).exists(),
     };
     let config = TransportConfig { listen: peer_listen, ..TransportConfig::default() };

@@ -3,7 +3,7 @@
 
 use crate::events::{Event, Inbox, Waiter};
 use crate::serving::{Served, Serving};
-use scatter_core::group::Descriptor;
+use scatter_core::group::{Descriptor, Link};
 use scatter_core::node::Node;
 use scatter_core::ops::order::{Order, Side};
 use scatter_core::policy::{
@@ -179,7 +179,7 @@ impl Organiser {
             led.look_at = next;
             let Some(served) = look.serving.group(group).filter(|_| !led.ordered) else { continue };
             let descriptor = look.serving.descriptor(&served);
-            let facts = facts(look.node, look.serving, &served, &descriptor, &round_trips);
+            let facts = facts((look.node, look.serving, look.now), &served, &descriptor, &round_trips);
             let situation = Situation {
                 group: &facts,
                 own: nodes.get(own).unwrap_or(&hint),
@@ -221,35 +221,36 @@ impl Organiser {
 }
 
 fn facts<'a>(
-    node: &Node,
-    serving: &Serving,
+    (node, serving, now): (&Node, &Serving, Instant),
     served: &'a Served,
     descriptor: &'a Descriptor,
     round_trips: &'a RoundTrips,
 ) -> GroupFacts<'a> {
-    let links = &served.links;
     let own = node.id();
-    // Reads are counted where they are answered, so only a neighbour that is led here as well shows all its load.
-    let load_of = |group| {
+    // Of a neighbour that is led here as well nobody knows better.
+    let led_here = |group| {
         let led = node.leadership(group).is_some_and(|(leader, _)| leader == Some(own));
         serving.group(group).filter(|_| led).map(|served| load(&served))
     };
-    let neighbour = |link: &'a scatter_core::group::Link| Neighbour {
+    let neighbour = |link: &'a Link, told: Option<GroupLoad>| Neighbour {
         group: link.group,
         members: &link.members,
-        load: load_of(link.group),
+        load: led_here(link.group).or(told),
     };
+    let [told_before, told_after] = node.neighbour_loads(served.group, now);
     GroupFacts {
         descriptor,
         load: load(served),
         busy: node.busy(served.group),
-        predecessor: neighbour(&links.predecessor),
-        successor: neighbour(&links.successor),
+        predecessor: neighbour(&served.links.predecessor, told_before),
+        successor: neighbour(&served.links.successor, told_after),
         round_trips,
     }
 }
 
-fn load(served: &Served) -> GroupLoad {
+/// How busy a group is, as far as this node answers for it.
+#[must_use]
+pub fn load(served: &Served) -> GroupLoad {
     let figures = &served.figures;
     GroupLoad {
         keys: figures.keys.load(Ordering::Relaxed),
@@ -315,13 +316,14 @@ async fn event(serving: &Arc<Serving>, group: GroupId, action: Action, waiter: W
     }
 }
 
-/// Where `permille` of what a group does or holds lies before. Of what it holds only the middle is known.
+/// Where `permille` of what a group does or holds lies before. Of what it holds only the middle is known, and what it does
+/// only where it is led.
 async fn position(serving: &Arc<Serving>, served: Arc<Served>, by: Measure, permille: u16) -> Result<Position, String> {
-    let observed = served.figures.quantile(&served.range, permille);
-    let found = match by {
-        Measure::Operations => observed,
-        Measure::Bytes if permille != 500 && observed.is_some() => observed,
-        Measure::Bytes => {
+    let is_sampled = by == Measure::Operations || permille != 500;
+    let observed = served.figures.quantile(&served.range, permille).filter(|_| is_sampled);
+    let found = match observed {
+        Some(at) => Some(at),
+        None => {
             let serving = serving.clone();
             let look = tokio::task::spawn_blocking(move || crate::orders::middle(&serving, &served));
             look.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?

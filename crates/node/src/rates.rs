@@ -23,11 +23,11 @@ impl Rates {
         Self { at: now, counts: BTreeMap::new() }
     }
 
-    /// Makes the rates anew if the last ones are old enough.
-    pub fn update(&mut self, serving: &Serving, now: Instant) {
+    /// Makes the rates anew if the last ones are old enough. Returns whether it did.
+    pub fn update(&mut self, serving: &Serving, now: Instant) -> bool {
         let took = now.saturating_duration_since(self.at);
         if took < MEASURED {
-            return;
+            return false;
         }
         self.at = now;
         let before = std::mem::take(&mut self.counts);
@@ -38,6 +38,7 @@ impl Rates {
             figures.per_second.store(rate, Ordering::Relaxed);
             self.counts.insert(served.group, count);
         }
+        true
     }
 }
 

@@ -10,8 +10,9 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use scatter_core::command::Found;
 use scatter_core::group::read_word::ReadWord;
-use scatter_core::group::{Configuration, Descriptor, Link, Links, TabletMap};
+use scatter_core::group::{Configuration, Descriptor, Links, TabletMap};
 use scatter_core::node::ReplicaStatus;
+use scatter_core::ops::surroundings::Looked;
 use scatter_core::ops::{OperationId, Pending, Recovered};
 use scatter_core::policy::Sampler;
 use scatter_core::ring::routing::RoutingTable;
@@ -306,6 +307,10 @@ pub struct NodeView {
     pub disk_full: bool,
     /// Leaders that changed, elections, since the process started.
     pub leader_changes: u64,
+    /// Links to groups ahead on the ring that leaders here hold.
+    pub far_links: usize,
+    /// How often they looked around.
+    pub looked: Looked,
 }
 
 /// Everything that is shared.
@@ -346,6 +351,15 @@ impl Serving {
         let mut routes = self.routes.write();
         for descriptor in heard {
             routes.learn(descriptor);
+        }
+    }
+
+    /// Takes in links that requests may have to go along whatever else is heard, and keeps them from being forgotten for it.
+    pub fn keep_routes<'a>(&self, links: impl Iterator<Item = &'a Arc<Descriptor>>) {
+        let mut routes = self.routes.write();
+        for link in links {
+            routes.learn(link);
+            routes.touch(link.group);
         }
     }
 
@@ -457,8 +471,8 @@ impl Serving {
         let mut found: BTreeMap<GroupId, Descriptor> = BTreeMap::new();
         for served in groups {
             keep_newer(&mut found, descriptor(served, leadership.get(&served.group)));
-            keep_newer(&mut found, neighbour(&served.links.predecessor));
-            keep_newer(&mut found, neighbour(&served.links.successor));
+            keep_newer(&mut found, served.links.predecessor.descriptor());
+            keep_newer(&mut found, served.links.successor.descriptor());
         }
         found
     }
@@ -469,18 +483,6 @@ fn keep_newer(found: &mut BTreeMap<GroupId, Descriptor>, heard: Descriptor) {
     let rank = |known: &Descriptor| (known.range_version, known.configuration.version, known.leader.is_some());
     if found.get(&heard.group).is_none_or(|known| rank(known) < rank(&heard)) {
         found.insert(heard.group, heard);
-    }
-}
-
-/// What a link tells of the neighbour.
-fn neighbour(link: &Link) -> Descriptor {
-    Descriptor {
-        group: link.group,
-        configuration: Configuration { version: link.configuration_version, members: link.members.clone() },
-        range_version: link.range_version,
-        range: link.range.clone(),
-        leader: None,
-        ballot: Ballot::ZERO,
     }
 }
 

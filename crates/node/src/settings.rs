@@ -20,6 +20,7 @@ pub struct NodeSettings {
     pub http: HttpSettings,
     pub cluster: ClusterSection,
     pub consensus: ConsensusSection,
+    pub gossip: GossipSection,
     pub storage: StorageSection,
     pub policy: PolicySection,
     pub api: ApiSettings,
@@ -74,6 +75,15 @@ pub struct ConsensusSection {
     pub queue_bytes: usize,
     pub log_memory_bytes: usize,
     pub log_retain_slots: u64,
+    pub look_around_ms: u64,
+}
+
+/// The `[gossip]` section.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs, reason = "the sample explains each key")]
+pub struct GossipSection {
+    pub max_groups: usize,
 }
 
 /// `consensus.read_mode`.
@@ -165,6 +175,8 @@ impl Settings for NodeSettings {
         within("consensus.entry_bytes", consensus.entry_bytes as u64, 4096..=8 << 20)?;
         within("consensus.queue_commands", consensus.queue_commands as u64, 1..=1 << 20)?;
         within("consensus.queue_bytes", consensus.queue_bytes as u64, 1 << 20..=1 << 34)?;
+        within("consensus.look_around_ms", consensus.look_around_ms, 100..=3_600_000)?;
+        within("gossip.max_groups", self.gossip.max_groups as u64, 1..=1 << 20)?;
         within("storage.segment_bytes", self.storage.segment_bytes, 1 << 20..=1 << 30)?;
         within("storage.flush_interval_ms", self.storage.flush_interval_ms, 100..=3_600_000)?;
         within("storage.drop_bytes_per_second", self.storage.drop_bytes_per_second, 1 << 20..=1 << 40)?;
@@ -246,6 +258,12 @@ impl NodeSettings {
         PolicySettings::new(settings, policy.node_operations_per_second)
     }
 
+    /// The gossip's settings.
+    #[must_use]
+    pub fn gossip(&self) -> scatter_gossip::Settings {
+        scatter_gossip::Settings { max_groups: self.gossip.max_groups, ..scatter_gossip::Settings::default() }
+    }
+
     /// The core's settings.
     #[must_use]
     pub fn core(&self) -> Config {
@@ -268,6 +286,7 @@ impl NodeSettings {
             queue_bytes: consensus.queue_bytes,
             log_memory_bytes: consensus.log_memory_bytes,
             log_retain_slots: consensus.log_retain_slots,
+            look_around: Duration::from_millis(consensus.look_around_ms),
             snapshot_chunk_bytes: self.storage.snapshot_chunk_bytes,
             max_incoming: usize::try_from(self.policy.max_incoming_per_node).unwrap_or(usize::MAX),
             ..Config::default()
@@ -305,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sample_says_the_cores_and_the_policies_defaults() {
+    fn the_sample_says_the_defaults_of_core_policies_and_gossip() {
         let settings: NodeSettings = {
             let mut table: toml::Table = toml::from_str(NodeSettings::SAMPLE).expect("TOML");
             let common: toml::Table = toml::from_str(scatter_service::COMMON_SAMPLE).expect("TOML");
@@ -320,5 +339,6 @@ mod tests {
         let (sample, default) = (settings.core(), Config::default());
         assert_eq!(format!("{sample:?}"), format!("{default:?}"));
         assert_eq!(format!("{:?}", settings.policies().policy), format!("{:?}", policy::Settings::default()));
+        assert_eq!(settings.gossip(), scatter_gossip::Settings::default());
     }
 }

@@ -106,7 +106,7 @@ fn traffic(out: &mut String, found: &Traffic) {
     let _ = writeln!(
         out,
         "\n### Messages and bytes that a node sends\n\nNothing else going on. A descriptor takes {:.0} bytes (measured), an \
-         envelope {}, a node's word about its load {} (assumed).\nEach group asks for one level of far links every {} s, and changes \
+         envelope {}, a node's word about its load {} (assumed).\nEach group asks its successor, and for one level of far links, every {} s, and changes \
          members, leader or arc every {} s (assumed). Nodes are probed every\n{} s and tell of their load every {} s; each passes such \
          news on 4 log10(n + 1) times, as memberlist does. On this many nodes that is\nthe greatest cost by far; descriptors \
          are not gossiped on a ring of this size.\n\n\

@@ -5,12 +5,13 @@
 
 use crate::world::{Shape, ring};
 use scatter_core::codec::Encode;
+use scatter_core::group::Descriptor;
+use scatter_core::ops::messages::GroupMessage;
+use scatter_core::policy::GroupLoad;
 
 /// Frame, names of sender and receiver, checksum; IP and TCP headers of a message that shares its packet with others.
 pub(crate) const ENVELOPE_BYTES: f64 = 64.0;
-/// A question for one level of far links.
-const QUESTION_BYTES: f64 = 16.0;
-/// How often each group asks for one level.
+/// How often each group asks its successor, and for one level of far links.
 pub(crate) const LINK_INTERVAL_SECONDS: f64 = 10.0;
 /// How often a group's members, leader or arc change, so that both neighbours are told.
 pub(crate) const CHANGE_INTERVAL_SECONDS: f64 = 600.0;
@@ -34,6 +35,14 @@ pub(crate) struct Flow {
     pub(crate) bytes_per_second: f64,
 }
 
+/// A leader's question to another group, and its answer.
+fn look_bytes(group: &Descriptor) -> f64 {
+    let (level, load) = (0, Some(GroupLoad::default()));
+    let look = GroupMessage::Look { level, range_version: group.range_version, load };
+    let seen = GroupMessage::Seen { level, own: group.clone(), link: Some(group.clone()), load };
+    (look.to_bytes().len() + seen.to_bytes().len()) as f64
+}
+
 /// What a node sends.
 #[derive(Clone, Debug)]
 pub(crate) struct Traffic {
@@ -46,12 +55,12 @@ pub(crate) fn run(shape: &Shape) -> Traffic {
     let descriptor_bytes =
         groups.iter().map(|group| group.to_bytes().len()).sum::<usize>() as f64 / groups.len() as f64;
     let led = shape.groups as f64 / shape.nodes as f64;
-    let questions = led / LINK_INTERVAL_SECONDS;
+    let questions = 2.0 * led / LINK_INTERVAL_SECONDS;
     let far_links = Flow {
-        name: "far links",
+        name: "far links, and loads of neighbours",
         // A node asks for the groups that it leads, and answers as often.
         messages_per_second: 2.0 * questions,
-        bytes_per_second: questions * (2.0 * ENVELOPE_BYTES + QUESTION_BYTES + descriptor_bytes),
+        bytes_per_second: questions * (2.0 * ENVELOPE_BYTES + look_bytes(&groups[0])),
     };
     let changes = led / CHANGE_INTERVAL_SECONDS;
     let told = changes * 2.0 * shape.size as f64;

@@ -58,7 +58,7 @@ impl World {
         self.observer.ring_is_whole()?;
         let recovered = self.hosts[host].disk.log.recovered();
         let clocks = self.hosts[host].clock.now(now);
-        let (node, effects) = match Node::recover(self.config(host), boot, recovered, reports, clocks) {
+        let (mut node, effects) = match Node::recover(self.config(host), boot, recovered, reports, clocks) {
             Ok(started) => started,
             Err(RecoverError::GivenUp(_)) => {
                 self.wipe(host);
@@ -70,6 +70,7 @@ impl World {
             }
             Err(error) => return require(21, false, || format!("host {host} does not start: {error}")),
         };
+        node.seek_far_links(self.plan.far_links);
         self.check_recovered(host, &flushed, &effects)?;
         let target = &mut self.hosts[host];
         target.live = target.disk.log.replicas.keys().copied().collect();

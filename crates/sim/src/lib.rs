@@ -18,6 +18,7 @@ pub mod random;
 pub mod ring;
 pub mod run;
 pub mod service;
+pub mod surroundings;
 pub mod trace;
 pub mod transport;
 pub mod workload;

@@ -18,6 +18,9 @@ pub const SECOND: Time = 1_000_000_000;
 /// Sets the draw of disasters apart.
 const DISASTERS: u64 = 0xd15a_57e2;
 
+/// Sets the draw of how leaders look around apart.
+const LOOKS: u64 = 0x100c_a400;
+
 macro_rules! profiles {
     ($($(#[$doc:meta])* $profile:ident => $name:literal,)*) => {
         /// A kind of weather.
@@ -233,6 +236,8 @@ pub struct Plan {
     pub lanes_kept: usize,
     /// The most groups that orders make.
     pub most_groups: usize,
+    /// Whether leaders look for links to groups far ahead.
+    pub far_links: bool,
     /// How long hosts live, if they do not live for ever.
     pub lifetimes: Option<Lifetimes>,
     /// What groups do by themselves, if anything, and the gossip that they go by.
@@ -291,14 +296,25 @@ impl Plan {
             value_bytes: random.spread(16, 2_000) as usize,
             lanes_kept: if random.permille(300) { random.between(4, 10) as usize } else { 10_000 },
             most_groups: 7,
+            far_links: false,
             lifetimes: None,
             policies: None,
         };
         // Nothing is drawn for it: all else would be drawn otherwise.
         plan.config.max_incoming = 1 + usize::try_from(seed % 4).unwrap_or_default();
         crate::churn::draw(&mut plan);
+        plan.draw_looks();
         plan.patience = plan.patience.max(plan.longest_queue());
         plan
+    }
+
+    /// How often leaders look around, and whether far: on rings that do not change there is little to see.
+    fn draw_looks(&mut self) {
+        let mut random = Random::new(self.seed ^ LOOKS);
+        let changes = matches!(self.profile, Profile::Ring | Profile::Churn | Profile::Disaster | Profile::Everything);
+        self.far_links = changes && random.permille(800);
+        let most = if changes { SECOND } else { 8 * SECOND };
+        self.config.look_around = Duration::from_nanos(random.spread(150 * MILLISECOND, most));
     }
 
     /// How long an operation may wait behind those of all other clients, each repeated a few times, if each takes an entry of

@@ -140,6 +140,12 @@ impl Policies {
         *self.counts.entry(group).or_default() += 1;
     }
 
+    /// How busy a group is, as far as this host answers for it.
+    fn load(&self, state: &GroupState) -> GroupLoad {
+        let operations_per_second = self.rates.get(&state.group).copied().unwrap_or_default();
+        GroupLoad { keys: state.shown_keys(), bytes: state.shown_bytes(), operations_per_second }
+    }
+
     /// Rates are made anew once a second.
     fn rate(&mut self, now: Time) {
         let took = now - self.rated_at;
@@ -184,8 +190,13 @@ impl World {
         let next = self.now + rules.period / 2 + self.random.below(rules.period);
         self.at(next, Event::Policies(host, epoch));
         let now = self.now;
-        if let Some(policies) = self.hosts[host].process.as_mut().and_then(|process| process.policies.as_mut()) {
+        if let Some(Process { node, stage, policies: Some(policies), .. }) = &mut self.hosts[host].process {
             policies.rate(now);
+            for group in node.groups().collect::<Vec<_>>() {
+                if let Some(state) = stage.state(group) {
+                    node.note_load(group, policies.load(state));
+                }
+            }
         }
         self.gossip_tells(host);
         if self.policies_rest {
@@ -209,32 +220,31 @@ impl World {
         };
         let own = node.id();
         let leads = |group: GroupId| node.leadership(group).is_some_and(|(leader, _)| leader == Some(own));
-        let Policies { led, budget, rng, rates, .. } = policies;
-        led.retain(|group, _| leads(*group));
+        policies.led.retain(|group, _| leads(*group));
         let mut nodes = Nodes::new(gossip.node_hints(rules.capacity));
         let mut wanted = Vec::new();
         for group in node.groups().filter(|group| leads(*group)) {
             let (Some(state), Some(hint)) = (stage.state(group), nodes.get(own).cloned()) else { continue };
+            let own_load = policies.load(state);
+            // As in a node: of a neighbour that is led here as well nobody knows better.
+            let led_here = |link: &'_ Link| stage.state(link.group).filter(|_| leads(link.group));
+            let (before, after) = (&state.links.predecessor, &state.links.successor);
+            let [told_before, told_after] = node.neighbour_loads(group, clock);
+            let load_before = led_here(before).map(|state| policies.load(state)).or(told_before);
+            let load_after = led_here(after).map(|state| policies.load(state)).or(told_after);
+            let Policies { led, budget, rng, .. } = &mut *policies;
             let Led { memory, ordered } = led.entry(group).or_default();
             if *ordered {
                 continue;
             }
-            // As in a node, only a neighbour that is led here as well shows its load.
-            let load = |group: GroupId| {
-                let operations_per_second = rates.get(&group).copied().unwrap_or_default();
-                let state = stage.state(group).filter(|_| leads(group))?;
-                Some(GroupLoad { keys: state.shown_keys(), bytes: state.shown_bytes(), operations_per_second })
-            };
-            let neighbour = |link: &'_ Link| load(link.group);
-            let (before, after) = (&state.links.predecessor, &state.links.successor);
             let round_trips = if rules.round_trips { round_trips(state, own) } else { RoundTrips::default() };
             let descriptor = state.descriptor(Some(own), node.leadership(group).unwrap_or_default().1);
             let facts = GroupFacts {
                 descriptor: &descriptor,
-                load: load(group).unwrap_or_default(),
+                load: own_load,
                 busy: node.busy(group),
-                predecessor: Neighbour { group: before.group, members: &before.members, load: neighbour(before) },
-                successor: Neighbour { group: after.group, members: &after.members, load: neighbour(after) },
+                predecessor: Neighbour { group: before.group, members: &before.members, load: load_before },
+                successor: Neighbour { group: after.group, members: &after.members, load: load_after },
                 round_trips: &round_trips,
             };
             let settings = &rules.settings;

@@ -7,6 +7,7 @@ use crate::plan::{MILLISECOND, Plan, Profile, SECOND};
 use crate::world::{Event, World};
 use scatter_core::group::{Configuration, Role, kv};
 use scatter_core::store::Store;
+use scatter_core::time::nanos;
 use scatter_core::types::{GroupId, Slot};
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -96,6 +97,7 @@ fn live(world: &mut World) -> Checked {
     resize(world)?;
     quiesce(world)?;
     converge(world)?;
+    look_around(world)?;
     judge(world)
 }
 
@@ -178,6 +180,19 @@ fn converge(world: &mut World) -> Checked {
     }
     let status = describe(world);
     Err(world.stuck(format!("replicas do not become equal\n{status}")))
+}
+
+/// I37: what leaders know of groups ahead comes to be true.
+fn look_around(world: &mut World) -> Checked {
+    let end = world.now + world.plan.longest_look();
+    let turn = nanos(world.plan.config.look_around);
+    while let Some(wrong) = world.misguided() {
+        require(37, world.now < end, || format!("{wrong}\n{}", describe(world)))?;
+        world.run_until(world.now + turn)?;
+        // Something may have expired meanwhile.
+        converge(world)?;
+    }
+    Ok(())
 }
 
 /// The slot that all members of a group have applied, if it is the same.

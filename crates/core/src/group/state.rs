@@ -128,6 +128,21 @@ pub struct Link {
 
 codec_struct!(Link { group, range_version, configuration_version, range, members });
 
+impl Link {
+    /// What the link tells a cache, which is not who leads the group.
+    #[must_use]
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            group: self.group,
+            configuration: Configuration { version: self.configuration_version, members: self.members.clone() },
+            range_version: self.range_version,
+            range: self.range.clone(),
+            leader: None,
+            ballot: Ballot::ZERO,
+        }
+    }
+}
+
 /// Both neighbours. On a ring of one group both are the group itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Links {
@@ -315,3 +330,17 @@ pub struct Descriptor {
 }
 
 codec_struct!(Descriptor { group, configuration, range_version, range, leader, ballot });
+
+impl Descriptor {
+    /// The group as one that speaks to all its members must know it.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        Link {
+            group: self.group,
+            range_version: self.range_version,
+            configuration_version: self.configuration.version,
+            range: self.range.clone(),
+            members: self.configuration.members.clone(),
+        }
+    }
+}

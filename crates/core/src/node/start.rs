@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::cover::Covers;
 use crate::durable::{HardState, MAX_NONCES, NodeRecord, Recovered, RecoveredReplica, Write};
 use crate::effects::{Effects, MachineOrder};
+use crate::ops::surroundings::Looking;
 use crate::replica::Replica;
 use crate::rng::Rng;
 use crate::time::Now;
@@ -55,6 +56,7 @@ impl Node {
             lease_on_disk: 0,
             touched: BTreeSet::new(),
             wanted: Vec::new(),
+            looking: Looking::default(),
             index: Index::default(),
             covers: Covers::default(),
             eager: BTreeSet::new(),

@@ -48,13 +48,15 @@ pub(crate) struct Operations {
     seen: Option<Arc<GroupState>>,
     /// What the neighbours were told.
     pub(crate) telling: super::links::Telling,
+    /// What was heard of the groups around.
+    pub(crate) surroundings: super::surroundings::Surroundings,
 }
 
 impl Operations {
     /// When something is to be repeated.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let again = self.outstanding.then_some(self.again_at);
-        again.into_iter().chain(self.telling.deadline()).min()
+        again.into_iter().chain(self.telling.deadline()).chain(self.surroundings.deadline()).min()
     }
 }
 

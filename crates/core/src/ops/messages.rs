@@ -1,11 +1,13 @@
 //! What groups say to each other.
 //!
-//! A message goes to every member of the other group that is known, and is taken by the one that leads it. Each may be lost,
+//! A message goes to every member of the other group that is known, or to the one that spoke for it last, and is taken by the
+//! one that leads it. Each may be lost,
 //! repeated and late: it carries all it needs, and whoever takes it looks at what is applied.
 
 use super::{OperationId, Prepare, Surrender};
-use crate::group::{Configuration, Link};
-use crate::types::{GroupId, NodeId, OperationCounter, Slot};
+use crate::group::{Configuration, Descriptor, Link};
+use crate::policy::GroupLoad;
+use crate::types::{GroupId, NodeId, OperationCounter, RangeVersion, Slot};
 use crate::{codec_enum, codec_struct};
 
 /// A message with the groups it passes between.
@@ -133,6 +135,26 @@ pub enum GroupMessage {
         /// The hearer.
         link: Link,
     },
+    /// Who is your far link at this level, and how busy are you ([`super::surroundings`])?
+    Look {
+        /// The level.
+        level: u8,
+        /// The asker's range, to which its load belongs.
+        range_version: RangeVersion,
+        /// How busy the asker is, if its node has told it.
+        load: Option<GroupLoad>,
+    },
+    /// The answer to it. All of it is hints.
+    Seen {
+        /// Which level was asked for.
+        level: u8,
+        /// Who answers.
+        own: Descriptor,
+        /// Its link at that level, if it has one.
+        link: Option<Descriptor>,
+        /// How busy it is, if its node has told it.
+        load: Option<GroupLoad>,
+    },
 }
 
 codec_enum!(GroupMessage {
@@ -148,6 +170,8 @@ codec_enum!(GroupMessage {
     10 => Neighbour { link },
     11 => Heard { of, known, link },
     12 => Moved { configuration },
+    13 => Look { level, range_version, load },
+    14 => Seen { level, own, link, load },
 });
 
 impl GroupMessage {
@@ -167,7 +191,10 @@ impl GroupMessage {
             | Self::Resolved { .. }
             | Self::Answer { .. }
             | Self::Heard { .. }
-            | Self::Moved { .. } => false,
+            | Self::Moved { .. }
+            // Who does not find the leader asks all members, and gives up a far link that nobody answers for.
+            | Self::Look { .. }
+            | Self::Seen { .. } => false,
         }
     }
 }

@@ -12,7 +12,8 @@
 //! Every arrow may be lost or repeated; every word in brackets is an entry of the group's own log, checked when it is
 //! applied. `docs/protocol/group-operations.md` tells why this is safe. Here: the bodies of the entries and what a group
 //! keeps of them; [`transitions`]: what they do to a group's state; [`messages`]: what groups say to each other;
-//! [`coordinator`], [`participant`], [`links`], [`order`], [`recovery`]: what a leader does about it.
+//! [`coordinator`], [`participant`], [`links`], [`order`], [`recovery`]: what a leader does about it; [`surroundings`]: what it
+//! hears of other groups beside that.
 
 pub mod coordinator;
 pub mod links;
@@ -20,6 +21,7 @@ pub mod messages;
 pub mod order;
 pub mod participant;
 pub mod recovery;
+pub mod surroundings;
 pub mod transitions;
 
 use crate::group::Link;

@@ -45,11 +45,18 @@ impl Replica {
             GroupMessage::Neighbour { link } if link.group == from => self.on_neighbour(node, link, cx),
             GroupMessage::Heard { of, known, link } if link.group == from => self.on_heard(&of, known, link, cx),
             GroupMessage::Moved { configuration } => self.on_moved(from, configuration),
+            GroupMessage::Look { level, range_version, load } => {
+                self.on_look(node, from, usize::from(level), (range_version, load), cx);
+            }
+            GroupMessage::Seen { level, own, link, load } if own.group == from => {
+                self.on_seen(usize::from(level), &own, link, load, cx);
+            }
             GroupMessage::Inspected { .. }
             | GroupMessage::Resolve { .. }
             | GroupMessage::Answer { .. }
             | GroupMessage::Neighbour { .. }
-            | GroupMessage::Heard { .. } => {}
+            | GroupMessage::Heard { .. }
+            | GroupMessage::Seen { .. } => {}
         }
     }
 

@@ -573,6 +573,7 @@ impl Replica {
     pub(crate) fn flush_leader(&mut self, cx: &mut Context<'_>) {
         self.advance_change(cx);
         self.advance_operations(cx);
+        self.look_around(cx);
         self.advance_recovery();
         self.propose_waiting(cx);
         self.release_reads(cx);

@@ -1,6 +1,7 @@
 //! What a leader knows of its own group and of the groups beside it.
 
 use super::nodes::{Health, Nodes};
+use crate::codec_struct;
 use crate::group::{Descriptor, Member, Role};
 use crate::types::{GroupId, NodeId};
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ pub struct GroupLoad {
     /// Reads and writes, averaged over some seconds at least.
     pub operations_per_second: u64,
 }
+
+codec_struct!(GroupLoad { keys, bytes, operations_per_second });
 
 /// Why a group is to be left alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,7 +2,8 @@
 //!
 //! Each group knows its successor for certain, so asking group after group ends at the owner. Everything else only makes
 //! it shorter: a [`RoutingTable`] of descriptors heard of (warm: one hop), and for rings too large for that, [`FarLinks`]
-//! to the groups about 1, 2, 4, 8 … groups ahead (cold: logarithmically many hops).
+//! to the groups about 1, 2, 4, 8 … groups ahead (cold: logarithmically many hops). Leaders fill those by asking each other
+//! ([`crate::ops::surroundings`]); their nodes keep them among the routes.
 //!
 //! ```text
 //! asker                                   groups on the ring, in order

@@ -1,15 +1,16 @@
 //! Strategies for everything that groups say to each other, log of it and keep of it.
 
-use super::{bytes, configuration, slot};
+use super::{ballot, bytes, configuration, slot};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use scatter_core::group::{Correction, GroupState, Link, Links, Member};
+use scatter_core::group::{Correction, Descriptor, GroupState, Link, Links, Member};
 use scatter_core::ops::messages::{GroupEnvelope, GroupMessage, Standing, Vote};
 use scatter_core::ops::{
     Begin, Decide, Gain, Obligation, OperationId, Pending, Prepare, Recover, Recovered, Resolve, Split, Surrender,
     Takeover,
 };
+use scatter_core::policy::GroupLoad;
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::time::LogTime;
 use scatter_core::types::{
@@ -248,6 +249,13 @@ fn message() -> impl Strategy<Value = GroupMessage> {
         (link(), any::<bool>(), link()).prop_map(|(of, known, link)| GroupMessage::Heard { of, known, link }),
         configuration().prop_map(|configuration| GroupMessage::Moved { configuration }),
     ];
+    let hints = prop_oneof![
+        (any::<u8>(), any::<u64>(), option::of(load())).prop_map(|(level, range_version, load)| {
+            GroupMessage::Look { level, range_version: RangeVersion(range_version), load }
+        }),
+        (any::<u8>(), descriptor(), option::of(descriptor()), option::of(load()))
+            .prop_map(|(level, own, link, load)| GroupMessage::Seen { level, own, link, load }),
+    ];
     let operations = prop_oneof![
         prepare().prop_map(|prepare| GroupMessage::Prepare { prepare }),
         (operation(), vote()).prop_map(|(operation, vote)| GroupMessage::Voted { operation, vote }),
@@ -257,7 +265,17 @@ fn message() -> impl Strategy<Value = GroupMessage> {
         operation().prop_map(|operation| GroupMessage::Ask { operation }),
         (operation(), standing()).prop_map(|(operation, standing)| GroupMessage::Answer { operation, standing }),
     ];
-    prop_oneof![orders, operations]
+    prop_oneof![orders, operations, hints]
+}
+
+fn load() -> impl Strategy<Value = GroupLoad> {
+    let figures = (any::<u64>(), any::<u64>(), any::<u64>());
+    figures.prop_map(|(keys, bytes, operations_per_second)| GroupLoad { keys, bytes, operations_per_second })
+}
+
+fn descriptor() -> impl Strategy<Value = Descriptor> {
+    let leader = option::of(any::<u64>().prop_map(NodeId));
+    (link(), leader, ballot()).prop_map(|(link, leader, ballot)| Descriptor { leader, ballot, ..link.descriptor() })
 }
 
 pub(crate) fn envelope() -> impl Strategy<Value = GroupEnvelope> {

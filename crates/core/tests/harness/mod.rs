@@ -157,6 +157,20 @@ impl Cluster {
         self.say(letter, format!("{before}{what}"));
     }
 
+    /// Says what a leader has heard of other groups.
+    pub(crate) fn say_around(&mut self, letter: char, group: GroupId) {
+        let now = self.clock(letter).instant;
+        let node = &self.hosts[&letter].process.as_ref().unwrap().node;
+        let [before, after] = node.neighbour_loads(group, now).map(|load| match load {
+            Some(load) => format!("{} bytes, {} a second", load.bytes, load.operations_per_second),
+            None => "unknown".to_owned(),
+        });
+        let links = node.far_links(group).into_iter().flat_map(|links| links.links());
+        let links: Vec<String> = links.map(|link| self.names.link(&link.link())).collect();
+        let text = format!("before it {before}; after it {after}; ahead {}", links.join(", "));
+        self.say_of(letter, group, text);
+    }
+
     pub(crate) fn host(&mut self, letter: char) -> &mut Host {
         self.hosts.get_mut(&letter).unwrap_or_else(|| panic!("there is no host {letter}"))
     }

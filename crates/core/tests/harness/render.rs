@@ -17,6 +17,7 @@ use scatter_core::group::{Configuration, GroupState, Link, Role};
 use scatter_core::message::{Message, PeerMessage, Refusal, Ticket};
 use scatter_core::ops::messages::{GroupEnvelope, GroupMessage, Standing, Vote};
 use scatter_core::ops::{Begin, Decide, OperationId, Pending, Prepare, Recover, Resolve, Split, Takeover};
+use scatter_core::policy::GroupLoad;
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::types::{Ballot, FeatureLevel, GroupId, Incarnation, NodeId, Slot};
 use std::cell::RefCell;
@@ -57,7 +58,7 @@ impl Names {
         format!("{}.{}", self.of(operation.coordinator), operation.slot)
     }
 
-    fn link(&self, link: &Link) -> String {
+    pub(crate) fn link(&self, link: &Link) -> String {
         let Link { group, range: it, range_version, configuration_version, .. } = link;
         format!("{} {} v{range_version} c{configuration_version}", self.of(*group), range(it))
     }
@@ -262,6 +263,8 @@ pub(crate) fn kind(message: &PeerMessage) -> &'static str {
             GroupMessage::Neighbour { .. } => "Neighbour",
             GroupMessage::Moved { .. } => "Moved",
             GroupMessage::Heard { .. } => "Heard",
+            GroupMessage::Look { .. } => "Look",
+            GroupMessage::Seen { .. } => "Seen",
         },
         PeerMessage::Gone { .. } => "Gone",
     }
@@ -358,7 +361,19 @@ fn between_groups(names: &Names, message: &GroupMessage) -> String {
             let known = if *known { "is known" } else { "say it again" };
             format!("{} {known}, I am {}", names.link(of), names.link(link))
         }
+        GroupMessage::Look { level, load: it, .. } => format!("level {level}, I {}", load(*it)),
+        GroupMessage::Seen { level, own, link, load: it } => {
+            let link = link.as_ref().map_or_else(|| "nobody".to_owned(), |link| names.link(&link.link()));
+            format!("level {level} is {link}, I am {} and {}", names.link(&own.link()), load(*it))
+        }
     }
+}
+
+fn load(load: Option<GroupLoad>) -> String {
+    load.map_or_else(
+        || "do not know my load".to_owned(),
+        |load| format!("hold {} bytes at {} a second", load.bytes, load.operations_per_second),
+    )
 }
 
 fn between_replicas(names: &Names, message: &Message) -> String {

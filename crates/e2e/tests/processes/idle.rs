@@ -14,9 +14,7 @@ const OTHER_FILES: u64 = 500;
 const MOST_BYTES: u64 = 8192;
 
 fn open_connections(at: SocketAddr) -> u64 {
-    let metrics = http::get(at, "/metrics").expect("an answer").text();
-    let line = metrics.lines().find_map(|line| line.strip_prefix("scatter_http_connections "));
-    line.and_then(|count| count.parse().ok()).expect("a count")
+    http::metric(at, "scatter_http_connections").expect("a count")
 }
 
 #[test]

@@ -15,3 +15,4 @@ mod requests;
 mod reshaping;
 mod serving;
 mod starting;
+mod surroundings;

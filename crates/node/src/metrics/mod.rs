@@ -104,6 +104,21 @@ fn consensus() -> Vec<Reading<Look>> {
             "Times another leader of a group with a replica here became known.",
             |look: &Look| look.view.leader_changes as f64,
         ),
+        Reading::gauge(
+            "scatter_far_links",
+            "Links to groups ahead on the ring that leaders here hold, those to ring successors included.",
+            |look: &Look| look.view.far_links as f64,
+        ),
+        Reading::counter(
+            "scatter_looks_total",
+            "Questions of leaders here to other groups' leaders about their load and the way on.",
+            |look: &Look| look.view.looked.asked as f64,
+        ),
+        Reading::counter(
+            "scatter_looks_unanswered_total",
+            "Questions of leaders here to other groups' leaders that nobody had answered by the next turn.",
+            |look: &Look| look.view.looked.unanswered as f64,
+        ),
         Reading::gauge("scatter_ballot_round", "Highest round of the ballots promised here.", |look: &Look| {
             most(look.replicas(|status| status.ballot.round))
         }),

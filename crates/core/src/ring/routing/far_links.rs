@@ -2,13 +2,15 @@
 //!
 //! Level `i` is the group about `2^i` groups ahead; level 0 is the successor. Level `i + 1` is learned by asking the group
 //! at level `i` for *its* level `i` (pointer doubling, the routing of Chord and of skip lists). One level is asked for at a
-//! time, in turn, so upkeep is one small message and one answer per group and interval, however large the ring is.
+//! time, in turn, so upkeep is one small message and one answer per group and interval, however large the ring is. Who asks, and
+//! when: [`crate::ops::surroundings`].
 //!
 //! A group that hears of a split or a merge far away notices it when the level's turn comes; until then the link is a few
 //! groups off, which costs nothing: it is only used if it lies before the position sought.
 
-use super::{closeness, steps_from};
+use super::{closeness, merged, steps_from};
 use crate::group::Descriptor;
+use crate::planted::{self, Bug};
 use crate::ring::{KeyRange, Position};
 use crate::types::GroupId;
 use std::sync::Arc;
@@ -36,6 +38,14 @@ pub enum Hop<'a> {
     NoWay,
 }
 
+/// What is heard of a level's group, or what is known of it already if that is no older.
+fn newest(known: Option<&Arc<Descriptor>>, heard: Arc<Descriptor>) -> Arc<Descriptor> {
+    match known.filter(|known| known.group == heard.group) {
+        Some(known) => merged(known, &heard).map_or_else(|| Arc::clone(known), Arc::new),
+        None => heard,
+    }
+}
+
 /// One group's far links. Hints, kept by its leader; a new leader fills them again.
 #[derive(Clone, Default, Debug)]
 pub struct FarLinks {
@@ -53,8 +63,23 @@ impl FarLinks {
         } else if self.levels.is_empty() {
             self.levels.push(Some(successor));
         } else {
-            self.levels[0] = Some(successor);
+            self.levels[0] = Some(newest(self.level(0), successor));
         }
+    }
+
+    /// Takes what a group says of itself, if it is the one at `level`.
+    pub fn heard(&mut self, level: usize, own: &Descriptor) {
+        if let Some(Some(known)) = self.levels.get_mut(level)
+            && known.group == own.group
+            && let Some(news) = merged(known, own)
+        {
+            *known = Arc::new(news);
+        }
+    }
+
+    /// Gives up all links from `level` on.
+    pub fn truncate(&mut self, level: usize) {
+        self.levels.truncate(level);
     }
 
     /// The link at `level`, as the answer to another group's question.
@@ -90,10 +115,13 @@ impl FarLinks {
         let steps = |position| steps_from(&own.start, position);
         let ahead = link.range.start != own.start && steps(&link.range.start) > steps(&from.range.start);
         let next = level + 1;
+        if ahead && self.level(next).is_some() && planted::on(Bug::FarLinkKept) {
+            return;
+        }
         if !ahead {
             self.levels.truncate(next);
         } else if next < self.levels.len() {
-            self.levels[next] = Some(link);
+            self.levels[next] = Some(newest(self.level(next), link));
         } else if next < MAX_LEVELS {
             self.levels.push(Some(link));
         }
