@@ -15,7 +15,7 @@ use crate::entry::{Entry, EntryKind};
 use crate::group::read_word::ReadWord;
 use crate::group::{
     Beside, Chunk, Counting, GroupState, Holding, Limits, Machine, SnapshotError, SnapshotSink, SnapshotSource,
-    TabletMap, forget_merged, highest_tablet, merged_replicas,
+    TabletMap, forget_merged, highest_tablet, merged_replicas, was_merged,
 };
 use crate::input::{Input, MachineReport};
 use crate::message::Piece;
@@ -376,7 +376,7 @@ impl<S: Store> Stage<S> {
         match entry.kind {
             EntryKind::Split => {
                 let child = Split::from_all(entry.body.clone()).ok().map(|split| split.child);
-                beside.bears = child.is_some_and(|child| self.may_bear(child));
+                beside.bears = child.map_or(Ok(false), |child| self.may_bear(child))?;
             }
             EntryKind::Recover => {
                 // What ends takes with it what others have yet to take over.
@@ -384,7 +384,7 @@ impl<S: Store> Stage<S> {
                     return Ok(false);
                 }
                 let child = Recover::from_all(entry.body.clone()).ok().map(|recover| recover.child);
-                beside.bears = child.is_some_and(|child| self.may_bear(child));
+                beside.bears = child.map_or(Ok(false), |child| self.may_bear(child))?;
             }
             EntryKind::Decide => {
                 if let Some(Gained { loser: group, seal, merge }) = gained_from(&state, entry) {
@@ -475,10 +475,11 @@ impl<S: Store> Stage<S> {
         Ok(())
     }
 
-    /// Whether a split may bear this child here: nothing that is of it may be overwritten.
-    fn may_bear(&self, child: GroupId) -> bool {
+    /// Whether a split may bear this child here: nothing that is of it may be overwritten, nor what was taken over come back.
+    fn may_bear(&self, child: GroupId) -> Result<bool, StoreError> {
         let awaited = self.sinks.get(&child).is_none_or(|sink| sink.name().incarnation == Incarnation(1));
-        !self.machines.contains_key(&child) && awaited || planted::on(Bug::ChildOverwritten)
+        let came = self.machines.contains_key(&child) || was_merged(&self.store, child)?;
+        Ok(!came && awaited || planted::on(Bug::ChildOverwritten))
     }
 
     /// No reader beside the loop gets at the data of a group until it is published where it lies.

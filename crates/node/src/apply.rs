@@ -413,7 +413,7 @@ impl Worker {
                 held,
                 recovered: state.recovered.clone(),
                 absorbed: state.absorbed.iter().map(|(group, _)| *group).collect(),
-                word: self.words.get(&group).cloned().unwrap_or_default(),
+                word: self.words.get(&group).cloned().unwrap_or_else(|| Arc::new(ReadWord::shut())),
                 figures,
             }));
         }

@@ -243,7 +243,7 @@ impl Process {
             let tablets = self.stage.served(group)?;
             let state = self.stage.state(group)?;
             let (range, range_version) = (state.range.clone(), state.range_version);
-            let word = self.words.get(&group).cloned().unwrap_or_default();
+            let word = self.words.get(&group).cloned().unwrap_or_else(|| Arc::new(ReadWord::shut()));
             Some((group, Served { tablets, range, range_version, word }))
         });
         self.served = served.collect();

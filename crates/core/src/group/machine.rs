@@ -158,6 +158,11 @@ pub(crate) fn merged_replicas(store: &impl Read) -> Result<Vec<(ReplicaName, Mer
     Ok(merged)
 }
 
+/// Whether the machine of a group's replica on the store was taken over.
+pub(crate) fn was_merged(store: &impl Read, group: GroupId) -> Result<bool, StoreError> {
+    Ok(store.get(&layout::merged_record(group))?.is_some())
+}
+
 /// Forgets that a replica's machine was taken over: the replica is buried.
 pub(crate) fn forget_merged<S: Store>(store: &S, group: GroupId) -> Result<(), StoreError> {
     let mut batch = S::Batch::default();

@@ -20,7 +20,7 @@ pub mod tablets;
 pub use count::{Correction, Counting};
 pub use kv::{read, read_served};
 pub use machine::{Applied, Limits, Machine};
-pub(crate) use machine::{forget_merged, merged_replicas};
+pub(crate) use machine::{forget_merged, merged_replicas, was_merged};
 pub use middle::middle;
 pub use release::{StoreSpan, unused_spans};
 pub use reshape::Beside;

@@ -77,6 +77,15 @@ impl Default for ReadWord {
 }
 
 impl ReadWord {
+    /// A word that never lets anybody through, for data whose replica's own word is not known yet: nobody would turn its readers
+    /// back when the data moves.
+    #[must_use]
+    pub fn shut() -> Self {
+        let word = Self::default();
+        word.begin_move();
+        word
+    }
+
     /// Step 1.
     #[must_use]
     pub fn glance(&self) -> Glance {
