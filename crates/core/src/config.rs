@@ -103,7 +103,7 @@ impl Default for Config {
             queue_reads: 65_536,
             log_memory_bytes: 16 << 20,
             log_retain_slots: 10_000,
-            snapshot_chunk_bytes: 256 << 10,
+            snapshot_chunk_bytes: 1 << 20,
             snapshot_patience: Duration::from_secs(10),
             membership_patience: Duration::from_secs(3),
             change_patience: Duration::from_secs(30),

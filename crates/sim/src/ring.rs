@@ -1,7 +1,7 @@
 //! The ring as a whole: orders that reshape it, and whether it has come to rest.
 
 use crate::host::Asked;
-use crate::invariants::Checked;
+use crate::invariants::{Checked, voters};
 use crate::nemesis::Undo;
 use crate::plan::{MILLISECOND, SECOND};
 use crate::workload::key_of;
@@ -11,7 +11,7 @@ use scatter_core::group::GroupState;
 use scatter_core::input::Input;
 use scatter_core::ops::order::{Order, Side};
 use scatter_core::ring::{KeyRange, Position};
-use scatter_core::types::GroupId;
+use scatter_core::types::{GroupId, NodeId};
 
 impl World {
     /// A position in `range` but not its start: where a key lies, or just behind one.
@@ -96,13 +96,36 @@ impl World {
         })
     }
 
-    /// Whether all that could tell a replica of a group that is no more have lost their disks.
+    /// Whether all that could tell a replica of a group that is no more have lost their disks: those that were ever members, or
+    /// so many of the last ones it knows that it waits for the others in vain.
     fn is_stranded(&self, host: usize, group: GroupId) -> bool {
+        let was_replaced = |node: NodeId| self.nemesis.replaced.iter().any(|(_, replaced)| *replaced == node);
         let tells = |log: &crate::disk::Log| log.tombstones.iter().any(|gone| gone.replica.group == group);
         let others = self.hosts.iter().enumerate().filter(|(other, _)| *other != host);
         let once = self.observer.configurations(group).iter().flat_map(|(_, configuration)| &configuration.members);
-        let mut lost = once.filter(|member| self.nemesis.replaced.iter().any(|(_, node)| *node == member.node));
+        let mut lost = once.filter(|member| was_replaced(member.node));
         lost.next().is_some() && !others.into_iter().any(|(_, other)| tells(&other.disk.log))
+            || self.asks_the_lost(host, group, was_replaced)
+    }
+
+    /// Whether a retired replica waits for a majority that has lost its disks, and nobody whom it asks knows what became of
+    /// its group.
+    fn asks_the_lost(&self, host: usize, group: GroupId, was_replaced: impl Fn(NodeId) -> bool) -> bool {
+        let target = &self.hosts[host];
+        let now = target.clock.now(self.now);
+        let statuses = target.process.iter().flat_map(|process| process.node.status(now));
+        let retired = statuses.filter(|status| status.replica.group == group && status.role == "retired");
+        let mut asked = retired.filter_map(|status| status.configuration);
+        asked.any(|configuration| {
+            let voters = voters(&configuration);
+            let silent = voters.iter().filter(|node| was_replaced(**node)).count();
+            let knows = |log: &crate::disk::Log| {
+                let asked = log.node.as_ref().is_some_and(|record| voters.contains(&record.node));
+                let mut gone = log.tombstones.iter().filter(|gone| gone.replica.group == group);
+                asked && gone.any(|gone| gone.merged.is_some())
+            };
+            voters.len() - silent < configuration.majority() && !self.hosts.iter().any(|other| knows(&other.disk.log))
+        })
     }
 
     /// The groups that do not know a neighbour as it is.
