@@ -299,6 +299,11 @@ impl Replica {
             .as_ref()
             .and_then(|configuration| configuration.member(to.node))
             .map(|m| m.address.clone());
+        self.send_to((to, address), message, cx);
+    }
+
+    /// The same to one whose address is known otherwise.
+    pub(crate) fn send_to(&self, (to, address): (ReplicaName, Option<String>), message: Message, cx: &mut Context<'_>) {
         let bulk = match &message {
             Message::SnapshotChunk { .. } | Message::Decided { .. } => true,
             Message::PreVote { .. }

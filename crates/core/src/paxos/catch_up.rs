@@ -237,10 +237,10 @@ impl Replica {
         children: &[(GroupId, Slot)],
         cx: &mut Context<'_>,
     ) -> bool {
-        if self.report.is_none() {
-            return false;
-        }
-        let ahead = |at: Slot| self.applied < at && at <= slot;
+        // One that came to be here without anything has none of a child. One that waits to be given its machine again had all that
+        // its log holds as decided.
+        let had = |at: Slot| self.report.is_some() || self.log.truncated() < at && at <= self.hard.decided;
+        let ahead = |at: Slot| self.applied < at && at <= slot && had(at);
         let missing = |child: GroupId| {
             // A child that can have its state only after this group has taken back a part of it would wait for ever.
             let has = cx.beside.get(&child).is_some_and(|beside| {

@@ -549,8 +549,7 @@ impl Replica {
         let known = self.configuration.as_ref().map(|known| known.version).unwrap_or_default();
         if version > known {
             if !self.is_removed_by(&configuration) {
-                let first = self.decided.next();
-                self.send(from, Message::CatchUp { first }, cx);
+                self.catch_up_with(from, &configuration, cx);
                 return;
             }
             // The others went on without this replica; what it lacks it will never get. The set to ask is the newer one.
@@ -568,6 +567,17 @@ impl Replica {
         let told = &retired.told;
         if crate::paxos::election::majority(&newest, |node| told.contains_key(&node)) {
             self.forget(cx);
+        }
+    }
+
+    /// A later configuration has this replica: asks whoever told of it for what lies between. A teller that is no member there
+    /// has nothing; then all those are asked that are.
+    fn catch_up_with(&self, teller: ReplicaName, configuration: &Configuration, cx: &mut Context<'_>) {
+        let first = self.decided.next();
+        let others = configuration.members.iter().filter(|member| member.node != self.name.node);
+        for member in others.filter(|member| !configuration.has(teller) || member.node == teller.node) {
+            let to = ReplicaName { node: member.node, incarnation: member.incarnation, ..self.name };
+            self.send_to((to, Some(member.address.clone())), Message::CatchUp { first }, cx);
         }
     }
 
