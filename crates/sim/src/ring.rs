@@ -100,7 +100,11 @@ impl World {
     /// so many of the last ones it knows that it waits for the others in vain.
     fn is_stranded(&self, host: usize, group: GroupId) -> bool {
         let was_replaced = |node: NodeId| self.nemesis.replaced.iter().any(|(_, replaced)| *replaced == node);
-        let tells = |log: &crate::disk::Log| log.tombstones.iter().any(|gone| gone.replica.group == group);
+        let tells = |log: &crate::disk::Log| {
+            let mut gone = log.tombstones.iter().filter(|gone| gone.replica.group == group);
+            // Whoever was left out of a recovery says nothing.
+            gone.any(|gone| gone.merged.is_some() || gone.configuration.is_some())
+        };
         let others = self.hosts.iter().enumerate().filter(|(other, _)| *other != host);
         let once = self.observer.configurations(group).iter().flat_map(|(_, configuration)| &configuration.members);
         let mut lost = once.filter(|member| was_replaced(member.node));

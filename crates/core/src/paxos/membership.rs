@@ -571,11 +571,14 @@ impl Replica {
     }
 
     /// A later configuration has this replica: asks whoever told of it for what lies between. A teller that is no member there
-    /// has nothing; then all those are asked that are.
+    /// may hold nothing any more, or be the last that does; so all those are asked as well that are.
     fn catch_up_with(&self, teller: ReplicaName, configuration: &Configuration, cx: &mut Context<'_>) {
         let first = self.decided.next();
-        let others = configuration.members.iter().filter(|member| member.node != self.name.node);
-        for member in others.filter(|member| !configuration.has(teller) || member.node == teller.node) {
+        self.send(teller, Message::CatchUp { first }, cx);
+        if configuration.has(teller) {
+            return;
+        }
+        for member in configuration.members.iter().filter(|member| member.node != self.name.node) {
             let to = ReplicaName { node: member.node, incarnation: member.incarnation, ..self.name };
             self.send_to((to, Some(member.address.clone())), Message::CatchUp { first }, cx);
         }

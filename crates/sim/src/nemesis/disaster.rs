@@ -11,7 +11,7 @@ use crate::invariants::{Checked, holds, voters};
 use crate::plan::{MILLISECOND, SECOND};
 use crate::world::{Event, World};
 use scatter_core::input::Input;
-use scatter_core::types::{GroupId, NodeId};
+use scatter_core::types::{GroupId, NodeId, Slot};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// More of them in one run would leave nobody.
@@ -173,8 +173,13 @@ impl World {
             return false;
         }
         let shared = |node: &NodeId| lost.values().all(|left| left.contains(node));
-        let mut able = lost.values().flatten().filter(|node| shared(node));
-        able.any(|node| self.home_of(*node).is_some_and(|host| self.holds_all(host)))
+        // Of a child that it has not heard of, the parent's log tells the beginning, and nothing else.
+        let knows = |host: usize, group: &GroupId| {
+            let began = self.observer.last_decided(*group) <= Slot(1);
+            began || self.hosts[host].disk.log.replicas.contains_key(group)
+        };
+        let mut able = lost.values().flatten().filter(|node| shared(node)).filter_map(|node| self.home_of(*node));
+        able.any(|host| self.holds_all(host) && lost.keys().all(|group| knows(host, group)))
     }
 
     /// Whether a host's disk holds all that was ever decided in the groups it is a member of, and knows that it is.
@@ -187,9 +192,7 @@ impl World {
             let decided = replica.entries.range(floor.next()..).all(|(slot, (_, entry))| {
                 *slot > last || self.observer.holds_decided(host, *group, *slot, entry).is_ok()
             });
-            decided
-                && (floor.0 + 1..=last.0)
-                    .all(|slot| holds(&target.disk.log, flushed, replica.replica, scatter_core::types::Slot(slot)))
+            decided && (floor.0 + 1..=last.0).all(|slot| holds(&target.disk.log, flushed, replica.replica, Slot(slot)))
         })
     }
 }
