@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 fn habitat(bug: Bug) -> Option<Profile> {
     match bug {
         Bug::RecoveryPresumesAbort | Bug::RecoveryAsksNobody | Bug::CondemnedHeard => Some(Profile::Disaster),
+        // A set of members must be proposed behind a slot that takes another value.
+        Bug::AdoptsStaleConfiguration => Some(Profile::Membership),
         // It takes a crash between what the log holds and what the store has applied, again and again.
         Bug::UnsureLogKept => Some(Profile::Snapshots),
         _ => bug.is_between_groups().then_some(Profile::Ring),
