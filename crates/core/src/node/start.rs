@@ -92,7 +92,8 @@ impl Node {
     ) -> Result<(), RecoverError> {
         let lives = |name: &ReplicaName| replicas.iter().any(|replica| replica.replica.group == name.group);
         for (name, report) in machines.live.iter().filter(|(name, _)| !lives(name)) {
-            if name.incarnation == Incarnation(1) && !self.has_buried(*name) {
+            // A founder that does not know yet that its cluster is born makes the first group anew once it does.
+            if name.incarnation == Incarnation(1) && self.may_host(*name) {
                 let inviter = another_member(*name, None, &report.state.configuration);
                 effects.writes.push(Write::Create { replica: *name, after: Slot(1), inviter });
                 let hard = HardState::default();

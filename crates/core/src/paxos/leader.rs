@@ -735,7 +735,9 @@ impl Replica {
         self.propose_level(cx);
         self.order_count(cx);
         // What the members must have assembled may have become durable without a word from any of them.
-        self.try_decide(cx);
+        if matches!(&self.role, Role::Leader(leader) if leader.structural.as_ref().is_some_and(|it| it.members)) {
+            self.try_decide(cx);
+        }
         let applied_all = self.applied == self.cursor.through;
         // What is sealed does not expire: it would be named again and again.
         let sealed = |report: &MachineReport| report.state.pending.as_ref().is_some_and(|it| it.sealed().is_some());
