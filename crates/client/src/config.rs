@@ -21,7 +21,7 @@ pub struct ClientConfig {
     pub timeout: Duration,
     /// How long connecting to a node may take.
     pub connect_timeout: Duration,
-    /// How often the ring is asked about while nothing is wrong.
+    /// How often the ring is asked about while nothing is wrong; less often if it has hundreds of groups.
     pub refresh: Duration,
     /// The most bytes of one request or reply.
     pub frame_limit: usize,

@@ -240,10 +240,16 @@ fn sample<T: Clone>(from: &[T]) -> Vec<T> {
     from.choose_multiple(&mut rand::rng(), SAMPLE).cloned().collect()
 }
 
+/// With so many groups more, each question comes later by as much again: every answer tells of all of them.
+const GROUPS_AT_ONCE: usize = 256;
+
+/// The most that questions come later for that.
+const MOST_PATIENT: u32 = 8;
+
 /// Asks a few nodes now and then, so that connections stand and news arrives before it is needed. Ends with the client.
 pub(crate) async fn keep_fresh(client: Weak<Shared>, every: Duration) {
     loop {
-        {
+        let groups = {
             let Some(shared) = client.upgrade() else { return };
             if shared.cache.view().routes().is_empty() {
                 shared.search_ring();
@@ -256,7 +262,9 @@ pub(crate) async fn keep_fresh(client: Weak<Shared>, every: Duration) {
                     }
                 }
             }
-        }
-        tokio::time::sleep(every.mul_f64(rand::random_range(0.75..1.25))).await;
+            shared.cache.view().routes().len()
+        };
+        let rest = every * u32::try_from(1 + groups / GROUPS_AT_ONCE).unwrap_or(MOST_PATIENT).min(MOST_PATIENT);
+        tokio::time::sleep(rest.mul_f64(rand::random_range(0.75..1.25))).await;
     }
 }

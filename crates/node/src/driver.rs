@@ -39,8 +39,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// How often the view for status pages is made anew.
+/// How often the view for status pages is made anew on a node of few replicas.
 const VIEW_EVERY: Duration = Duration::from_millis(250);
+
+/// With so many replicas more it is made later by as much again: it tells of each.
+const REPLICAS_AT_ONCE: usize = 512;
+
+/// The most that it is made later for that.
+const LATEST_VIEW: u32 = 8;
 
 /// How often the routes along far links are used, so that others do not take their place.
 const FAR_ROUTES_EVERY: Duration = Duration::from_secs(5);
@@ -793,6 +799,11 @@ impl Driver {
         self.node.groups().filter_map(|group| Some(self.node.far_links(group)?.links().count())).sum()
     }
 
+    fn view_every(&self) -> Duration {
+        let late = 1 + self.serving.view.load().replicas.len() / REPLICAS_AT_ONCE;
+        VIEW_EVERY * u32::try_from(late).unwrap_or(LATEST_VIEW).min(LATEST_VIEW)
+    }
+
     fn publish_view(&mut self) {
         let rated = self.rates.update(&self.serving, std::time::Instant::now());
         self.look_around(rated);
@@ -876,7 +887,7 @@ pub async fn run(shared: Shared) -> Ended {
             }
             if tokio::time::Instant::now() >= view_at {
                 driver.publish_view();
-                view_at = tokio::time::Instant::now() + VIEW_EVERY;
+                view_at = tokio::time::Instant::now() + driver.view_every();
             }
             let gossip = driver.hearsay.as_ref().and_then(Hearsay::deadline);
             let write = driver.write_deadline();
