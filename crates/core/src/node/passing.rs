@@ -104,7 +104,11 @@ impl Node {
     /// Somebody has buried the group of a replica here: it was merged into another, and every member had assembled. What this
     /// one holds nobody needs, unless the gainer beside it is still to assemble.
     pub(super) fn on_gone(&mut self, now: Now, to: ReplicaName, merger: Merger, effects: &mut Effects) {
-        let waits = self.replicas.get(&merger.into).is_some_and(|gainer| gainer.flushed < merger.at);
+        // A newcomer to the gainer that is no member, and may never be one, was not waited for: it takes a snapshot.
+        let waits = self.replicas.get(&merger.into).is_some_and(|gainer| {
+            let is_member = gainer.configuration.as_ref().is_none_or(|known| known.has(gainer.name));
+            is_member && gainer.flushed < merger.at
+        });
         let named = self.replicas.get(&to.group).is_some_and(|replica| replica.name == to);
         if named && !waits {
             self.merged.remove(&to.group);
