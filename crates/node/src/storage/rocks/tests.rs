@@ -197,8 +197,9 @@ fn a_crash_in_the_middle_leaves_the_rest_to_the_next_start() {
     put(&store, &[("t10", "kept"), ("t0", "kept")]);
     compacted(&store);
     let before = store.statistics().file_bytes;
+    // A compaction would take files away while they are copied, that the manifest just copied names.
+    store.inner.db.set_options(&[("disable_auto_compactions", "true")]).unwrap();
     drop_all(&store, "t1/", "t10");
-    quiet(&store);
     // What a crash leaves after the first slice.
     let crashed = tempfile::tempdir().unwrap();
     let mut slices = 0;
