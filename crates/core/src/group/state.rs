@@ -129,6 +129,18 @@ pub struct Link {
 codec_struct!(Link { group, range_version, configuration_version, range, members });
 
 impl Link {
+    /// A group by its parts.
+    pub(crate) fn of(
+        group: GroupId,
+        configuration: &Configuration,
+        range_version: RangeVersion,
+        range: &KeyRange,
+    ) -> Self {
+        let Configuration { version, members } = configuration;
+        let (range, members) = (range.clone(), members.clone());
+        Self { group, range_version, configuration_version: *version, range, members }
+    }
+
     /// What the link tells a cache, which is not who leads the group.
     #[must_use]
     pub fn descriptor(&self) -> Descriptor {
@@ -335,12 +347,6 @@ impl Descriptor {
     /// The group as one that speaks to all its members must know it.
     #[must_use]
     pub fn link(&self) -> Link {
-        Link {
-            group: self.group,
-            range_version: self.range_version,
-            configuration_version: self.configuration.version,
-            range: self.range.clone(),
-            members: self.configuration.members.clone(),
-        }
+        Link::of(self.group, &self.configuration, self.range_version, &self.range)
     }
 }

@@ -1,8 +1,8 @@
 //! What groups say to each other.
 //!
 //! A message goes to every member of the other group that is known, or to the one that spoke for it last, and is taken by the
-//! one that leads it. Each may be lost,
-//! repeated and late: it carries all it needs, and whoever takes it looks at what is applied.
+//! one that leads it. Each may be lost, repeated and late: it carries all it needs, and whoever takes it looks at what is
+//! applied.
 
 use super::{OperationId, Prepare, Surrender};
 use crate::group::{Configuration, Descriptor, Link};

@@ -82,13 +82,7 @@ impl GroupState {
     /// How this group describes itself to its neighbours.
     #[must_use]
     pub fn link(&self) -> Link {
-        Link {
-            group: self.group,
-            range_version: self.range_version,
-            configuration_version: self.configuration.version,
-            range: self.range.clone(),
-            members: self.configuration.members.clone(),
-        }
+        Link::of(self.group, &self.configuration, self.range_version, &self.range)
     }
 
     /// The positions that it answers for: its range but for what is sealed. `None` if that is nothing.

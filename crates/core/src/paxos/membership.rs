@@ -54,6 +54,12 @@ pub(crate) struct Change {
     stage: ChangeStage,
 }
 
+impl Change {
+    fn new(request: Option<RequestId>, add: Vec<(NodeId, String)>, remove: Vec<NodeId>, deadline: Instant) -> Self {
+        Self { request, add, remove, deadline, asked: None, no_room: None, stage: ChangeStage::Inviting }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ChangeStage {
     /// Newcomers are to become learners.
@@ -245,15 +251,7 @@ impl Replica {
         }
         let deadline = cx.now.instant.after(cx.config.change_patience);
         if let Role::Leader(leader) = &mut self.role {
-            leader.change = Some(Change {
-                request: Some(request),
-                add,
-                remove,
-                deadline,
-                asked: None,
-                no_room: None,
-                stage: ChangeStage::Inviting,
-            });
+            leader.change = Some(Change::new(Some(request), add, remove, deadline));
         }
     }
 
@@ -274,15 +272,7 @@ impl Replica {
         if !(add.is_empty() && remove.is_empty()) {
             if invalid_change(&configuration, &add, &remove, false).is_none() {
                 let deadline = cx.now.instant.after(cx.config.change_patience);
-                own.change = Some(Change {
-                    request: None,
-                    add,
-                    remove,
-                    deadline,
-                    asked: None,
-                    no_room: None,
-                    stage: ChangeStage::Inviting,
-                });
+                own.change = Some(Change::new(None, add, remove, deadline));
             }
         } else if leader != self.name.node && votes(leader) {
             let deadline = cx.now.instant.after(cx.config.election_max * 4);
