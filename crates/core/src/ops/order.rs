@@ -171,11 +171,10 @@ impl Replica {
     }
 
     /// Gives up a takeover that is being prepared: nothing has begun, and something more urgent is to be done.
-    pub(crate) fn give_way(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn give_way(&mut self, why: &str, cx: &mut Context<'_>) {
         let Role::Leader(leader) = &self.role else { return };
         if leader.operations.order.as_ref().is_some_and(|order| matches!(order.stage, Stage::Preparing)) {
-            let why = "the group's members are changed instead".to_owned();
-            self.end_order(Reply::Refused(Refused::GivenUp(why)), cx);
+            self.end_order(Reply::Refused(Refused::GivenUp(why.to_owned())), cx);
         }
     }
 

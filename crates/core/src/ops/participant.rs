@@ -29,7 +29,7 @@ impl Replica {
             GroupMessage::Inspected { link, operations, leader, busy } if link.group == from => {
                 self.on_inspected(link, operations, leader, busy);
             }
-            GroupMessage::Align { members, leader } => self.on_align(&members, leader, cx),
+            GroupMessage::Align { members, leader } => self.on_align(from, &members, leader, cx),
             GroupMessage::Prepare { prepare } => self.on_group_prepare(node, from, prepare, cx),
             GroupMessage::Voted { operation, vote } => self.on_voted(operation, vote),
             GroupMessage::Resolve { operation, committed } if operation.coordinator == from => {

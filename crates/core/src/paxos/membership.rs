@@ -26,7 +26,7 @@ use crate::paxos::leader::Peer;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
-use crate::types::{ConfigurationVersion, Incarnation, NodeId, ReplicaName, RequestId, Slot};
+use crate::types::{ConfigurationVersion, GroupId, Incarnation, NodeId, ReplicaName, RequestId, Slot};
 use std::collections::BTreeMap;
 
 /// The structural entry a leader waits for.
@@ -236,7 +236,7 @@ impl Replica {
         remove: Vec<NodeId>,
         cx: &mut Context<'_>,
     ) {
-        self.give_way(cx);
+        self.give_way("the group's members are changed instead", cx);
         let refused = match (&self.role, &self.configuration) {
             (Role::Leader(leader), Some(configuration)) => {
                 let busy = leader.change.is_some() || leader.structural.is_some() || leader.operations.order.is_some();
@@ -255,15 +255,19 @@ impl Replica {
         }
     }
 
-    /// Another group that is to take over from this one asks it to have these members, led by that node.
-    pub(crate) fn on_align(&mut self, members: &[(NodeId, String)], leader: NodeId, cx: &mut Context<'_>) {
+    /// Another group, `by`, that is to take over from this one asks it to have these members, led by that node.
+    pub(crate) fn on_align(&mut self, by: GroupId, members: &[(NodeId, String)], leader: NodeId, cx: &mut Context<'_>) {
         let Some(configuration) = self.configuration.clone() else { return };
         let busy = self.is_locked() || self.recovery.is_some();
-        let Role::Leader(own) = &mut self.role else { return };
+        let group = self.name.group;
+        let Role::Leader(own) = &self.role else { return };
         let moving = own.change.is_some() || own.structural.is_some() || own.hand_over.is_some();
-        if busy || moving || own.operations.order.is_some() || members.is_empty() {
+        let ordered = own.operations.order.as_ref().is_some_and(|order| !order.yields(group, by));
+        if busy || moving || ordered || members.is_empty() {
             return;
         }
+        self.give_way("a neighbour that is to take over from this group comes first", cx);
+        let Role::Leader(own) = &mut self.role else { return };
         let votes = |node: NodeId| configuration.member(node).is_some_and(|member| member.role == MemberRole::Voter);
         let add: Vec<_> = members.iter().filter(|(node, _)| !votes(*node)).cloned().collect();
         let wanted = |node: NodeId| members.iter().any(|(wanted, _)| *wanted == node);

@@ -1,4 +1,4 @@
-//! What leaders hear of the groups around theirs: the way on a ring larger than the nodes' tables.
+//! What leaders hear of the groups around theirs: the way on a ring larger than the nodes' tables, and how busy neighbours are.
 
 use scatter_e2e::cluster::{BY_HAND, Cluster, get_patiently, put_patiently, text};
 use scatter_e2e::http;
@@ -37,4 +37,26 @@ fn a_ring_larger_than_the_gossip_is_crossed_by_far_links() {
         put_patiently(gateway, &key, value.as_bytes());
         assert_eq!(get_patiently(gateway, &key).as_deref(), Some(value.as_bytes()));
     }
+}
+
+#[test]
+fn cold_neighbours_that_are_led_apart_merge() {
+    let by_hand = BY_HAND.iter().filter(|(key, _)| *key != "policy.merge");
+    let merging = [
+        ("policy.merge", "true"),
+        ("policy.damping_ms", "1000"),
+        ("policy.merge_damping_ms", "8000"),
+        ("policy.cool_down_ms", "1000"),
+        ("consensus.look_around_ms", "1000"),
+    ];
+    let settings: Vec<_> = by_hand.chain(&merging).copied().collect();
+    let mut cluster = Cluster::start_with(3, &settings);
+    let operator = Operator { admin: cluster.start_admin() };
+    let parent = operator.settled()[0].id.clone();
+    let child = text(&operator.order(&parent, "split", r#"{"at":"80"}"#)["child"]);
+    operator.order(&child, "transfer-leader", "");
+    let groups = operator.groups();
+    let leader = |id: &str| groups.iter().find(|group| group.id == id).map(|group| group.leader.clone());
+    assert_ne!(leader(&parent), leader(&child));
+    wait::until_true("the two have merged", || operator.groups().len() == 1);
 }
