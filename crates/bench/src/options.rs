@@ -162,7 +162,7 @@ pub struct GroupsOptions {
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     pub duration: Duration,
     /// How often a group is split and merged.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 100)]
     pub trials: usize,
     /// How many MiB a group holds that is split, merged or copied.
     #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u64).range(1..=65_536))]

@@ -7,6 +7,10 @@
 //! where it must be stands still; what is decided behind waits here until the loser has moved on, or a snapshot takes
 //! the place of both.
 
+mod sources;
+
+pub use sources::Reading;
+
 use crate::codec::{Decode, Encode};
 use crate::command::{Found, Outcome};
 use crate::durable::Merger;
@@ -14,11 +18,10 @@ use crate::effects::{Apply, MachineOrder};
 use crate::entry::{Entry, EntryKind};
 use crate::group::read_word::ReadWord;
 use crate::group::{
-    Beside, Chunk, Counting, GroupState, Holding, Limits, Machine, SnapshotError, SnapshotSink, SnapshotSource,
-    TabletMap, forget_merged, highest_tablet, merged_replicas, was_merged,
+    Beside, Chunk, Counting, GroupState, Holding, Limits, Machine, SnapshotError, SnapshotSink, TabletMap,
+    forget_merged, highest_tablet, merged_replicas, was_merged,
 };
 use crate::input::{Input, MachineReport};
-use crate::message::Piece;
 use crate::node::Machines;
 use crate::ops::{Decide, OperationId, Pending, Recover, Split};
 use crate::planted::{self, Bug};
@@ -31,10 +34,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sources::Sources;
+
 /// How many snapshots that come in may have values in memory at once.
 const MAX_HOLDING: usize = 4;
-/// Snapshots pinned at once for others; a further one takes the place of the one longest unused.
-const MAX_SOURCES: usize = 4;
 
 /// Views pinned at once to count what a group holds; further groups wait.
 const MAX_COUNTS: usize = 4;
@@ -89,12 +92,6 @@ pub struct Done {
     pub quiet: bool,
 }
 
-struct Source<S: Store> {
-    group: GroupId,
-    used: Instant,
-    source: SnapshotSource<S::View>,
-}
-
 /// Decided entries that a machine was handed and has not applied.
 #[derive(Default, Debug)]
 struct Queue {
@@ -126,10 +123,10 @@ pub struct Stage<S: Store> {
     leaving: BTreeSet<ReplicaName>,
     /// Replicas whose machine was taken over, as of the start.
     merged: Vec<(ReplicaName, Merger)>,
-    sources: BTreeMap<u64, Source<S>>,
+    sources: Sources<S::View>,
     sinks: BTreeMap<GroupId, SnapshotSink<S>>,
     counts: BTreeMap<GroupId, Count<S>>,
-    next_source: u64,
+    next_count: u64,
     next_tablet: TabletId,
     patience: Duration,
 }
@@ -168,10 +165,10 @@ impl<S: Store> Stage<S> {
             queues: BTreeMap::new(),
             leaving: BTreeSet::new(),
             unfinished: Done::default(),
-            sources: BTreeMap::new(),
+            sources: Sources::new(nonce, patience),
             sinks,
             counts: BTreeMap::new(),
-            next_source: (nonce << 16).max(1),
+            next_count: (nonce << 16).max(1),
             next_tablet,
             patience,
         };
@@ -494,7 +491,7 @@ impl<S: Store> Stage<S> {
         self.begin_move(group);
         self.machines.remove(&group);
         self.queues.remove(&group);
-        self.sources.retain(|_, source| source.group != group);
+        self.sources.forget(group);
         self.counts.remove(&group);
     }
 
@@ -583,8 +580,9 @@ impl<S: Store> Stage<S> {
                 Ok(Done::one(Input::Expired { group: *group, body: expired.to_bytes(), next_expiry }))
             }
             MachineOrder::Count { group, count } => self.count(*group, *count, now),
-            MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } => {
-                self.read_snapshot(*group, *to, *snapshot, cursor.as_ref(), *bytes, now)
+            MachineOrder::ReadSnapshot { .. } => {
+                let read = self.reading(order, now).map(|reading| reading.read()).transpose()?;
+                Ok(Done { inputs: read.into_iter().collect(), ..Done::default() })
             }
             MachineOrder::StoreSnapshot { replica, snapshot, chunk, .. } => {
                 self.store_snapshot(*replica, *snapshot, chunk)
@@ -633,36 +631,21 @@ impl<S: Store> Stage<S> {
         Done { inputs: inputs.into_iter().collect(), moved: vec![group], ..Done::default() }
     }
 
-    fn read_snapshot(
-        &mut self,
-        group: GroupId,
-        to: ReplicaName,
-        snapshot: u64,
-        cursor: Option<&Bytes>,
-        bytes: usize,
-        now: Instant,
-    ) -> Result<Done, StoreError> {
-        let number = if snapshot == 0 { self.pin(group, now) } else { snapshot };
-        let mut piece = Piece { snapshot: 0, slot: Slot(0), cursor: cursor.cloned(), after: None, chunk: Bytes::new() };
-        if let Some(source) = self.sources.get_mut(&number).filter(|source| source.group == group) {
-            source.used = now;
-            piece.slot = source.source.header().state.applied;
-            if let Some(chunk) = source.source.chunk(cursor, bytes)? {
-                if chunk.done {
-                    self.sources.remove(&number);
-                }
-                piece.snapshot = number;
-                piece.after = (!chunk.done).then(|| chunk.after.clone());
-                piece.chunk = chunk.to_bytes();
-            }
-        }
-        Ok(Done::one(Input::SnapshotRead { group, to, piece }))
+    /// A [`MachineOrder::ReadSnapshot`] that the shell lets another thread carry out.
+    pub fn reading(&mut self, order: &MachineOrder, now: Instant) -> Option<Reading<S::View>> {
+        let MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } = order else { return None };
+        self.let_go(now);
+        let number = match self.machines.get(group).filter(|_| *snapshot == 0) {
+            Some(machine) => self.sources.pin(*group, machine.snapshot(), now),
+            None => *snapshot,
+        };
+        Some(self.sources.reading((*group, *to), number, cursor.as_ref(), *bytes, now))
     }
 
     /// Lets views go that nobody has asked for in a while: they keep what was overwritten since.
     fn let_go(&mut self, now: Instant) {
         let patience = self.patience;
-        self.sources.retain(|_, source| now.since(source.used) <= patience);
+        self.sources.let_go(now);
         self.counts.retain(|_, count| now.since(count.used) <= patience);
     }
 
@@ -677,8 +660,8 @@ impl<S: Store> Stage<S> {
             if self.counts.len() >= MAX_COUNTS {
                 return Ok(gone);
             }
-            let count = Count { number: self.next_source, used: now, counting: machine.counting() };
-            self.next_source += 1;
+            let count = Count { number: self.next_count, used: now, counting: machine.counting() };
+            self.next_count += 1;
             self.counts.insert(group, count);
         }
         let Some(count) = self.counts.get_mut(&group).filter(|count| number == 0 || count.number == number) else {
@@ -698,19 +681,6 @@ impl<S: Store> Stage<S> {
         Ok(Done::one(Input::Counted { group, count, correction }))
     }
 
-    fn pin(&mut self, group: GroupId, now: Instant) -> u64 {
-        let Some(machine) = self.machines.get(&group) else { return 0 };
-        if self.sources.len() >= MAX_SOURCES
-            && let Some(oldest) = self.sources.iter().min_by_key(|(_, source)| source.used).map(|(number, _)| *number)
-        {
-            self.sources.remove(&oldest);
-        }
-        let number = self.next_source;
-        self.next_source += 1;
-        self.sources.insert(number, Source { group, used: now, source: machine.snapshot() });
-        number
-    }
-
     /// Whether a gainer here is still to take over what an operation moves. A snapshot of the loser that leaves it out must
     /// wait: with it, members might come to know of the sealed part only that somebody else has it, until nobody has.
     fn awaits(&self, operation: OperationId) -> bool {
@@ -726,6 +696,8 @@ impl<S: Store> Stage<S> {
         let Ok(chunk) = Chunk::from_all(chunk.clone()) else { return Ok(refused) };
         if chunk.header.is_some() {
             let tablet = self.tablet();
+            // One begun before has ended whatever it was at, before it is cleared away.
+            self.sinks.remove(&group);
             self.sinks.insert(group, SnapshotSink::begin(self.store.clone(), name, tablet)?);
         }
         let others = self.sinks.iter().filter(|(of, sink)| **of != group && sink.holds()).count();

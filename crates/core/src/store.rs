@@ -9,6 +9,7 @@
 pub mod map;
 
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// The store failed. What it holds may be read again after a restart; nothing half-written is visible.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -66,6 +67,49 @@ pub trait Batch {
     }
 }
 
+/// A [`Store::load`] whose end is waited for later.
+pub enum Loading {
+    /// It goes on beside other things. It has ended when this is dropped, so that what is removed afterwards stays away.
+    Begun(LoadingBeside),
+    /// It is done when it is waited for, or not at all.
+    Due(WaitLoaded),
+}
+
+/// Waits for the end of a load.
+type WaitLoaded = Box<dyn FnOnce() -> Result<(), StoreError> + Send>;
+
+/// See [`Loading::Begun`].
+pub struct LoadingBeside(Option<WaitLoaded>);
+
+impl Loading {
+    /// One that has begun, and whose end `wait` waits for.
+    pub fn begun(wait: impl FnOnce() -> Result<(), StoreError> + Send + 'static) -> Self {
+        Self::Begun(LoadingBeside(Some(Box::new(wait))))
+    }
+
+    /// One that `store` does when it is waited for.
+    pub fn due(store: impl Store, pairs: Arc<[(Vec<u8>, Bytes)]>) -> Self {
+        Self::Due(Box::new(move || store.load(&pairs)))
+    }
+
+    /// Waits for the end.
+    pub fn wait(self) -> Result<(), StoreError> {
+        match self {
+            Self::Begun(mut beside) => beside.0.take().map_or(Ok(()), |wait| wait()),
+            Self::Due(load) => load(),
+        }
+    }
+}
+
+impl Drop for LoadingBeside {
+    fn drop(&mut self) {
+        if let Some(wait) = self.0.take() {
+            // Whoever drops it does not want to know.
+            let _ = wait();
+        }
+    }
+}
+
 /// The store itself. A handle: clones share the same data.
 pub trait Store: Read + Clone + Send + 'static {
     /// A batch under construction.
@@ -79,6 +123,11 @@ pub trait Store: Read + Clone + Send + 'static {
     /// Writes pairs whose keys rise, into a stretch of keys where nothing was ever written but, perhaps, the same pairs.
     /// Atomic, visible to every later read, and, unlike a batch, perhaps durable at once, before what was written earlier.
     fn load(&self, pairs: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError>;
+
+    /// The same, perhaps while other things go on. Nothing may count on it before its end was waited for.
+    fn load_beside(&self, pairs: Arc<[(Vec<u8>, Bytes)]>) -> Loading {
+        Loading::due(self.clone(), pairs)
+    }
 
     /// Pins what the store holds at this moment.
     fn view(&self) -> Self::View;

@@ -250,7 +250,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => entries().prop_map(Step::FailThenApply),
         1 => Just(Step::Flush),
         1 => (0usize..4).prop_map(Step::Crash),
-        1 => (prop_oneof![Just(0usize), 1usize..200, Just(1 << 20)], 1usize..5)
+        1 => (prop_oneof![Just(0usize), 1usize..200, Just(1 << 20)], 1usize..9)
             .prop_map(|(max_bytes, restart_every)| Step::Snapshot { max_bytes, restart_every }),
     ]
 }
@@ -1077,8 +1077,11 @@ impl World {
         self.next_tablet += 1;
         let mut sink = SnapshotSink::begin(store.clone(), name(), tablet).unwrap();
         let old_fingerprint = old.full_fingerprint().unwrap();
-        // What is held has to be settled before the next restart, or there is no end.
-        let holding = Holding { most: max_bytes * (restart_every / 3), least: max_bytes };
+        // What is held has to be settled, and what is loaded recorded, before the next restart, or there is no end.
+        let holding = match restart_every {
+            ..5 => Holding { most: 0, least: usize::MAX },
+            _ => Holding { most: max_bytes, least: max_bytes },
+        };
         for count in 1.. {
             let chunk = source.chunk(sink.cursor(), max_bytes).unwrap().unwrap();
             let bytes = chunk.to_bytes();

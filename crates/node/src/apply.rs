@@ -4,10 +4,13 @@
 //! it works: what is decided cannot be refused. While it is tried nobody reads what waits behind it, so clients' writes are
 //! refused before it comes to that: as long as the disk has room for everything that is still to be applied.
 
+mod reader;
+
 use crate::events::{Event, Inbox, Waiter};
 use crate::metrics::ServedRead;
 use crate::serving::{Figures, Held, Served, Serving, Table};
 use crate::storage::rocks::RocksStore;
+use reader::Reader;
 use scatter_core::Input;
 use scatter_core::command::Outcome;
 use scatter_core::effects::{Apply, MachineOrder};
@@ -72,7 +75,7 @@ pub fn start(
 ) -> std::io::Result<(ApplyHandle, JoinHandle<()>)> {
     let (jobs, work) = channel();
     let handle = ApplyHandle { jobs, serving: serving.clone() };
-    let mut worker = Worker::new(stage, store, serving, inbox);
+    let mut worker = Worker::new(stage, store, serving, inbox)?;
     worker.publish();
     worker.tell_space();
     let thread = std::thread::Builder::new().name("apply".to_owned()).spawn(move || worker.run(&work))?;
@@ -92,6 +95,7 @@ struct Worker {
     store: RocksStore,
     serving: Arc<Serving>,
     inbox: Arc<Inbox>,
+    reader: Reader,
     words: BTreeMap<GroupId, Arc<ReadWord>>,
     figures: BTreeMap<GroupId, Arc<Figures>>,
     /// The operations that hold groups here, each with the version of the group's range when it began.
@@ -106,8 +110,14 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(stage: Stage<RocksStore>, store: RocksStore, serving: Arc<Serving>, inbox: Arc<Inbox>) -> Self {
-        Self {
+    fn new(
+        stage: Stage<RocksStore>,
+        store: RocksStore,
+        serving: Arc<Serving>,
+        inbox: Arc<Inbox>,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            reader: Reader::start(serving.clone(), inbox.clone())?,
             stage,
             store,
             serving,
@@ -119,7 +129,7 @@ impl Worker {
             failing: false,
             told_full: false,
             space_at: Instant::now(),
-        }
+        })
     }
 
     fn run(mut self, work: &Receiver<(Instant, Job)>) {
@@ -155,6 +165,9 @@ impl Worker {
     }
 
     fn order(&mut self, order: &MachineOrder) {
+        if let Some(reading) = self.stage.reading(order, crate::clock::instant()) {
+            return self.reader.read(reading);
+        }
         let done = self.until_done(|stage| stage.order(order, crate::clock::instant()));
         self.serving.counts.on_order(order, &done);
         self.finish(done);

@@ -28,13 +28,19 @@ use crate::codec_struct;
 use crate::ops::{OperationId, Pending};
 use crate::planted::{self, Bug};
 use crate::ring::Position;
-use crate::store::{Batch, Read, Store, StoreError, Visit};
+use crate::store::{Batch, Loading, Read, Store, StoreError, Visit};
 use crate::time::LogTime;
 use crate::types::{GroupId, ReplicaName, Slot, TabletId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use std::sync::Arc;
 
 /// Version byte of a chunk, and of the record of a snapshot being received.
 const FORMAT: u8 = 2;
+/// Most bytes that are reserved for a chunk's items before they are there, and for the one that makes it full.
+const MOST_ROOM: usize = 1 << 20;
+const ROOM_FOR_LAST: usize = 64 << 10;
+/// Bytes of a chunk beside its items, about: few of those that follow the first carry more.
+const ROOM_BESIDE_ITEMS: usize = 1 << 10;
 /// What a chunk carries after its header: sections, in this order. The number begins every cursor.
 const LANES: u8 = 1;
 const VALUES: u8 = 2;
@@ -104,6 +110,7 @@ pub struct Chunk {
 impl Encode for Chunk {
     fn encode(&self, out: &mut BytesMut) {
         let start = out.len();
+        out.reserve(self.items.len() + ROOM_BESIDE_ITEMS);
         out.put_u8(FORMAT);
         // The length in front tells a decoder where the checksum stands before it trusts anything else.
         let length_at = out.len();
@@ -221,7 +228,7 @@ impl<V: Read> SnapshotSource<V> {
             },
         };
         let mut filling = Filling {
-            items: BytesMut::with_capacity(max_bytes.min(1 << 20)),
+            items: BytesMut::with_capacity(max_bytes.min(MOST_ROOM) + ROOM_FOR_LAST),
             after: BytesMut::from(cursor.map_or(&[][..], |cursor| &cursor[..])),
             max_bytes,
         };
@@ -348,14 +355,29 @@ pub struct Holding {
     pub least: usize,
 }
 
+/// Values that are being loaded, and the progress to be recorded once they are.
+struct Batched {
+    runs: Vec<Run>,
+    progress: Progress,
+}
+
+/// Values whose keys rise.
+struct Run {
+    pairs: Arc<[(Vec<u8>, Bytes)]>,
+    /// None once its end was waited for.
+    loading: Option<Loading>,
+}
+
 /// Receives a snapshot into a fresh tablet, beside whatever the replica has.
 pub struct SnapshotSink<S: Store> {
     store: S,
     progress: Progress,
     /// Values that `progress` counts and the store does not have, by their store keys.
     held: Vec<(Vec<u8>, Bytes)>,
-    /// Bytes of the chunks since the progress was recorded.
+    /// Bytes of the chunks whose values are held.
     held_bytes: usize,
+    /// What the store is loading meanwhile.
+    loading: Option<Batched>,
     /// A crash would not bring back a store that does not know of the tablet.
     durable: bool,
 }
@@ -381,14 +403,14 @@ impl<S: Store> SnapshotSink<S> {
         batch.put(&layout::incoming_record(name.group), &versioned(FORMAT, &progress));
         note_number(&mut batch, tablet);
         store.write(batch)?;
-        Ok(Self { store, progress, held: Vec::new(), held_bytes: 0, durable: false })
+        Ok(Self { store, progress, held: Vec::new(), held_bytes: 0, loading: None, durable: false })
     }
 
     /// Goes on after a restart where the store says; `None` if no snapshot was being received.
     pub fn resume(store: S, group: GroupId) -> Result<Option<Self>, StoreError> {
         let Some(record) = store.get(&layout::incoming_record(group))? else { return Ok(None) };
         let progress = Progress::parse(record)?;
-        Ok(Some(Self { store, progress, held: Vec::new(), held_bytes: 0, durable: false }))
+        Ok(Some(Self { store, progress, held: Vec::new(), held_bytes: 0, loading: None, durable: false }))
     }
 
     /// The groups for which a snapshot is being received.
@@ -428,7 +450,7 @@ impl<S: Store> SnapshotSink<S> {
 
     /// Whether it holds values that the store does not have.
     pub fn holds(&self) -> bool {
-        !self.held.is_empty()
+        !self.held.is_empty() || self.loading.is_some()
     }
 
     /// Takes a chunk, in one store batch with the progress. Tells whether it was the last. After an error nothing of it
@@ -468,15 +490,22 @@ impl<S: Store> SnapshotSink<S> {
         next.cursor = Some(chunk.after.clone());
         next.done = chunk.done;
         let settles = chunk.done || self.held_bytes >= holding.most;
+        let is_worth_a_load = self.held_bytes >= holding.least && !self.held.is_empty();
         if settles {
-            if self.held_bytes >= holding.least && self.holds() {
-                self.load()?;
-            } else {
+            // The record of the progress follows what is loaded, so there is but one load at a time.
+            self.await_loaded()?;
+            if !is_worth_a_load {
                 self.held.iter().for_each(|(key, value)| batch.put(key, value));
+                batch.put(&layout::incoming_record(next.name.group), &versioned(FORMAT, &next));
             }
-            batch.put(&layout::incoming_record(next.name.group), &versioned(FORMAT, &next));
         }
         self.store.write(batch)?;
+        if settles && is_worth_a_load {
+            self.load(&next)?;
+            if chunk.done {
+                self.await_loaded()?;
+            }
+        }
         if settles {
             self.held.clear();
             self.held_bytes = 0;
@@ -485,15 +514,37 @@ impl<S: Store> SnapshotSink<S> {
         Ok(chunk.done)
     }
 
-    /// Loads what is held. Doing so twice is as good as once.
-    fn load(&mut self) -> Result<(), StoreError> {
+    /// Has the store load what is held. Doing so twice is as good as once.
+    fn load(&mut self, progress: &Progress) -> Result<(), StoreError> {
         if !self.durable {
             // What is loaded may survive a crash that the record does not, and then the tablet's number would be used again.
             self.store.flush()?;
             self.durable = true;
         }
         // In a range that goes around the ring the first positions come last.
-        self.held.chunk_by(|(before, _), (after, _)| before < after).try_for_each(|run| self.store.load(run))
+        let runs = self.held.chunk_by(|(before, _), (after, _)| before < after).map(|run| {
+            let pairs: Arc<[_]> = run.into();
+            let loading = self.store.load_beside(pairs.clone());
+            Run { pairs, loading: Some(loading) }
+        });
+        self.loading = Some(Batched { runs: runs.collect(), progress: progress.clone() });
+        Ok(())
+    }
+
+    /// Waits until what is being loaded is loaded, and records it. After an error the next call tries again.
+    fn await_loaded(&mut self) -> Result<(), StoreError> {
+        let Some(batched) = &mut self.loading else { return Ok(()) };
+        for run in &mut batched.runs {
+            match run.loading.take() {
+                Some(loading) => loading.wait()?,
+                None => self.store.load(&run.pairs)?,
+            }
+        }
+        let mut batch = S::Batch::default();
+        batch.put(&layout::incoming_record(batched.progress.name.group), &versioned(FORMAT, &batched.progress));
+        self.store.write(batch)?;
+        self.loading = None;
+        Ok(())
     }
 
     /// Puts the snapshot in the place of whatever the replica had, in one batch. A [`Machine`] of the replaced state must
@@ -558,7 +609,9 @@ impl<S: Store> SnapshotSink<S> {
     }
 
     /// Gives up: removes all that was received.
-    pub fn abandon(self) -> Result<(), StoreError> {
+    pub fn abandon(mut self) -> Result<(), StoreError> {
+        // Its end is waited for: nothing must come after what is removed.
+        self.loading = None;
         let mut batch = S::Batch::default();
         clear(&self.store, &mut batch, self.progress.name.group)?;
         self.store.write(batch)

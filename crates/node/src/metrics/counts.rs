@@ -261,29 +261,24 @@ impl NodeCounts {
         self.apply.observe(0, took);
     }
 
-    /// An order was carried out: pieces of snapshots are.
+    /// A piece of a snapshot was read for somebody.
+    pub fn on_snapshot_read(&self, input: &Input) {
+        let [sent, sent_bytes, _, _] = &self.snapshots;
+        if let Input::SnapshotRead { piece: Piece { cursor, chunk, .. }, .. } = input
+            && !chunk.is_empty()
+        {
+            sent.add(0, u64::from(cursor.is_none()));
+            sent_bytes.add(0, chunk.len() as u64);
+        }
+    }
+
+    /// An order was carried out: pieces of snapshots are counted.
     pub fn on_order(&self, order: &MachineOrder, done: &Done) {
-        let [sent, sent_bytes, installed, received_bytes] = &self.snapshots;
-        match order {
-            MachineOrder::ReadSnapshot { snapshot, .. } => {
-                for input in &done.inputs {
-                    if let Input::SnapshotRead { piece: Piece { chunk, .. }, .. } = input
-                        && !chunk.is_empty()
-                    {
-                        sent.add(0, u64::from(*snapshot == 0));
-                        sent_bytes.add(0, chunk.len() as u64);
-                    }
-                }
-            }
-            MachineOrder::StoreSnapshot { chunk, .. } => {
-                received_bytes.add(0, chunk.len() as u64);
-                let whole = done.inputs.iter().any(|input| matches!(input, Input::Installed { .. }));
-                installed.add(0, u64::from(whole));
-            }
-            MachineOrder::Create { .. }
-            | MachineOrder::Expired { .. }
-            | MachineOrder::Count { .. }
-            | MachineOrder::Destroy { .. } => {}
+        let [_, _, installed, received_bytes] = &self.snapshots;
+        if let MachineOrder::StoreSnapshot { chunk, .. } = order {
+            received_bytes.add(0, chunk.len() as u64);
+            let whole = done.inputs.iter().any(|input| matches!(input, Input::Installed { .. }));
+            installed.add(0, u64::from(whole));
         }
     }
 }
@@ -313,12 +308,11 @@ mod tests {
         counts.on_policy_ended("split", PolicyOutcome::Failed);
         counts.on_policy_waits();
         let to = ReplicaName { group, node: NodeId(2), incarnation: Incarnation(1) };
-        for (snapshot, length) in [(0, 100), (7, 50), (7, 0)] {
-            let order = MachineOrder::ReadSnapshot { group, to, snapshot, cursor: None, bytes: 100 };
+        for (cursor, length) in [(None, 100), (Some(Bytes::from_static(b"a")), 50), (Some(Bytes::from_static(b"b")), 0)]
+        {
             let chunk = Bytes::from(vec![0; length]);
-            let piece = Piece { snapshot: 7, slot: Slot(1), cursor: None, after: None, chunk };
-            let input = Input::SnapshotRead { group, to, piece };
-            counts.on_order(&order, &Done { inputs: vec![input], ..Done::default() });
+            let piece = Piece { snapshot: 7, slot: Slot(1), cursor, after: None, chunk };
+            counts.on_snapshot_read(&Input::SnapshotRead { group, to, piece });
         }
         let chunk = Bytes::from_static(b"piece");
         let order = MachineOrder::StoreSnapshot { replica: to, snapshot: 7, from: to, chunk };

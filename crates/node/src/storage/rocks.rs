@@ -24,8 +24,9 @@ use rocksdb::{
     LogLevel, Options, ReadOptions, SnapshotWithThreadMode, SstFileWriter, WriteBatch, WriteOptions,
 };
 use scatter_core::group::StoreSpan;
-use scatter_core::store::{Batch, Read, Store, StoreError, Visit};
+use scatter_core::store::{Batch, Loading, Read, Store, StoreError, Visit};
 use std::ffi::CString;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ const MOST_FIRST_LEVEL_FILES: u64 = 36;
 const NEVER: i32 = 1000;
 /// Room on the disk beside what memtables need when they are flushed.
 const SPARE_BYTES: u64 = 4 << 20;
+/// Bytes of a table after which they are synced, so that no sync of the log queues behind a whole one.
+const SYNC_EVERY: usize = 1 << 20;
 /// How often a writer that is held back looks again.
 const HOLD_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -84,6 +87,8 @@ struct Inner {
     gate: Mutex<Gate>,
     /// What was dropped and may still take space.
     waiting: Waiting,
+    /// Held while a table is loaded: one at a time.
+    loading: Mutex<()>,
     /// Microseconds for which writes were held back.
     held_micros: AtomicU64,
     memtable_bytes: usize,
@@ -118,6 +123,7 @@ impl RocksStore {
             failed_flush: Mutex::new(None),
             gate: Mutex::new(Gate::default()),
             waiting: Waiting::default(),
+            loading: Mutex::new(()),
             held_micros: AtomicU64::new(0),
             memtable_bytes: settings.memtable_bytes,
         };
@@ -273,6 +279,7 @@ impl Store for RocksStore {
     }
 
     fn load(&self, pairs: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError> {
+        let _alone = self.inner.loading.lock();
         let folder = self.inner.db.path().join(LOAD_FOLDER);
         let path = folder.join("table");
         let loaded = load_table(&self.inner, &folder, &path, pairs);
@@ -281,6 +288,21 @@ impl Store for RocksStore {
             let _ = std::fs::remove_file(&path);
         }
         loaded
+    }
+
+    fn load_beside(&self, pairs: Arc<[(Vec<u8>, Bytes)]>) -> Loading {
+        let (store, shared) = (self.clone(), pairs.clone());
+        let loads = move || {
+            super::give_way();
+            store.load(&shared)
+        };
+        match std::thread::Builder::new().name("load".to_owned()).spawn(loads) {
+            Ok(thread) => Loading::begun(move || {
+                let panicked = |_| Err(StoreError::Failed("a thread that loads a table panicked".to_owned()));
+                thread.join().unwrap_or_else(panicked)
+            }),
+            Err(_) => Loading::due(self.clone(), pairs),
+        }
     }
 
     fn view(&self) -> RocksView {
@@ -315,13 +337,32 @@ fn load_table(inner: &Inner, folder: &Path, path: &Path, pairs: &[(Vec<u8>, Byte
     }
     let mut writer = SstFileWriter::create(&inner.options);
     writer.open(path).map_err(store_error)?;
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let (mut written, mut due) = (0, SYNC_EVERY);
     for (key, value) in pairs {
         writer.put(key, value).map_err(store_error)?;
+        written += key.len() + value.len();
+        if written >= due {
+            await_written(&file, due - SYNC_EVERY).map_err(failed)?;
+            due = written + SYNC_EVERY;
+        }
     }
     writer.finish().map_err(store_error)?;
     let mut how = IngestExternalFileOptions::default();
     how.set_move_files(true);
     inner.db.ingest_external_file_opts(&how, vec![path]).map_err(store_error)
+}
+
+/// Waits until the first `bytes` of a file are written to the disk, if they have been handed to the system.
+fn await_written(file: &std::fs::File, bytes: usize) -> std::io::Result<()> {
+    let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // Zero would stand for the whole file.
+    let bytes = libc::off64_t::try_from(bytes.max(1)).unwrap_or(libc::off64_t::MAX);
+    // SAFETY: the descriptor is open as long as the file is; no memory is passed.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, bytes, how) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// Changes under construction.
@@ -379,7 +420,10 @@ impl Read for RocksView {
     }
 
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), StoreError> {
-        walk(self.snapshot.raw_iterator_opt(range(start, end)), visit)
+        let mut options = range(start, end);
+        // All of a group is read once: it must not push out what users read.
+        options.fill_cache(false);
+        walk(self.snapshot.raw_iterator_opt(options), visit)
     }
 }
 
