@@ -115,7 +115,7 @@ pub enum MachineOrder {
         bytes: usize,
     },
     /// Store a piece of a snapshot in a fresh tablet; answer `SnapshotStored`, or after the last piece, once the snapshot
-    /// is switched in and flushed, `Installed`.
+    /// is switched in and flushed, `Installed`; either may take until the store has loaded what came before.
     StoreSnapshot {
         /// The replica to fill.
         replica: ReplicaName,

@@ -125,6 +125,8 @@ pub struct Stage<S: Store> {
     merged: Vec<(ReplicaName, Merger)>,
     sources: Sources<S::View>,
     sinks: BTreeMap<GroupId, SnapshotSink<S>>,
+    /// Pieces that wait until the store has loaded what came before them.
+    deferred: BTreeMap<GroupId, (ReplicaName, u64, Chunk)>,
     counts: BTreeMap<GroupId, Count<S>>,
     next_count: u64,
     next_tablet: TabletId,
@@ -167,6 +169,7 @@ impl<S: Store> Stage<S> {
             unfinished: Done::default(),
             sources: Sources::new(nonce, patience),
             sinks,
+            deferred: BTreeMap::new(),
             counts: BTreeMap::new(),
             next_count: (nonce << 16).max(1),
             next_tablet,
@@ -588,6 +591,7 @@ impl<S: Store> Stage<S> {
                 self.store_snapshot(*replica, *snapshot, chunk)
             }
             MachineOrder::Destroy { replica } => {
+                self.deferred.retain(|_, (name, ..)| name != replica);
                 // A later incarnation may be on its way into the same group: only what is named goes.
                 if let Some(sink) = self.sinks.remove(&replica.group) {
                     if sink.name() == *replica {
@@ -690,20 +694,59 @@ impl<S: Store> Stage<S> {
         })
     }
 
+    /// Whether a piece that was deferred can be stored now, as perhaps after the store has loaded something.
+    #[must_use]
+    pub fn has_deferred(&self) -> bool {
+        self.next_deferred().is_some()
+    }
+
+    fn next_deferred(&self) -> Option<GroupId> {
+        let waits = |group: &GroupId, chunk: &Chunk| {
+            self.sinks.get(group).is_some_and(|sink| sink.must_wait(chunk, self.holding(*group)))
+        };
+        self.deferred.iter().find(|(group, (_, _, chunk))| !waits(group, chunk)).map(|(group, _)| *group)
+    }
+
+    /// Stores a piece that was deferred, if one can be. After an error it may be called again.
+    pub fn store_deferred(&mut self) -> Result<Done, StoreError> {
+        let Some(group) = self.next_deferred() else { return Ok(Done::default()) };
+        let Some((name, snapshot, chunk)) = self.deferred.get(&group).cloned() else { return Ok(Done::default()) };
+        let done = self.store_chunk(name, snapshot, &chunk)?;
+        self.deferred.remove(&group);
+        Ok(done)
+    }
+
+    /// What a sink may hold: nothing, if many others do.
+    fn holding(&self, group: GroupId) -> Holding {
+        let others = self.sinks.iter().filter(|(of, sink)| **of != group && sink.holds()).count();
+        let most = if others < MAX_HOLDING { self.limits.holding.most } else { 0 };
+        Holding { most, ..self.limits.holding }
+    }
+
     fn store_snapshot(&mut self, name: ReplicaName, snapshot: u64, chunk: &Bytes) -> Result<Done, StoreError> {
+        match Chunk::from_all(chunk.clone()) {
+            Ok(chunk) => self.store_chunk(name, snapshot, &chunk),
+            Err(_) => Ok(refused_piece(name.group, snapshot)),
+        }
+    }
+
+    fn store_chunk(&mut self, name: ReplicaName, snapshot: u64, chunk: &Chunk) -> Result<Done, StoreError> {
         let group = name.group;
-        let refused = Done::one(Input::SnapshotStored { group, snapshot, cursor: None, awaits: None });
-        let Ok(chunk) = Chunk::from_all(chunk.clone()) else { return Ok(refused) };
+        let refused = refused_piece(group, snapshot);
         if chunk.header.is_some() {
             let tablet = self.tablet();
             // One begun before has ended whatever it was at, before it is cleared away.
             self.sinks.remove(&group);
             self.sinks.insert(group, SnapshotSink::begin(self.store.clone(), name, tablet)?);
         }
-        let others = self.sinks.iter().filter(|(of, sink)| **of != group && sink.holds()).count();
+        let holding = self.holding(group);
         let Some(sink) = self.sinks.get_mut(&group) else { return Ok(refused) };
-        let most = if others < MAX_HOLDING { self.limits.holding.most } else { 0 };
-        let added = sink.add_holding(&chunk, Holding { most, ..self.limits.holding });
+        if sink.must_wait(chunk, holding) {
+            // Whoever fetches sends no more meanwhile, and nothing else that is to be applied waits.
+            self.deferred.insert(group, (name, snapshot, chunk.clone()));
+            return Ok(Done::default());
+        }
+        let added = sink.add_holding(chunk, holding);
         let left_out = sink.left_out().filter(|operation| self.awaits(*operation));
         if let Some(operation) = left_out {
             if let Some(sink) = self.sinks.remove(&group) {
@@ -754,6 +797,11 @@ impl<S: Store> Stage<S> {
             Err(_) => Ok(refused),
         }
     }
+}
+
+/// What is told of a piece that cannot be taken.
+fn refused_piece(group: GroupId, snapshot: u64) -> Done {
+    Done::one(Input::SnapshotStored { group, snapshot, cursor: None, awaits: None })
 }
 
 impl Done {

@@ -10,6 +10,7 @@ pub mod map;
 
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The store failed. What it holds may be read again after a restart; nothing half-written is visible.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -79,12 +80,15 @@ pub enum Loading {
 type WaitLoaded = Box<dyn FnOnce() -> Result<(), StoreError> + Send>;
 
 /// See [`Loading::Begun`].
-pub struct LoadingBeside(Option<WaitLoaded>);
+pub struct LoadingBeside {
+    wait: Option<WaitLoaded>,
+    has_ended: Arc<AtomicBool>,
+}
 
 impl Loading {
-    /// One that has begun, and whose end `wait` waits for.
-    pub fn begun(wait: impl FnOnce() -> Result<(), StoreError> + Send + 'static) -> Self {
-        Self::Begun(LoadingBeside(Some(Box::new(wait))))
+    /// One that has begun, and whose end `wait` waits for, not long once it `has_ended`.
+    pub fn begun(has_ended: Arc<AtomicBool>, wait: impl FnOnce() -> Result<(), StoreError> + Send + 'static) -> Self {
+        Self::Begun(LoadingBeside { wait: Some(Box::new(wait)), has_ended })
     }
 
     /// One that `store` does when it is waited for.
@@ -92,10 +96,19 @@ impl Loading {
         Self::Due(Box::new(move || store.load(&pairs)))
     }
 
+    /// Whether something goes on that to wait for would take a while.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        match self {
+            Self::Begun(beside) => !beside.has_ended.load(Ordering::Acquire),
+            Self::Due(_) => false,
+        }
+    }
+
     /// Waits for the end.
     pub fn wait(self) -> Result<(), StoreError> {
         match self {
-            Self::Begun(mut beside) => beside.0.take().map_or(Ok(()), |wait| wait()),
+            Self::Begun(mut beside) => beside.wait.take().map_or(Ok(()), |wait| wait()),
             Self::Due(load) => load(),
         }
     }
@@ -103,7 +116,7 @@ impl Loading {
 
 impl Drop for LoadingBeside {
     fn drop(&mut self) {
-        if let Some(wait) = self.0.take() {
+        if let Some(wait) = self.wait.take() {
             // Whoever drops it does not want to know.
             let _ = wait();
         }

@@ -4,20 +4,26 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use scatter_core::Input;
 use scatter_core::codec::{Decode, Encode};
 use scatter_core::command::{Command, Condition, Idempotency, LaneUse, Operation, Outcome};
+use scatter_core::effects::MachineOrder;
 use scatter_core::entry::{Entry, EntryClock, EntryKind};
 use scatter_core::group::{
-    Chunk, Configuration, Expiry, GroupState, Holding, Machine, Member, Role, SnapshotError, SnapshotSink,
+    Chunk, Configuration, Expiry, GroupState, Holding, Limits, Machine, Member, Role, SnapshotError, SnapshotSink,
     highest_tablet, read, unused_spans,
 };
 use scatter_core::ring::Key;
-use scatter_core::store::map::{Fault, MapStore};
-use scatter_core::store::{Batch, Store, StoreError};
-use scatter_core::time::LogTime;
+use scatter_core::stage::Stage;
+use scatter_core::store::map::{Fault, MapBatch, MapStore, MapView};
+use scatter_core::store::{Batch, Loading, Read, Store, StoreError, Visit};
+use scatter_core::time::{Instant, LogTime};
 use scatter_core::types::{
     ClusterId, ConfigurationVersion, GroupId, Incarnation, NodeId, ReplicaName, SessionId, TabletId, Version,
 };
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 const START: u64 = 1_000_000;
 
@@ -268,6 +274,105 @@ fn what_is_held_is_loaded_and_a_crash_resumes_at_the_record() {
             check_bare(&store);
         }
     }
+}
+
+/// A store whose loads go on until it is told that they have ended, or somebody waits for them.
+#[derive(Clone, Default)]
+struct SlowStore {
+    store: MapStore,
+    has_ended: Arc<AtomicBool>,
+}
+
+impl Read for SlowStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.store.get(key)
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), StoreError> {
+        self.store.scan(start, end, visit)
+    }
+}
+
+impl Store for SlowStore {
+    type Batch = MapBatch;
+    type View = MapView;
+
+    fn write(&self, batch: MapBatch) -> Result<(), StoreError> {
+        self.store.write(batch)
+    }
+
+    fn load(&self, pairs: &[(Vec<u8>, Bytes)]) -> Result<(), StoreError> {
+        self.store.load(pairs)
+    }
+
+    fn load_beside(&self, pairs: Arc<[(Vec<u8>, Bytes)]>) -> Loading {
+        self.has_ended.store(false, Ordering::Release);
+        let store = self.store.clone();
+        Loading::begun(self.has_ended.clone(), move || store.load(&pairs))
+    }
+
+    fn view(&self) -> MapView {
+        self.store.view()
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.store.flush()
+    }
+}
+
+/// A stage that takes in a snapshot of group 1, and the pieces as orders.
+fn taking_in() -> (Machine<MapStore>, SlowStore, Stage<SlowStore>, Vec<MachineOrder>) {
+    let mut machine = create(&MapStore::new(), 1, 1);
+    fill(&mut machine);
+    let order = |chunk: &Chunk| {
+        let (replica, chunk) = (name(1), chunk.to_bytes());
+        MachineOrder::StoreSnapshot { replica, snapshot: 7, from: replica, chunk }
+    };
+    let orders = chunks(&machine, 100).iter().map(order).collect();
+    let store = SlowStore::default();
+    let limits = Limits { holding: Holding { most: 300, least: 1 }, ..Limits::default() };
+    let stage = Stage::open(store.clone(), limits, &[GroupId(1)].into(), 1, Duration::from_secs(60)).unwrap();
+    (machine, store, stage, orders)
+}
+
+#[test]
+fn a_piece_that_needs_the_next_load_waits_for_the_one_before() {
+    let (machine, store, mut stage, orders) = taking_in();
+    let mut deferred = 0;
+    for (at, order) in orders.iter().enumerate() {
+        let mut done = stage.order(order, Instant(0)).unwrap();
+        if done.inputs.is_empty() {
+            deferred += 1;
+            assert!(!stage.has_deferred());
+            assert!(stage.store_deferred().unwrap().inputs.is_empty());
+            store.has_ended.store(true, Ordering::Release);
+            assert!(stage.has_deferred());
+            store.store.set_fault(Fault::Writes(StoreError::NoSpace));
+            assert!(stage.store_deferred().is_err());
+            store.store.set_fault(Fault::None);
+            done = stage.store_deferred().unwrap();
+            assert!(!stage.has_deferred());
+        }
+        let last = at + 1 == orders.len();
+        assert!(matches!(
+            (&done.inputs[..], last),
+            ([Input::SnapshotStored { cursor: Some(_), snapshot: 7, .. }], false) | ([Input::Installed { .. }], true)
+        ));
+    }
+    assert!(deferred > 2);
+    let here = stage.machine(GroupId(1)).unwrap();
+    assert_eq!(here.full_fingerprint().unwrap(), machine.full_fingerprint().unwrap());
+}
+
+#[test]
+fn what_is_being_loaded_for_a_replica_that_goes_goes_too() {
+    let (_, store, mut stage, orders) = taking_in();
+    let waits = |order: &&MachineOrder| stage.order(order, Instant(0)).unwrap().inputs.is_empty();
+    assert!(orders.iter().find(waits).is_some());
+    stage.order(&MachineOrder::Destroy { replica: name(1) }, Instant(0)).unwrap();
+    store.has_ended.store(true, Ordering::Release);
+    assert!(!stage.has_deferred());
+    check_bare(&store.store);
 }
 
 #[test]

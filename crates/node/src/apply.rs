@@ -46,6 +46,8 @@ pub enum Job {
     Read(GroupId, Key, Waiter),
     /// A replica's read word.
     Attach(GroupId, Arc<ReadWord>),
+    /// The store has loaded something: pieces of snapshots may have waited for it.
+    Loaded,
     /// What has been applied by each group, for a flush that begins after the answer.
     Marks(Sender<Vec<(GroupId, Slot)>>),
 }
@@ -75,6 +77,8 @@ pub fn start(
 ) -> std::io::Result<(ApplyHandle, JoinHandle<()>)> {
     let (jobs, work) = channel();
     let handle = ApplyHandle { jobs, serving: serving.clone() };
+    let loaded = handle.clone();
+    store.on_loaded(move || loaded.push(Job::Loaded));
     let mut worker = Worker::new(stage, store, serving, inbox)?;
     worker.publish();
     worker.tell_space();
@@ -159,6 +163,7 @@ impl Worker {
                     self.words.insert(group, word);
                     self.publish();
                 }
+                Job::Loaded => self.store_deferred(),
                 Job::Marks(answer) => drop(answer.send(self.stage.marks())),
             }
         }
@@ -173,6 +178,15 @@ impl Worker {
         self.finish(done);
         if let MachineOrder::Destroy { replica } = order {
             self.let_down(replica.group);
+        }
+    }
+
+    /// Stores the pieces of snapshots that waited until the store had loaded what came before them.
+    fn store_deferred(&mut self) {
+        while self.stage.has_deferred() {
+            let done = self.until_done(Stage::store_deferred);
+            self.serving.counts.on_snapshot_stored(&done);
+            self.finish(done);
         }
     }
 

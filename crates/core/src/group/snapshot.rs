@@ -368,6 +368,11 @@ struct Run {
     loading: Option<Loading>,
 }
 
+/// Values parted where their keys fall: in a range that goes around the ring the first positions come last.
+fn runs(held: &[(Vec<u8>, Bytes)]) -> impl Iterator<Item = &[(Vec<u8>, Bytes)]> {
+    held.chunk_by(|(before, _), (after, _)| before < after)
+}
+
 /// Receives a snapshot into a fresh tablet, beside whatever the replica has.
 pub struct SnapshotSink<S: Store> {
     store: S,
@@ -489,24 +494,30 @@ impl<S: Store> SnapshotSink<S> {
         next.header = Some(header.clone());
         next.cursor = Some(chunk.after.clone());
         next.done = chunk.done;
-        let settles = chunk.done || self.held_bytes >= holding.most;
+        let settles = self.settles(0, chunk.done, holding);
         let is_worth_a_load = self.held_bytes >= holding.least && !self.held.is_empty();
+        // Nothing comes after the last chunk that a load could go on beside.
+        let loads_beside = is_worth_a_load && !chunk.done;
         if settles {
             // The record of the progress follows what is loaded, so there is but one load at a time.
             self.await_loaded()?;
-            if !is_worth_a_load {
+            if is_worth_a_load {
+                self.take_number_for_good()?;
+            }
+            if is_worth_a_load && !loads_beside {
+                runs(&self.held).try_for_each(|run| self.store.load(run))?;
+            } else if !is_worth_a_load {
                 self.held.iter().for_each(|(key, value)| batch.put(key, value));
+            }
+            if !loads_beside {
                 batch.put(&layout::incoming_record(next.name.group), &versioned(FORMAT, &next));
             }
         }
         self.store.write(batch)?;
-        if settles && is_worth_a_load {
-            self.load(&next)?;
-            if chunk.done {
-                self.await_loaded()?;
-            }
-        }
         if settles {
+            if loads_beside {
+                self.begin_load(next.clone());
+            }
             self.held.clear();
             self.held_bytes = 0;
         }
@@ -514,21 +525,34 @@ impl<S: Store> SnapshotSink<S> {
         Ok(chunk.done)
     }
 
-    /// Has the store load what is held. Doing so twice is as good as once.
-    fn load(&mut self, progress: &Progress) -> Result<(), StoreError> {
+    /// Whether with `bytes` more, or as these are the last, what is held goes to the store.
+    fn settles(&self, bytes: usize, done: bool, holding: Holding) -> bool {
+        done || self.held_bytes + bytes >= holding.most
+    }
+
+    /// Whether the chunk could be taken only once the store has loaded what it is loading.
+    pub fn must_wait(&self, chunk: &Chunk, holding: Holding) -> bool {
+        let mut loading = self.loading.iter().flat_map(|batched| &batched.runs).filter_map(|run| run.loading.as_ref());
+        loading.any(Loading::goes_on) && self.settles(chunk.items.len(), chunk.done, holding)
+    }
+
+    /// What is loaded may survive a crash that the record does not, and then the tablet's number would be used again.
+    fn take_number_for_good(&mut self) -> Result<(), StoreError> {
         if !self.durable {
-            // What is loaded may survive a crash that the record does not, and then the tablet's number would be used again.
             self.store.flush()?;
             self.durable = true;
         }
-        // In a range that goes around the ring the first positions come last.
-        let runs = self.held.chunk_by(|(before, _), (after, _)| before < after).map(|run| {
+        Ok(())
+    }
+
+    /// Has the store load what is held. Doing so twice is as good as once.
+    fn begin_load(&mut self, progress: Progress) {
+        let runs = runs(&self.held).map(|run| {
             let pairs: Arc<[_]> = run.into();
             let loading = self.store.load_beside(pairs.clone());
             Run { pairs, loading: Some(loading) }
         });
-        self.loading = Some(Batched { runs: runs.collect(), progress: progress.clone() });
-        Ok(())
+        self.loading = Some(Batched { runs: runs.collect(), progress });
     }
 
     /// Waits until what is being loaded is loaded, and records it. After an error the next call tries again.

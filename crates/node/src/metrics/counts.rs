@@ -274,12 +274,18 @@ impl NodeCounts {
 
     /// An order was carried out: pieces of snapshots are counted.
     pub fn on_order(&self, order: &MachineOrder, done: &Done) {
-        let [_, _, installed, received_bytes] = &self.snapshots;
         if let MachineOrder::StoreSnapshot { chunk, .. } = order {
+            let [_, _, _, received_bytes] = &self.snapshots;
             received_bytes.add(0, chunk.len() as u64);
-            let whole = done.inputs.iter().any(|input| matches!(input, Input::Installed { .. }));
-            installed.add(0, u64::from(whole));
+            self.on_snapshot_stored(done);
         }
+    }
+
+    /// A piece of a snapshot was stored.
+    pub fn on_snapshot_stored(&self, done: &Done) {
+        let [_, _, installed, _] = &self.snapshots;
+        let whole = done.inputs.iter().any(|input| matches!(input, Input::Installed { .. }));
+        installed.add(0, u64::from(whole));
     }
 }
 

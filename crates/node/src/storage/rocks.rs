@@ -30,7 +30,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const LEVELS: usize = 7;
@@ -89,6 +89,8 @@ struct Inner {
     waiting: Waiting,
     /// Held while a table is loaded: one at a time.
     loading: Mutex<()>,
+    /// Called whenever something was loaded beside other things, or could not be.
+    on_loaded: Mutex<Option<Box<dyn Fn() + Send>>>,
     /// Microseconds for which writes were held back.
     held_micros: AtomicU64,
     memtable_bytes: usize,
@@ -124,10 +126,16 @@ impl RocksStore {
             gate: Mutex::new(Gate::default()),
             waiting: Waiting::default(),
             loading: Mutex::new(()),
+            on_loaded: Mutex::new(None),
             held_micros: AtomicU64::new(0),
             memtable_bytes: settings.memtable_bytes,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Has `tell` called whenever a [`Store::load_beside`] has ended.
+    pub fn on_loaded(&self, tell: impl Fn() + Send + 'static) {
+        *self.inner.on_loaded.lock() = Some(Box::new(tell));
     }
 
     /// Bytes that must be free on the disk so that what is in memory, and what is decided and not applied yet, can still be
@@ -291,13 +299,15 @@ impl Store for RocksStore {
     }
 
     fn load_beside(&self, pairs: Arc<[(Vec<u8>, Bytes)]>) -> Loading {
-        let (store, shared) = (self.clone(), pairs.clone());
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let end = LoadEnd { store: self.clone(), has_ended: has_ended.clone() };
+        let shared = pairs.clone();
         let loads = move || {
             super::give_way();
-            store.load(&shared)
+            end.store.load(&shared)
         };
         match std::thread::Builder::new().name("load".to_owned()).spawn(loads) {
-            Ok(thread) => Loading::begun(move || {
+            Ok(thread) => Loading::begun(has_ended, move || {
                 let panicked = |_| Err(StoreError::Failed("a thread that loads a table panicked".to_owned()));
                 thread.join().unwrap_or_else(panicked)
             }),
@@ -319,6 +329,21 @@ impl Store for RocksStore {
         let result = self.inner.db.flush().map_err(store_error);
         *failed = result.as_ref().err().cloned();
         result
+    }
+}
+
+/// Tells that a load has ended, however it did.
+struct LoadEnd {
+    store: RocksStore,
+    has_ended: Arc<AtomicBool>,
+}
+
+impl Drop for LoadEnd {
+    fn drop(&mut self) {
+        self.has_ended.store(true, Ordering::Release);
+        if let Some(tell) = &*self.store.inner.on_loaded.lock() {
+            tell();
+        }
     }
 }
 
