@@ -1,6 +1,6 @@
 //! Everything that can happen to a node.
 
-use crate::group::GroupState;
+use crate::group::{GroupState, Link};
 use crate::message::{PeerMessage, Piece};
 use crate::ops::order::Order;
 use crate::time::LogTime;
@@ -210,6 +210,13 @@ pub enum Input {
         request: RequestId,
         /// The nodes.
         nodes: Vec<NodeId>,
+    },
+    /// Groups were heard of that may lie next to one which [`Node::lonely`](crate::node::Node::lonely) named: hints.
+    Found {
+        /// The group that is led here.
+        group: GroupId,
+        /// What was heard.
+        links: Vec<Link>,
     },
     /// A node answered at an address of the founders or seeds.
     Answered {

@@ -258,6 +258,12 @@ impl Node {
         self.looking.looked
     }
 
+    /// The groups led here with a neighbour whom nobody answers for, although asked several times: all members that are known of it
+    /// may be gone. Whoever has heard of others next to them should say so ([`Input::Found`]).
+    pub fn lonely(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.replicas.values().filter(|replica| replica.is_lonely()).map(|replica| replica.name.group)
+    }
+
     /// The groups with a replica here.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
         self.replicas.keys().copied()
@@ -381,7 +387,13 @@ impl Node {
                 self.request(now, group, request, effects, |replica, cx| replica.on_order(request, order, cx));
             }
             Input::Recover { request, group, survivors } => {
-                self.request(now, group, request, effects, |replica, cx| replica.on_recover(request, survivors, cx));
+                let condemned = self.condemned();
+                self.request(now, group, request, effects, |replica, cx| {
+                    replica.on_recover(request, survivors, &condemned, cx);
+                });
+            }
+            Input::Found { group, links } => {
+                self.with(now, group, effects, |replica, cx| replica.on_found(&links, cx));
             }
             Input::Condemn { request, nodes } => {
                 self.condemn(&nodes, effects);
@@ -726,6 +738,7 @@ fn from_outside(input: &Input) -> bool {
         | Input::HandOver { .. }
         | Input::Reshape { .. }
         | Input::Recover { .. }
+        | Input::Found { .. }
         | Input::Condemn { .. } => true,
         Input::Synced { .. }
         | Input::DiskFull { .. }

@@ -209,6 +209,8 @@ bugs! {
     RecoveryAsksNobody => "recovery-asks-nobody",
     /// Whoever was condemned by a recovery is listened to when it comes back.
     CondemnedHeard => "condemned-heard",
+    /// A recovery goes without members that nobody was told not to listen to.
+    RecoversUncondemned => "recovers-uncondemned",
     /// A leader's operations keep their deadline while they stand still, which no tick then moves.
     DeadlineAtStandstill => "deadline-at-standstill",
     /// A level of the far links that is filled stays as it is, however the ring changes.

@@ -213,7 +213,7 @@ impl Story {
             }
             [
                 "propose" | "read" | "hand-over" | "change" | "split" | "merge" | "shift" | "recover" | "load"
-                | "around",
+                | "around" | "hear",
                 node,
                 rest @ ..,
             ] => {
@@ -265,6 +265,10 @@ impl Story {
                 cluster.process(node).node.note_load(group, load);
             }
             ("around", []) => cluster.say_around(node, group),
+            ("hear", of) => {
+                let of: Vec<GroupId> = of.iter().map(|word| cluster.names.group(word).unwrap()).collect();
+                cluster.hear(node, group, &of);
+            }
             _ => panic!("what is {what} {words:?}?"),
         }
     }

@@ -756,6 +756,7 @@ impl Driver {
             return;
         }
         self.organise_at = now.after(LOOK_EVERY);
+        self.tell_lonely();
         let Some(hearsay) = &self.hearsay else { return };
         let mut hints = hearsay.node_hints(self.organiser.capacity());
         // Whoever is condemned is dead to all groups, whatever gossip has heard.
@@ -765,6 +766,16 @@ impl Driver {
         let look = Look { now, node: &self.node, serving: &self.serving, hints, round_trips: &self.round_trips() };
         for (group, proposal) in self.organiser.look(look) {
             self.order(group, proposal);
+        }
+    }
+
+    /// Tells the groups led here that hear nothing of a neighbour who else lies next to them, as far as gossip goes.
+    fn tell_lonely(&mut self) {
+        for group in self.node.lonely().collect::<Vec<_>>() {
+            let links = self.serving.beside(group);
+            if !links.is_empty() {
+                self.step(Input::Found { group, links });
+            }
         }
     }
 

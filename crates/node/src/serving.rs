@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use scatter_core::command::Found;
 use scatter_core::group::read_word::ReadWord;
-use scatter_core::group::{Configuration, Descriptor, Links, TabletMap};
+use scatter_core::group::{Configuration, Descriptor, Link, Links, TabletMap};
 use scatter_core::node::ReplicaStatus;
 use scatter_core::ops::surroundings::Looked;
 use scatter_core::ops::{OperationId, Pending, Recovered};
@@ -361,6 +361,14 @@ impl Serving {
             routes.learn(link);
             routes.touch(link.group);
         }
+    }
+
+    /// What was heard of groups right beside one that is served here.
+    #[must_use]
+    pub fn beside(&self, group: GroupId) -> Vec<Link> {
+        let groups = self.groups.load();
+        let Some(served) = groups.group(group) else { return Vec::new() };
+        self.routes.read().beside(&served.range).map(|route| route.link()).collect()
     }
 
     /// The group here that owns a key.

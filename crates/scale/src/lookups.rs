@@ -97,7 +97,7 @@ fn fill(groups: &[Arc<Descriptor>]) -> (Vec<FarLinks>, usize) {
             .collect();
         for (i, answer) in answers.into_iter().enumerate() {
             if let Some((level, link)) = answer {
-                links[i].answered(&groups[i].range, level, link);
+                links[i].answered(groups[i].group, &groups[i].range, level, link);
             }
         }
         let total: usize = links.iter().map(|links| links.links().count()).sum();

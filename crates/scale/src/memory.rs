@@ -52,7 +52,7 @@ pub(crate) fn run(shape: &Shape) -> Vec<Part> {
                 let mut links = FarLinks::default();
                 links.set_successor(&groups[at].range, own_copy(at + 1));
                 for level in 1..levels {
-                    links.answered(&groups[at].range, level - 1, Some(own_copy(at + (1 << level))));
+                    links.answered(groups[at].group, &groups[at].range, level - 1, Some(own_copy(at + (1 << level))));
                 }
                 links
             })

@@ -109,6 +109,8 @@ impl World {
         self.note([2, host as u64, id.0], || format!("host {host} starts as node {id}, boot {boot}"));
         let flush_at = now + self.random.below(self.plan.speed.flush_every);
         self.at(flush_at, Event::FlushBegin(host, epoch));
+        let first = now + self.random.below(SECOND);
+        self.at(first, Event::Lonely(host, epoch));
         if rules.is_some() {
             self.at(now, Event::Gossip(host, epoch));
             let first = now + self.random.below(SECOND);
@@ -674,6 +676,7 @@ fn kind_of(input: &Input) -> u64 {
         Input::Counted { .. } => 22,
         Input::Recover { .. } => 23,
         Input::Condemn { .. } => 24,
+        Input::Found { .. } => 25,
     }
 }
 

@@ -2,16 +2,22 @@
 
 use crate::history::Time;
 use crate::invariants::Checked;
-use crate::plan::MILLISECOND;
+use crate::plan::{MILLISECOND, SECOND};
 use crate::world::{Event, World};
 use bytes::Bytes;
 use scatter_core::effects::Outgoing;
+use scatter_core::group::Link;
+use scatter_core::input::Input;
 use scatter_core::message::PeerMessage;
-use scatter_core::types::NodeId;
+use scatter_core::ring::routing::RoutingTable;
+use scatter_core::types::{GroupId, NodeId};
 use scatter_gossip::{Flags, Gossip, Identity, Profile};
 
 /// How often a process that belongs to no cluster yet looks whether it does.
 const BEGIN_PERIOD: Time = 100 * MILLISECOND;
+
+/// How many groups a host knows of.
+const MOST_ROUTES: usize = 10_000;
 
 impl World {
     /// What a host tells of itself.
@@ -121,6 +127,46 @@ impl World {
         gossip.set_load(clock, load);
         gossip.learn_descriptors(clock, &descriptors);
         self.gossip_says(host);
+    }
+
+    /// Groups led on a host that hear nothing of a neighbour are told who else lies next to them. Where no gossip runs, what it would
+    /// spread in time is taken from the hosts themselves.
+    ///
+    /// # Errors
+    /// The invariant that does not hold after it.
+    pub(crate) fn tell_lonely(&mut self, host: usize) -> Checked {
+        let epoch = self.hosts[host].epoch;
+        let next = self.now + SECOND / 2 + self.random.below(SECOND);
+        self.at(next, Event::Lonely(host, epoch));
+        let Some(process) = &self.hosts[host].process else { return Ok(()) };
+        let lonely: Vec<GroupId> = process.node.lonely().collect();
+        if lonely.is_empty() {
+            return Ok(());
+        }
+        let mut routes = RoutingTable::new(MOST_ROUTES);
+        match &process.gossip {
+            Some(gossip) => {
+                for heard in gossip.descriptors() {
+                    routes.learn(heard);
+                }
+            }
+            None => {
+                for stage in self.hosts.iter().filter_map(|host| Some(&host.process.as_ref()?.stage)) {
+                    for state in stage.marks().into_iter().filter_map(|(group, _)| stage.state(group)) {
+                        routes.learn(&state.link().descriptor());
+                    }
+                }
+            }
+        }
+        let found: Vec<(GroupId, Vec<Link>)> = lonely
+            .into_iter()
+            .filter_map(|group| Some((group, process.stage.state(group)?)))
+            .map(|(group, state)| (group, routes.beside(&state.range).map(|route| route.link()).collect()))
+            .collect();
+        for (group, links) in found {
+            self.input(host, Input::Found { group, links })?;
+        }
+        Ok(())
     }
 
     /// Sends what the engine has to say, and sets its alarm.

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// The weather in which a bug shows; `None`: any.
 fn habitat(bug: Bug) -> Option<Profile> {
     match bug {
-        Bug::RecoveryPresumesAbort | Bug::RecoveryAsksNobody | Bug::CondemnedHeard => Some(Profile::Disaster),
+        Bug::RecoveryPresumesAbort | Bug::RecoveryAsksNobody | Bug::CondemnedHeard | Bug::RecoversUncondemned => {
+            Some(Profile::Disaster)
+        }
         // A set of members must be proposed behind a slot that takes another value.
         Bug::AdoptsStaleConfiguration => Some(Profile::Membership),
         // It takes a crash between what the log holds and what the store has applied, again and again.

@@ -93,8 +93,11 @@ impl Node {
         for (group, merger) in settled {
             self.merged.remove(&group);
             // Who has no part in a recovery cannot know that the survivors hold anything: it must not tell anybody that the
-            // group is gone.
-            let left_out = is_recovery(merger) && !self.replicas.contains_key(&merger.into);
+            // group is gone. Where the recovered group was merged away meanwhile, all of them had it.
+            let was_here = |gone: &Vec<Tombstone>| gone.iter().any(|gone| gone.merged.is_some());
+            let has_part =
+                self.replicas.contains_key(&merger.into) || self.tombstones.get(&merger.into).is_some_and(was_here);
+            let left_out = is_recovery(merger) && !has_part;
             self.with(now, group, effects, |replica, cx| {
                 if left_out { replica.on_left_out(cx) } else { replica.on_settled(merger, cx) }
             });

@@ -7,6 +7,7 @@ use crate::input::MachineReport;
 use crate::message::{Hello, HelloError};
 use crate::planted::{self, Bug};
 use crate::types::NodeId;
+use std::collections::BTreeSet;
 
 impl Node {
     /// How this node introduces itself to `to`.
@@ -55,6 +56,11 @@ impl Node {
     #[must_use]
     pub fn is_condemned(&self, node: NodeId) -> bool {
         self.peers.get(&node).is_some_and(|peer| peer.condemned) && !planted::on(Bug::CondemnedHeard)
+    }
+
+    /// All nodes that this one has noted nobody is to listen to.
+    pub(super) fn condemned(&self) -> BTreeSet<NodeId> {
+        self.peers.values().filter(|peer| peer.condemned).map(|peer| peer.node).collect()
     }
 
     /// Listens to these nodes no more. Whoever is among them itself gives up.

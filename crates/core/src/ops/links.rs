@@ -9,6 +9,9 @@
 //! ```
 //!
 //! An answer carries the hearer's own link: a teller that spoke to a group that is its neighbour no more learns whom to ask.
+//! If nobody answers, every member that is known of the neighbour may be gone, and those that are its members now, or of whatever took
+//! its place, may know as little of the teller. Then whatever else was heard of next to it is told as well; only
+//! its answer is believed.
 
 use super::messages::GroupMessage;
 use super::transitions::is_newer;
@@ -22,6 +25,9 @@ use crate::types::{ConfigurationVersion, GroupId, NodeId, RangeVersion};
 
 /// The longest pause between two repetitions, in rounds of [`crate::Config::group_resend`].
 const MOST_ROUNDS: u32 = 32;
+
+/// After a pause of so many rounds without an answer a neighbour is looked for elsewhere.
+const LONELY_ROUNDS: u32 = 8;
 
 /// What was told: to whom, and the teller's versions.
 type Told = (GroupId, RangeVersion, ConfigurationVersion);
@@ -45,6 +51,10 @@ impl Telling {
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.owes().then_some(self.again_at)
+    }
+
+    fn is_lonely(&self) -> bool {
+        self.owes() && self.rounds >= LONELY_ROUNDS
     }
 
     pub(crate) fn is_due(&self, now: Instant) -> bool {
@@ -89,6 +99,20 @@ impl Replica {
             if wanted[index].is_some() && wanted[index] != known[index] && !twice {
                 self.tell_group(link, &GroupMessage::Neighbour { link: state.link() }, cx);
             }
+        }
+    }
+
+    /// Whether it leads a group with a neighbour whom nobody answers for.
+    pub(crate) fn is_lonely(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.operations.telling.is_lonely())
+    }
+
+    /// Groups were heard of that may lie next to this one: those of whom it knows nothing as new hear of it.
+    pub(crate) fn on_found(&mut self, links: &[Link], cx: &mut Context<'_>) {
+        let Some(state) = self.report.as_ref().map(|report| &report.state).filter(|_| self.is_lonely()) else { return };
+        let own = GroupMessage::Neighbour { link: state.link() };
+        for link in links.iter().filter(|link| state.is_news(link, false) || state.is_news(link, true)) {
+            self.tell_group(link, &own, cx);
         }
     }
 

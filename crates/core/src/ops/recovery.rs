@@ -24,6 +24,7 @@ use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
 use crate::types::{ConfigurationVersion, GroupId, NodeId, RequestId, Slot};
+use std::collections::BTreeSet;
 
 /// An order to go on with these members alone, under way.
 #[derive(Clone, Debug)]
@@ -62,11 +63,18 @@ impl Recovery {
 }
 
 impl Replica {
-    /// An operator orders that the group go on with these members alone.
-    pub(crate) fn on_recover(&mut self, request: RequestId, mut survivors: Vec<NodeId>, cx: &mut Context<'_>) {
+    /// An operator orders that the group go on with these members alone. `condemned` are the nodes that this one does not listen
+    /// to any more.
+    pub(crate) fn on_recover(
+        &mut self,
+        request: RequestId,
+        mut survivors: Vec<NodeId>,
+        condemned: &BTreeSet<NodeId>,
+        cx: &mut Context<'_>,
+    ) {
         survivors.sort_unstable();
         survivors.dedup();
-        if let Some(why) = self.recovery_refusal(&survivors, cx) {
+        if let Some(why) = self.recovery_refusal(&survivors, condemned, cx) {
             cx.reply(request, Reply::Refused(Refused::Invalid(why)));
             return;
         }
@@ -84,10 +92,14 @@ impl Replica {
     }
 
     /// Why an order makes no sense, or is not called for, if so.
-    fn recovery_refusal(&self, survivors: &[NodeId], cx: &Context<'_>) -> Option<String> {
+    fn recovery_refusal(&self, survivors: &[NodeId], condemned: &BTreeSet<NodeId>, cx: &Context<'_>) -> Option<String> {
         let configuration = self.configuration.as_ref();
         let Some(configuration) = configuration.filter(|_| self.report.is_some() && self.votes()) else {
             return Some("the replica here does not vote in the group, as far as it knows".to_owned());
+        };
+        let heard = |member: &&Member| {
+            let known = survivors.contains(&member.node) || condemned.contains(&member.node);
+            !known && !planted::on(Bug::RecoversUncondemned)
         };
         if matches!(self.role, Role::Retired(_) | Role::Merged(_)) {
             Some("the replica here has left the group".to_owned())
@@ -102,7 +114,9 @@ impl Replica {
         } else if self.leader_lives(None, cx) {
             Some("the group has a leader".to_owned())
         } else {
-            None
+            // The order may be about members of the past: these may live, and the entry would condemn them.
+            let member = configuration.voters().find(heard)?;
+            Some(format!("node {} is neither among the survivors nor condemned: condemn the lost first", member.node))
         }
     }
 

@@ -246,7 +246,7 @@ impl Replica {
         if surroundings.is_answered(own.group, level) {
             surroundings.hear(&report.state, (own.group, own.range_version), load, cx.now.instant);
             surroundings.links.heard(level, own);
-            surroundings.links.answered(&report.state.range, level, link.map(Arc::new));
+            surroundings.links.answered(report.state.group, &report.state.range, level, link.map(Arc::new));
         }
     }
 

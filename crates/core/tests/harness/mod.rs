@@ -339,6 +339,16 @@ impl Cluster {
     }
 
     /// An operator tells a node whom not to listen to again.
+    /// A lonely group hears of others that may lie next to it.
+    pub(crate) fn hear(&mut self, letter: char, group: GroupId, of: &[GroupId]) {
+        let states = self.hosts.values().filter_map(|host| Some(&host.process.as_ref()?.stage));
+        let links = states.flat_map(|stage| of.iter().filter_map(|group| Some(stage.state(*group)?.link()))).collect();
+        let lonely = self.process(letter).node.lonely().any(|lonely| lonely == group);
+        let whose = self.names.of(group);
+        self.say(letter, format!("lonely   {whose}: {lonely}"));
+        self.input(letter, Input::Found { group, links });
+    }
+
     pub(crate) fn condemn(&mut self, letter: char, label: &str, nodes: Vec<NodeId>) -> RequestId {
         let request = self.request(label);
         self.input(letter, Input::Condemn { request, nodes });

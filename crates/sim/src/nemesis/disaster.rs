@@ -78,6 +78,9 @@ impl World {
     fn lose(&mut self, lost: BTreeMap<GroupId, Vec<NodeId>>) {
         for (group, survivors) in &lost {
             self.observer.loses(*group, survivors);
+            // Some may have been lost before, without harm then.
+            let voters = self.observer.configuration(*group).map(voters).unwrap_or_default();
+            self.nemesis.lost.condemned.extend(voters.iter().filter(|node| !survivors.contains(node)));
         }
         self.nemesis.lost.groups.extend(lost);
     }
@@ -110,6 +113,13 @@ impl World {
         // What ended in memory alone has not ended; children that were on their way are born without a majority.
         let hosts = &self.hosts;
         self.nemesis.lost.groups.retain(|group, _| hosts.iter().any(|host| host.disk.log.replicas.contains_key(group)));
+        // A change of members that was under way may have given a group a majority again.
+        let had: Vec<GroupId> = self.nemesis.lost.groups.keys().copied().collect();
+        let still = self.without_majority(had.clone(), &BTreeSet::new());
+        for group in had.into_iter().filter(|group| !still.contains_key(group)) {
+            self.nemesis.lost.groups.remove(&group);
+            self.observer.loses(group, &[]);
+        }
         let mut known = self.groups();
         known.extend(self.hosts.iter().flat_map(|host| host.disk.log.replicas.keys().copied()));
         self.lose(self.without_majority(known, &BTreeSet::new()));
@@ -137,7 +147,22 @@ impl World {
             self.note([32, base as u64, group.0], || format!("order to {group}: recover with {survivors:?}"));
             self.input(base, Input::Recover { request, group, survivors })?;
         }
-        Ok(())
+        self.recover_the_living()
+    }
+
+    /// The operator takes living members for lost: whoever is asked must see that nobody has condemned them.
+    fn recover_the_living(&mut self) -> Checked {
+        let group = *self.nemesis.random.pick(&self.groups());
+        let voters = self.observer.configuration(group).map(voters).unwrap_or_default();
+        let hosts: Vec<usize> = voters.iter().filter_map(|node| self.home_of(*node)).collect();
+        if hosts.is_empty() {
+            return Ok(());
+        }
+        let base = *self.nemesis.random.pick(&hosts);
+        let (Some(node), Some(request)) = (self.hosts[base].node_id(), self.ask(base, Asked::Order)) else {
+            return Ok(());
+        };
+        self.input(base, Input::Recover { request, group, survivors: vec![node] })
     }
 
     /// The host on which a node lives.

@@ -50,7 +50,7 @@ fn answer(surroundings: &mut Surroundings, ring: &[GroupState], (by, level): (us
     let link = Arc::new(own(&ring[link % ring.len()]));
     assert!(surroundings.is_answered(ring[by].group, level));
     surroundings.links.heard(level, &own(&ring[by]));
-    surroundings.links.answered(&ring[0].range, level, Some(link));
+    surroundings.links.answered(ring[0].group, &ring[0].range, level, Some(link));
 }
 
 #[test]

@@ -109,11 +109,13 @@ impl FarLinks {
     }
 
     /// Takes the answer to a question about `level`: what the group at that level has there, `None` if it does not know. An
-    /// answer that does not lie between that group and the asker's own start went round the ring: there are no more levels.
-    pub fn answered(&mut self, own: &KeyRange, level: usize, link: Option<Arc<Descriptor>>) {
+    /// answer that does not lie between that group and the asker's own start went round the ring: there are no more levels. So did
+    /// one that names the asker, wherever it began when that was heard.
+    pub fn answered(&mut self, group: GroupId, own: &KeyRange, level: usize, link: Option<Arc<Descriptor>>) {
         let (Some(from), Some(link)) = (self.level(level), link) else { return };
         let steps = |position| steps_from(&own.start, position);
-        let ahead = link.range.start != own.start && steps(&link.range.start) > steps(&from.range.start);
+        let other = link.group != group && link.range.start != own.start;
+        let ahead = other && steps(&link.range.start) > steps(&from.range.start);
         let next = level + 1;
         if ahead && self.level(next).is_some() && planted::on(Bug::FarLinkKept) {
             return;

@@ -73,6 +73,14 @@ impl RoutingTable {
         self.routes.range(..=position).rev().chain(wrapped).map(|(_, route)| route)
     }
 
+    /// The groups whose claims stand right beside a range: the one that ends where it starts, and the one that starts where it
+    /// ends.
+    pub fn beside(&self, range: &KeyRange) -> impl Iterator<Item = &Arc<Descriptor>> {
+        let before = self.closest_before(&range.start).take(2).find(|route| route.range.end == range.start);
+        let after = self.owner(&range.end).filter(|route| route.range.start == range.end);
+        before.into_iter().chain(after)
+    }
+
     /// What is known of a group.
     #[must_use]
     pub fn group(&self, group: GroupId) -> Option<&Arc<Descriptor>> {

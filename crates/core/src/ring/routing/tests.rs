@@ -50,7 +50,7 @@ fn fill(groups: &[Arc<Descriptor>]) -> (Vec<FarLinks>, usize) {
             if let Some(question) = links[i].question() {
                 let asked = usize::try_from(question.ask.group.0).unwrap();
                 let answer = answers[asked].level(question.level).cloned();
-                links[i].answered(&group.range, question.level, answer);
+                links[i].answered(group.group, &group.range, question.level, answer);
             }
         }
         rounds += 1;
@@ -113,9 +113,36 @@ fn a_link_that_was_given_up_comes_back_and_the_successor_is_never_given_up() {
     for _ in 0..5 {
         let question = links.question().unwrap();
         let asked = usize::try_from(question.ask.group.0).unwrap();
-        links.answered(&groups[0].range, question.level, filled[asked].level(question.level).cloned());
+        links.answered(groups[0].group, &groups[0].range, question.level, filled[asked].level(question.level).cloned());
     }
     assert_eq!(links.level(2).map(|link| link.group), Some(GroupId(4)));
+}
+
+#[test]
+fn what_lies_right_beside_a_range_is_found_and_nothing_else() {
+    let groups = ring(&[0, 10_000, 20_000, 30_000], 1);
+    let beside = |table: &RoutingTable, index: usize| {
+        let found = table.beside(&groups[index].range).map(|route| route.group.0);
+        found.collect::<Vec<_>>()
+    };
+    let mut table = RoutingTable::new(10);
+    assert_eq!(beside(&table, 0), []);
+    groups.iter().for_each(|group| assert!(table.learn(group)));
+    assert_eq!((beside(&table, 0), beside(&table, 3)), (vec![3, 1], vec![2, 0]));
+    // Whatever overlaps the range, or leaves a gap, is not beside it.
+    table.forget(GroupId(0));
+    assert!(table.learn(&descriptor(7, 15_000, 25_000, 2)));
+    assert_eq!((beside(&table, 0), beside(&table, 3), beside(&table, 1)), (vec![3], vec![], vec![]));
+}
+
+#[test]
+fn a_group_never_asks_itself_although_others_remember_where_it_began() {
+    let groups = ring(&[0, 10_000, 20_000, 30_000], 1);
+    let (mut links, _) = fill(&groups);
+    // The first group gave its beginning away, and its opposite has yet to hear of it.
+    let own = descriptor(0, 5_000, 10_000, 2);
+    links[0].answered(own.group, &own.range, 1, Some(Arc::clone(&groups[0])));
+    assert_eq!(links[0].links().map(|link| link.group.0).collect::<Vec<_>>(), [1, 2]);
 }
 
 #[test]
