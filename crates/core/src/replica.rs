@@ -121,6 +121,9 @@ pub struct Replica {
     pub(crate) hard: HardState,
     /// What the disk holds as decided: known again after a restart.
     pub(crate) decided_on_disk: Slot,
+    /// How far the log was known to be decided when the process started: what came of that before it does not show until
+    /// the machine has it again.
+    replays_through: Slot,
     /// Every slot up to here is decided and known.
     pub(crate) decided: Slot,
     /// What the machine was handed, applied, and holds durably.
@@ -179,6 +182,7 @@ impl Replica {
             seen_round: 1,
             hard: HardState::default(),
             decided_on_disk: Slot(0),
+            replays_through: Slot(0),
             decided: Slot(0),
             handed: Slot(0),
             applied: Slot(0),
@@ -244,6 +248,11 @@ impl Replica {
         } else {
             replica.reset_cursor(cx);
         }
+        let mut held = replica.log.truncated().max(replica.applied);
+        while held < recovered.hard.decided && replica.log.get(held.next()).is_some() {
+            held = held.next();
+        }
+        replica.replays_through = recovered.hard.decided.min(held);
         replica
     }
 
@@ -494,13 +503,25 @@ impl Replica {
         }
     }
 
-    /// Whether a gainer beside this replica could not be assembled again without it.
-    pub(crate) fn is_needed_beside(&self, cx: &Context<'_>) -> bool {
-        !planted::on(Bug::AssembledInMemory)
-            && cx.beside.values().any(|gainer| {
-                let gained = gainer.report.as_ref().map(|report| &report.state.gained);
-                gained.into_iter().flatten().any(|gain| gain.loser == self.name.group && gain.at > gainer.flushed)
-            })
+    /// Whether the machine is on its way to where it may have been before the process started. One that stands still is not: what it
+    /// waits for was never here, unless somebody else is on the way there. Nor is one that is still to be born, of whoever is.
+    fn is_unreplayed(&self) -> bool {
+        let moves = self.report.is_some() && self.stalled.is_none();
+        moves && self.applied < self.replays_through && !planted::on(Bug::ForgottenUnreplayed)
+    }
+
+    /// Whether something here could not be made again, should the process die, without this replica: groups that were born of
+    /// it, and gainers beside it. Of what has yet to be replayed nobody can tell.
+    pub(crate) fn is_needed_here(&self, cx: &Context<'_>) -> bool {
+        let reshaped = self.report.as_ref().map(|report| report.state.reshaped).unwrap_or_default();
+        let bore = self.flushed < reshaped && !planted::on(Bug::ParentForgottenUnflushed);
+        let parted = |gainer: &Replica| {
+            let gained = gainer.report.as_ref().map(|report| &report.state.gained);
+            let needs = |gain: &Gain| gain.loser == self.name.group && gain.at > gainer.flushed;
+            gained.into_iter().flatten().any(needs) && !planted::on(Bug::AssembledInMemory)
+        };
+        let unsure = self.is_unreplayed() || cx.beside.values().any(|other| other.is_unreplayed());
+        bore || unsure || cx.beside.values().any(|gainer| parted(gainer))
     }
 
     /// When something must happen although nothing is heard.
@@ -556,7 +577,9 @@ impl Replica {
 
     /// A changed promise goes to disk at once; a changed decided mark rides along.
     fn flush_hard(&mut self, cx: &mut Context<'_>) {
-        let state = HardState { promised: self.promised, decided: self.decided, led_round: self.hard.led_round };
+        // The mark never goes back: a replica that is still to be born again has its log, and knows how much of it is decided.
+        let decided = self.decided.max(self.hard.decided);
+        let state = HardState { promised: self.promised, decided, led_round: self.hard.led_round };
         let promised = state.promised != self.hard.promised;
         let rides = !cx.effects.writes.is_empty() && state.decided > self.hard.decided;
         let lags = state.decided.0 > self.hard.decided.0 + 64;

@@ -201,6 +201,8 @@ impl Story {
             ["room", node] => cluster.input(only(node), Input::DiskFull { full: false }),
             ["flush", node] => cluster.flush(only(node)),
             ["hold-sync", node] => cluster.hold_sync(only(node), true),
+            ["hold-machines", node] => cluster.hold_machines(only(node), true),
+            ["let-machines", node] => cluster.hold_machines(only(node), false),
             ["sync", node] => cluster.hold_sync(only(node), false),
             ["wall", node, millis] => {
                 cluster.host(only(node)).wall_skew_micros = millis.parse::<u64>().unwrap() * 1_000;

@@ -72,6 +72,7 @@ impl World {
         };
         node.seek_far_links(self.plan.far_links);
         self.check_recovered(host, &flushed, &effects)?;
+        let stunned_until = self.stunned_until(host);
         let target = &mut self.hosts[host];
         target.live = target.disk.log.replicas.keys().copied().collect();
         target.epoch += 1;
@@ -90,7 +91,7 @@ impl World {
             loop_stalled_until: 0,
             work: VecDeque::new(),
             work_scheduled: false,
-            work_stalled_until: 0,
+            work_stalled_until: stunned_until,
             timer: None,
             idle_ticks: 0,
             requests: BTreeMap::new(),
@@ -169,6 +170,7 @@ impl World {
     /// The invariant that does not hold after it.
     pub fn input(&mut self, host: usize, input: Input) -> Checked {
         let epoch = self.hosts[host].epoch;
+        self.note_aligned(&input);
         let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
         process.inbox.push_back(input);
         if process.loop_scheduled {

@@ -18,8 +18,12 @@ use crate::random::Random;
 use crate::transport::Packet;
 use crate::world::{Event, World};
 use scatter_core::birth::Origin;
+use scatter_core::codec::Decode;
+use scatter_core::entry::EntryKind;
 use scatter_core::group::{Configuration, Role};
 use scatter_core::input::Input;
+use scatter_core::message::PeerMessage;
+use scatter_core::ops::messages::GroupMessage;
 use scatter_core::types::{ConfigurationVersion, FeatureLevel, GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -110,6 +114,8 @@ pub struct Nemesis {
     echoes_until: Time,
     /// Until when data stores are not flushed.
     forgetful_until: Time,
+    /// The machines of this host stand still when it starts, until then.
+    stunned: Option<(usize, Time)>,
     /// What disasters have taken.
     lost: disaster::Lost,
     /// The votes of the first of these groups on what the second asks are lost until then.
@@ -149,6 +155,7 @@ impl Nemesis {
             impostors: BTreeSet::new(),
             echoes_until: 0,
             forgetful_until: 0,
+            stunned: None,
             lost: disaster::Lost::default(),
             silenced: None,
             proposals: BTreeMap::new(),
@@ -460,7 +467,8 @@ impl World {
         // Of a group that was merged the members of its gainer hold what they need.
         let ordered = self.nemesis.ordered.iter().filter(|ordered| groups.contains(&ordered.group));
         let ordered = ordered.filter(|ordered| self.may_come_to_be(ordered));
-        let sets: Vec<Vec<NodeId>> = current.chain(ordered.map(|ordered| ordered.set.clone())).collect();
+        let ordered = ordered.map(|ordered| ordered.set.clone());
+        let sets: Vec<Vec<NodeId>> = current.chain(ordered).chain(self.proposed_sets()).collect();
         let spared = sets.iter().all(|set| !set.contains(&node) || self.lives_without(set, Some(node)));
         !groups.is_empty() && spared && groups.iter().all(|group| self.has_begun_without(*group, node))
     }
@@ -624,6 +632,28 @@ impl World {
     fn any_group(&mut self) -> Option<GroupId> {
         let groups = self.groups();
         if groups.is_empty() { None } else { Some(*self.nemesis.random.pick(&groups)) }
+    }
+
+    /// A group asks another to have these members, without an operator.
+    pub(crate) fn note_aligned(&mut self, input: &Input) {
+        if let Input::Message { message: PeerMessage::Group { envelope }, .. } = input
+            && let GroupMessage::Align { members, .. } = &envelope.message
+        {
+            self.note_ordered(envelope.to, members.iter().map(|(node, _)| *node).collect());
+        }
+    }
+
+    /// Sets of voters that were proposed, as far as disks tell, and may be decided yet.
+    fn proposed_sets(&self) -> Vec<Vec<NodeId>> {
+        let mut sets = Vec::new();
+        for (group, replica) in self.hosts.iter().flat_map(|host| &host.disk.log.replicas) {
+            let newest = self.observer.configurations(*group).last().map(|(slot, _)| *slot).unwrap_or_default();
+            let later = replica.entries.range(newest.next()..).map(|(_, (_, entry))| entry);
+            let proposed = later.filter(|entry| entry.kind == EntryKind::Configuration);
+            let decoded = proposed.filter_map(|entry| Configuration::from_all(entry.body.clone()).ok());
+            sets.extend(decoded.map(|configuration| voters(&configuration)));
+        }
+        sets
     }
 
     /// A set of voters was ordered: it may come to be.

@@ -93,10 +93,9 @@ impl Node {
         for (group, merger) in settled {
             self.merged.remove(&group);
             // Who has no part in a recovery cannot know that the survivors hold anything: it must not tell anybody that the
-            // group is gone. Where the recovered group was merged away meanwhile, all of them had it.
-            let was_here = |gone: &Vec<Tombstone>| gone.iter().any(|gone| gone.merged.is_some());
-            let has_part =
-                self.replicas.contains_key(&merger.into) || self.tombstones.get(&merger.into).is_some_and(was_here);
+            // group is gone. Whoever was a member of the recovered group and has left it can: to be merged away or to do without a member
+            // takes a majority that has it.
+            let has_part = self.replicas.contains_key(&merger.into) || self.tombstones.contains_key(&merger.into);
             let left_out = is_recovery(merger) && !has_part;
             self.with(now, group, effects, |replica, cx| {
                 if left_out { replica.on_left_out(cx) } else { replica.on_settled(merger, cx) }
@@ -114,8 +113,7 @@ impl Node {
         });
         let named = self.replicas.get(&to.group).is_some_and(|replica| replica.name == to);
         if named && !waits {
-            self.merged.remove(&to.group);
-            self.with(now, to.group, effects, |replica, cx| replica.on_settled(merger, cx));
+            self.with(now, to.group, effects, |replica, cx| replica.on_gone(merger, cx));
         }
     }
 

@@ -597,12 +597,9 @@ impl Replica {
     /// Everything this replica holds is safe with others: it goes for good.
     fn forget(&mut self, cx: &mut Context<'_>) {
         // What other machines here were made of from this log must outlive it.
-        let reshaped = self.report.as_ref().map(|report| report.state.reshaped).unwrap_or_default();
-        let needed = self.flushed < reshaped || self.is_needed_beside(cx);
-        if needed && !planted::on(Bug::ParentForgottenUnflushed) {
-            return;
+        if !self.is_needed_here(cx) {
+            self.bury_with(None, cx);
         }
-        self.bury_with(None, cx);
     }
 
     /// Ends this replica for good.
@@ -634,6 +631,13 @@ impl Replica {
     pub(crate) fn on_settled(&mut self, merger: Merger, cx: &mut Context<'_>) {
         self.word.withdraw();
         self.bury_with(Some(merger), cx);
+    }
+
+    /// Its group is gone elsewhere, with all that it had. Who is needed here for something else asks again.
+    pub(crate) fn on_gone(&mut self, merger: Merger, cx: &mut Context<'_>) {
+        if !self.is_needed_here(cx) {
+            self.on_settled(merger, cx);
+        }
     }
 
     /// The survivors of its group go on without this replica.

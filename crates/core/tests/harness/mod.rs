@@ -17,7 +17,7 @@ use render::Names;
 use scatter_core::codec::Encode;
 use scatter_core::command::{Command, Condition, Operation, Outcome};
 use scatter_core::durable::Write;
-use scatter_core::effects::{LogRead, Outgoing, Reply};
+use scatter_core::effects::{Apply, LogRead, MachineOrder, Outgoing, Reply};
 use scatter_core::group::{self, Limits};
 use scatter_core::message::HelloError;
 use scatter_core::node::{Boot, ReplicaStatus};
@@ -44,7 +44,15 @@ pub(crate) struct Host {
     pub(crate) store: MapStore,
     /// Added to the date.
     pub(crate) wall_skew_micros: u64,
+    /// Its machines do nothing for now.
+    machines_held: bool,
     pub(crate) process: Option<Process>,
+}
+
+/// What a machine is to do.
+enum Work {
+    Apply(Apply),
+    Order(MachineOrder),
 }
 
 /// A living process.
@@ -54,6 +62,7 @@ pub(crate) struct Process {
     pub(crate) boot: u64,
     inbox: VecDeque<Input>,
     syncs: VecDeque<(u64, WriteId, Vec<Write>)>,
+    work: VecDeque<Work>,
     sync_held: bool,
     paused: bool,
     ticked_ms: u64,
@@ -140,6 +149,7 @@ impl Cluster {
             disk: Disk::default(),
             store: MapStore::new(),
             wall_skew_micros: 0,
+            machines_held: false,
             process: None,
         };
         self.hosts.insert(letter, host);
@@ -212,6 +222,7 @@ impl Cluster {
             boot: boot_number,
             inbox: VecDeque::new(),
             syncs: VecDeque::new(),
+            work: VecDeque::new(),
             sync_held: false,
             paused: false,
             ticked_ms: 0,
@@ -237,6 +248,14 @@ impl Cluster {
         process.sync_held = held;
         for (due_ms, _, _) in &mut process.syncs {
             *due_ms = now_ms + 1;
+        }
+    }
+
+    /// Has a node's machines, of this process and the next, do nothing until told.
+    pub(crate) fn hold_machines(&mut self, letter: char, held: bool) {
+        self.host(letter).machines_held = held;
+        if self.host(letter).process.is_some() {
+            self.work_off(letter);
         }
     }
 
@@ -555,23 +574,31 @@ impl Cluster {
         for (request, reply) in effects.replies {
             self.reply(letter, request, reply);
         }
-        for apply in effects.applies {
-            let done = self.process(letter).stage.apply(&apply).unwrap();
-            self.done(letter, done);
-        }
-        for order in effects.orders {
-            let now = self.clock(letter).instant;
-            let done = self.process(letter).stage.order(&order, now).unwrap();
-            if matches!(order, scatter_core::effects::MachineOrder::Destroy { .. }) {
-                self.say_of(letter, order.group(), "destroys its data");
-            }
-            self.done(letter, done);
-        }
+        let applies = effects.applies.into_iter().map(Work::Apply);
+        let work = applies.chain(effects.orders.into_iter().map(Work::Order));
+        self.process(letter).work.extend(work);
+        self.work_off(letter);
         for read in effects.log_reads {
             self.read_log(letter, read);
         }
         for dial in effects.dials {
             self.dial(letter, dial);
+        }
+    }
+
+    fn work_off(&mut self, letter: char) {
+        while !self.host(letter).machines_held {
+            let Some(work) = self.process(letter).work.pop_front() else { return };
+            let now = self.clock(letter).instant;
+            let stage = &mut self.process(letter).stage;
+            let done = match &work {
+                Work::Apply(apply) => stage.apply(apply).unwrap(),
+                Work::Order(order) => stage.order(order, now).unwrap(),
+            };
+            if let Work::Order(order @ MachineOrder::Destroy { .. }) = &work {
+                self.say_of(letter, order.group(), "destroys its data");
+            }
+            self.done(letter, done);
         }
     }
 

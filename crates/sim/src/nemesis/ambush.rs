@@ -108,6 +108,8 @@ enum Mischief {
     PartWays,
     /// This host dies, later.
     Forget(usize),
+    /// This host dies, comes back with machines that stand still, and dies again.
+    Relapse(usize),
     /// The group loses its majority for good.
     Lose,
     /// The other group does.
@@ -175,6 +177,7 @@ const PLOTS: &[Plot] = {
         Plot { order: Split, strikes: &[(Reshaped, EntrustForgetful)] },
         Plot { order: Split, strikes: &[(Ordered, EntrustLagger)] },
         Plot { order: Split, strikes: &[(Reshaped, PartWays)] },
+        Plot { order: Split, strikes: &[(Ordered, Forgetful), (Reshaped, PartWays)] },
         // A child begins, and its first leader dies.
         Plot { order: Split, strikes: &[(Reshaped, Unseat), (Reshaped, Unseat)] },
         Plot { order: Split, strikes: &[(Reshaped, CrashAll)] },
@@ -391,6 +394,7 @@ impl World {
             Mischief::WipeOthers(host) => self.wipe_others(group, host),
             Mischief::PartWays => return self.part_ways(ambush),
             Mischief::Forget(host) => self.crash_and_start(host),
+            Mischief::Relapse(host) => self.relapse(ambush, host),
             Mischief::Lose => self.disaster_of(group),
             Mischief::LoseOther => self.disaster_of(other),
         }
@@ -522,9 +526,24 @@ impl World {
             self.lie_in_wait(again * MILLISECOND, Ambush { group: child, mischief: Mischief::Entrust(host), ..waits });
         }
         let late = self.span(100 * MILLISECOND, 2 * SECOND);
-        let forget = Ambush { moment: Moment::Ordered, mischief: Mischief::Forget(host), ..waits };
-        self.lie_in_wait(late, forget);
+        let mischief = if self.is_forgetful() { Mischief::Relapse(host) } else { Mischief::Forget(host) };
+        self.lie_in_wait(late, Ambush { moment: Moment::Ordered, mischief, ..waits });
         self.change_members(parent, Vec::new(), vec![node])
+    }
+
+    fn relapse(&mut self, ambush: Ambush, host: usize) {
+        self.nemesis.stunned = Some((host, self.now + 3 * SECOND));
+        self.crash_and_start(host);
+        let late = self.span(SECOND / 2, 3 * SECOND);
+        self.lie_in_wait(late, Ambush { moment: Moment::Ordered, mischief: Mischief::Forget(host), ..ambush });
+    }
+
+    /// Until when the machines of a host that starts now stand still.
+    pub(crate) fn stunned_until(&self, host: usize) -> Time {
+        self.nemesis
+            .stunned
+            .filter(|(stunned, _)| *stunned == host && !self.nemesis.stopped)
+            .map_or(0, |(_, until)| until)
     }
 
     /// A host whose node is a member of a group and does not lead it.

@@ -10,6 +10,7 @@ use crate::host::Asked;
 use crate::invariants::{Checked, holds, voters};
 use crate::plan::{MILLISECOND, SECOND};
 use crate::world::{Event, World};
+use scatter_core::group::Role;
 use scatter_core::input::Input;
 use scatter_core::types::{GroupId, NodeId, Slot};
 use std::collections::{BTreeMap, BTreeSet};
@@ -197,11 +198,22 @@ impl World {
         if self.nemesis.ordered.iter().any(|ordered| self.may_come_to_be(ordered) && moving(&ordered.set)) {
             return false;
         }
+        let joins = |group: GroupId| {
+            let members = self.observer.configuration(group).into_iter().flat_map(|known| &known.members);
+            members.into_iter().any(|member| member.role == Role::Learner && victims.contains(&member.node))
+        };
+        if self.groups().into_iter().any(joins) || self.proposed_sets().iter().any(moving) {
+            return false;
+        }
         let shared = |node: &NodeId| lost.values().all(|left| left.contains(node));
-        // Of a child that it has not heard of, the parent's log tells the beginning, and nothing else.
+        // Of a child that it has not heard of, the parent's log tells the beginning, and nothing else. Whoever has not heard that it
+        // votes takes no order.
         let knows = |host: usize, group: &GroupId| {
             let began = self.observer.last_decided(*group) <= Slot(1);
-            began || self.hosts[host].disk.log.replicas.contains_key(group)
+            let newest = self.observer.configurations(*group).last().map(|(slot, _)| *slot).unwrap_or_default();
+            let flushed = self.hosts[host].flushed.get(group).copied().unwrap_or_default();
+            let replica = self.hosts[host].disk.log.replicas.get(group);
+            began || replica.is_some_and(|replica| replica.hard.decided.max(flushed) >= newest)
         };
         let mut able = lost.values().flatten().filter(|node| shared(node)).filter_map(|node| self.home_of(*node));
         able.any(|host| self.holds_all(host) && lost.keys().all(|group| knows(host, group)))
