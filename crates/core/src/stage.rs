@@ -7,6 +7,8 @@
 //! where it must be stands still; what is decided behind waits here until the loser has moved on, or a snapshot takes
 //! the place of both.
 
+mod counts;
+mod sinks;
 mod sources;
 
 pub use sources::Reading;
@@ -18,34 +20,23 @@ use crate::effects::{Apply, MachineOrder};
 use crate::entry::{Entry, EntryKind};
 use crate::group::read_word::ReadWord;
 use crate::group::{
-    Beside, Chunk, Counting, GroupState, Holding, Limits, Machine, SnapshotError, SnapshotSink, TabletMap,
-    forget_merged, highest_tablet, merged_replicas, was_merged,
+    Beside, GroupState, Limits, Machine, TabletMap, forget_merged, highest_tablet, merged_replicas, was_merged,
 };
 use crate::input::{Input, MachineReport};
 use crate::node::Machines;
-use crate::ops::{Decide, OperationId, Pending, Recover, Split};
+use crate::ops::{Decide, Pending, Recover, Split};
 use crate::planted::{self, Bug};
 use crate::ring::Key;
 use crate::store::{Store, StoreError};
 use crate::time::Instant;
 use crate::types::{GroupId, Incarnation, NodeId, ReplicaName, RequestId, Slot, TabletId};
-use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use counts::Counts;
+use sinks::Sinks;
 use sources::Sources;
-
-/// How many snapshots that come in may have values in memory at once.
-const MAX_HOLDING: usize = 4;
-
-/// Views pinned at once to count what a group holds; further groups wait.
-const MAX_COUNTS: usize = 4;
-
-/// What one slice of counting may look at, so that applying does not wait for long.
-const COUNT_RECORDS: usize = 1_000;
-/// See [`COUNT_RECORDS`].
-const COUNT_BYTES: usize = 1 << 20;
 
 /// Due keys listed at once.
 const MAX_EXPIRED: usize = 1_000;
@@ -101,12 +92,6 @@ struct Queue {
     stalled: Option<Slot>,
 }
 
-struct Count<S: Store> {
-    number: u64,
-    used: Instant,
-    counting: Counting<S::View>,
-}
-
 /// All machines of one node, over one store.
 pub struct Stage<S: Store> {
     store: S,
@@ -124,13 +109,9 @@ pub struct Stage<S: Store> {
     /// Replicas whose machine was taken over, as of the start.
     merged: Vec<(ReplicaName, Merger)>,
     sources: Sources<S::View>,
-    sinks: BTreeMap<GroupId, SnapshotSink<S>>,
-    /// Pieces that wait until the store has loaded what came before them.
-    deferred: BTreeMap<GroupId, (ReplicaName, u64, Chunk)>,
-    counts: BTreeMap<GroupId, Count<S>>,
-    next_count: u64,
+    sinks: Sinks<S>,
+    counts: Counts<S::View>,
     next_tablet: TabletId,
-    patience: Duration,
 }
 
 impl<S: Store> Stage<S> {
@@ -149,17 +130,12 @@ impl<S: Store> Stage<S> {
                 machines.insert(name.group, machine.with_limits(limits.clone()));
             }
         }
-        let mut sinks = BTreeMap::new();
-        for name in SnapshotSink::<S>::list(&store)? {
-            if let Some(sink) = SnapshotSink::resume(store.clone(), name.group)? {
-                sinks.insert(name.group, sink);
-            }
-        }
         let next_tablet = highest_tablet(&store)?.next();
         let unborn = replicas.iter().filter(|group| !machines.contains_key(*group)).copied().collect();
         let mut stage = Self {
             unborn,
             merged: merged_replicas(&store)?,
+            sinks: Sinks::open(&store, limits.holding)?,
             store,
             limits,
             machines,
@@ -168,12 +144,8 @@ impl<S: Store> Stage<S> {
             leaving: BTreeSet::new(),
             unfinished: Done::default(),
             sources: Sources::new(nonce, patience),
-            sinks,
-            deferred: BTreeMap::new(),
-            counts: BTreeMap::new(),
-            next_count: (nonce << 16).max(1),
+            counts: Counts::new(nonce, patience),
             next_tablet,
-            patience,
         };
         let gainers: BTreeSet<GroupId> = stage.machines.values().flat_map(Machine::parted_for).collect();
         for gainer in gainers {
@@ -450,9 +422,7 @@ impl<S: Store> Stage<S> {
             let child = born.name();
             let leader = first_leader(entry);
             // Half a snapshot of the child is of no use any more.
-            if let Some(sink) = self.sinks.remove(&child.group) {
-                sink.abandon()?;
-            }
+            self.sinks.drop_sink(child.group)?;
             done.inputs.push(Input::Born { child, leader, report: report(&born) });
             done.moved.push(child.group);
             self.unborn.remove(&child.group);
@@ -477,7 +447,7 @@ impl<S: Store> Stage<S> {
 
     /// Whether a split may bear this child here: nothing that is of it may be overwritten, nor what was taken over come back.
     fn may_bear(&self, child: GroupId) -> Result<bool, StoreError> {
-        let awaited = self.sinks.get(&child).is_none_or(|sink| sink.name().incarnation == Incarnation(1));
+        let awaited = self.sinks.name(child).is_none_or(|name| name.incarnation == Incarnation(1));
         let came = self.machines.contains_key(&child) || was_merged(&self.store, child)?;
         Ok(!came && awaited || planted::on(Bug::ChildOverwritten))
     }
@@ -495,7 +465,7 @@ impl<S: Store> Stage<S> {
         self.machines.remove(&group);
         self.queues.remove(&group);
         self.sources.forget(group);
-        self.counts.remove(&group);
+        self.counts.forget(group);
     }
 
     /// How far a gainer on this node is; nowhere yet, if it is still to be born again.
@@ -572,7 +542,9 @@ impl<S: Store> Stage<S> {
 
     /// Carries out an order. After an error it may be handed in again.
     pub fn order(&mut self, order: &MachineOrder, now: Instant) -> Result<Done, StoreError> {
-        self.let_go(now);
+        if let Some(reading) = self.reading(order, now) {
+            return Ok(Done::one(reading.read()?));
+        }
         match order {
             MachineOrder::Create { replica, state } => self.create(*replica, state),
             MachineOrder::Expired { group, due } => {
@@ -582,24 +554,16 @@ impl<S: Store> Stage<S> {
                 };
                 Ok(Done::one(Input::Expired { group: *group, body: expired.to_bytes(), next_expiry }))
             }
-            MachineOrder::Count { group, count } => self.count(*group, *count, now),
-            MachineOrder::ReadSnapshot { .. } => {
-                let read = self.reading(order, now).map(|reading| reading.read()).transpose()?;
-                Ok(Done { inputs: read.into_iter().collect(), ..Done::default() })
+            MachineOrder::Count { group, count } => {
+                let counted = self.counts.advance(*group, self.machines.get(group), *count, now)?;
+                Ok(Done::one(counted))
             }
+            MachineOrder::ReadSnapshot { .. } => Ok(Done::default()),
             MachineOrder::StoreSnapshot { replica, snapshot, chunk, .. } => {
                 self.store_snapshot(*replica, *snapshot, chunk)
             }
             MachineOrder::Destroy { replica } => {
-                self.deferred.retain(|_, (name, ..)| name != replica);
-                // A later incarnation may be on its way into the same group: only what is named goes.
-                if let Some(sink) = self.sinks.remove(&replica.group) {
-                    if sink.name() == *replica {
-                        sink.abandon()?;
-                    } else {
-                        self.sinks.insert(replica.group, sink);
-                    }
-                }
+                self.sinks.abandon(*replica)?;
                 forget_merged(&self.store, replica.group)?;
                 if self.unborn.remove(&replica.group) {
                     self.discard_parted(replica.group)?;
@@ -637,8 +601,8 @@ impl<S: Store> Stage<S> {
 
     /// A [`MachineOrder::ReadSnapshot`] that the shell lets another thread carry out.
     pub fn reading(&mut self, order: &MachineOrder, now: Instant) -> Option<Reading<S::View>> {
-        let MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } = order else { return None };
         self.let_go(now);
+        let MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } = order else { return None };
         let number = match self.machines.get(group).filter(|_| *snapshot == 0) {
             Some(machine) => self.sources.pin(*group, machine.snapshot(), now),
             None => *snapshot,
@@ -648,160 +612,9 @@ impl<S: Store> Stage<S> {
 
     /// Lets views go that nobody has asked for in a while: they keep what was overwritten since.
     fn let_go(&mut self, now: Instant) {
-        let patience = self.patience;
         self.sources.let_go(now);
-        self.counts.retain(|_, count| now.since(count.used) <= patience);
+        self.counts.let_go(now);
     }
-
-    fn count(&mut self, group: GroupId, number: u64, now: Instant) -> Result<Done, StoreError> {
-        let gone = Done::one(Input::Counted { group, count: 0, correction: None });
-        let Some(machine) = self.machines.get(&group).filter(|machine| !machine.state().counted) else {
-            self.counts.remove(&group);
-            return Ok(gone);
-        };
-        if number == 0 {
-            self.counts.remove(&group);
-            if self.counts.len() >= MAX_COUNTS {
-                return Ok(gone);
-            }
-            let count = Count { number: self.next_count, used: now, counting: machine.counting() };
-            self.next_count += 1;
-            self.counts.insert(group, count);
-        }
-        let Some(count) = self.counts.get_mut(&group).filter(|count| number == 0 || count.number == number) else {
-            return Ok(gone);
-        };
-        if count.counting.range_version() != machine.state().range_version {
-            self.counts.remove(&group);
-            return Ok(gone);
-        }
-        count.used = now;
-        let correction = count.counting.advance(COUNT_RECORDS, COUNT_BYTES)?;
-        let count = count.number;
-        if correction.is_some() {
-            self.counts.remove(&group);
-        }
-        let correction = correction.map(|correction| correction.to_bytes());
-        Ok(Done::one(Input::Counted { group, count, correction }))
-    }
-
-    /// Whether a gainer here is still to take over what an operation moves. A snapshot of the loser that leaves it out must
-    /// wait: with it, members might come to know of the sealed part only that somebody else has it, until nobody has.
-    fn awaits(&self, operation: OperationId) -> bool {
-        self.state(operation.coordinator).is_some_and(|gainer| {
-            let pends = gainer.pending.as_ref().is_some_and(|pending| pending.operation() == operation);
-            gainer.applied < operation.slot || pends
-        })
-    }
-
-    /// Whether a piece that was deferred can be stored now, as perhaps after the store has loaded something.
-    #[must_use]
-    pub fn has_deferred(&self) -> bool {
-        self.next_deferred().is_some()
-    }
-
-    fn next_deferred(&self) -> Option<GroupId> {
-        let waits = |group: &GroupId, chunk: &Chunk| {
-            self.sinks.get(group).is_some_and(|sink| sink.must_wait(chunk, self.holding(*group)))
-        };
-        self.deferred.iter().find(|(group, (_, _, chunk))| !waits(group, chunk)).map(|(group, _)| *group)
-    }
-
-    /// Stores a piece that was deferred, if one can be. After an error it may be called again.
-    pub fn store_deferred(&mut self) -> Result<Done, StoreError> {
-        let Some(group) = self.next_deferred() else { return Ok(Done::default()) };
-        let Some((name, snapshot, chunk)) = self.deferred.get(&group).cloned() else { return Ok(Done::default()) };
-        let done = self.store_chunk(name, snapshot, &chunk)?;
-        self.deferred.remove(&group);
-        Ok(done)
-    }
-
-    /// What a sink may hold: nothing, if many others do.
-    fn holding(&self, group: GroupId) -> Holding {
-        let others = self.sinks.iter().filter(|(of, sink)| **of != group && sink.holds()).count();
-        let most = if others < MAX_HOLDING { self.limits.holding.most } else { 0 };
-        Holding { most, ..self.limits.holding }
-    }
-
-    fn store_snapshot(&mut self, name: ReplicaName, snapshot: u64, chunk: &Bytes) -> Result<Done, StoreError> {
-        match Chunk::from_all(chunk.clone()) {
-            Ok(chunk) => self.store_chunk(name, snapshot, &chunk),
-            Err(_) => Ok(refused_piece(name.group, snapshot)),
-        }
-    }
-
-    fn store_chunk(&mut self, name: ReplicaName, snapshot: u64, chunk: &Chunk) -> Result<Done, StoreError> {
-        let group = name.group;
-        let refused = refused_piece(group, snapshot);
-        if chunk.header.is_some() {
-            let tablet = self.tablet();
-            // One begun before has ended whatever it was at, before it is cleared away.
-            self.sinks.remove(&group);
-            self.sinks.insert(group, SnapshotSink::begin(self.store.clone(), name, tablet)?);
-        }
-        let holding = self.holding(group);
-        let Some(sink) = self.sinks.get_mut(&group) else { return Ok(refused) };
-        if sink.must_wait(chunk, holding) {
-            // Whoever fetches sends no more meanwhile, and nothing else that is to be applied waits.
-            self.deferred.insert(group, (name, snapshot, chunk.clone()));
-            return Ok(Done::default());
-        }
-        let added = sink.add_holding(chunk, holding);
-        let left_out = sink.left_out().filter(|operation| self.awaits(*operation));
-        if let Some(operation) = left_out {
-            if let Some(sink) = self.sinks.remove(&group) {
-                sink.abandon()?;
-            }
-            let awaits = Some(operation.coordinator);
-            return Ok(Done::one(Input::SnapshotStored { group, snapshot, cursor: None, awaits }));
-        }
-        match added {
-            Ok(false) if !planted::on(Bug::SnapshotNotAtomic) => {
-                let cursor = Some(chunk.after.clone());
-                return Ok(Done::one(Input::SnapshotStored { group, snapshot, cursor, awaits: None }));
-            }
-            Ok(_) => {}
-            Err(SnapshotError::Store(error)) => return Err(error),
-            Err(
-                SnapshotError::Chunk(_)
-                | SnapshotError::Other
-                | SnapshotError::Order
-                | SnapshotError::Incomplete
-                | SnapshotError::Mismatch
-                | SnapshotError::Stale(_),
-            ) => return Ok(refused),
-        }
-        let Some(sink) = self.sinks.remove(&group) else { return Ok(refused) };
-        // Whoever reads the old tablets is turned back before they go.
-        if let Some(word) = self.words.get(&group) {
-            word.begin_move();
-        }
-        match sink.finish() {
-            Ok(machine) => {
-                self.unborn.remove(&group);
-                let gainers = machine.parted_for();
-                self.machines.insert(group, machine.with_limits(self.limits.clone()));
-                gainers.into_iter().try_for_each(|gainer| self.discard_parted(gainer))?;
-                // What the snapshot replaces in the log is given up only once the snapshot is durable.
-                self.store.flush()?;
-                let mut done = self.installed(group);
-                let ended = self.end_merged(group)?;
-                done.moved.extend(ended.iter().filter_map(merger_of).map(|(name, _)| name.group));
-                done.inputs.extend(ended);
-                self.discard_parted(group)?;
-                self.end_left_over(&mut done)?;
-                self.work_off(group, &mut done)?;
-                Ok(done)
-            }
-            Err(SnapshotError::Store(error)) => Err(error),
-            Err(_) => Ok(refused),
-        }
-    }
-}
-
-/// What is told of a piece that cannot be taken.
-fn refused_piece(group: GroupId, snapshot: u64) -> Done {
-    Done::one(Input::SnapshotStored { group, snapshot, cursor: None, awaits: None })
 }
 
 impl Done {
