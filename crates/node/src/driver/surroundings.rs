@@ -1,0 +1,177 @@
+//! What a node has to do with the others beside the protocol: gossip, the groups it looks after, and what it shows of itself.
+
+use super::{Driver, Ended, Pending};
+use crate::events::Event;
+use crate::hearsay::{Hearsay, Own};
+use crate::organiser::{LOOK_EVERY, Look};
+use crate::serving::NodeView;
+use scatter_core::Input;
+use scatter_core::message::PeerMessage;
+use scatter_core::policy::{Health, Proposal};
+use scatter_core::time::Instant;
+use scatter_core::types::GroupId;
+use scatter_wire::{Channel, Frame};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the view for status pages is made anew on a node of few replicas.
+pub(super) const VIEW_EVERY: Duration = Duration::from_millis(250);
+
+/// With so many replicas more it is made later by as much again: it tells of each.
+const REPLICAS_AT_ONCE: usize = 512;
+
+/// The most that it is made later for that.
+const LATEST_VIEW: u32 = 8;
+
+/// How often the routes along far links are used, so that others do not take their place.
+const FAR_ROUTES_EVERY: Duration = Duration::from_secs(5);
+
+impl Driver {
+    /// Joins the gossip of the cluster, once there is one, and does what is due of it.
+    pub(super) fn gossip(&mut self) {
+        let now = crate::clock::instant();
+        if self.hearsay.is_none() && self.node.cluster().is_some() {
+            match Hearsay::start(&self.identity(), self.gossip.clone(), rand::random(), now) {
+                Ok(mut hearsay) => {
+                    self.known.values().for_each(|known| hearsay.met(now, known.node, &known.peer_address));
+                    self.hearsay = Some(hearsay);
+                }
+                Err(error) => self.ended = Some(Ended::Fatal(format!("gossip does not start: {error}"))),
+            }
+        }
+        if let Some(hearsay) = &mut self.hearsay
+            && hearsay.deadline().is_some_and(|at| at <= now)
+        {
+            hearsay.tick(now);
+        }
+        self.send_gossip();
+    }
+
+    pub(super) fn send_gossip(&mut self) {
+        let (Some(hearsay), Some(transport)) = (&mut self.hearsay, &self.transport) else { return };
+        let mut any = false;
+        for out in hearsay.outgoing() {
+            if transport.address(out.to).is_none() {
+                transport.set_address(out.to, out.address.to_string());
+            }
+            let message = PeerMessage::Gossip { datagram: out.bytes };
+            transport.queue(out.to, Channel::Control, &Frame::encode(&message));
+            any = true;
+        }
+        if any {
+            transport.flush();
+        }
+    }
+
+    /// Tells by gossip what is new here.
+    fn tell_hearsay(&mut self, view: &NodeView) {
+        let Some(hearsay) = &mut self.hearsay else { return };
+        let count = |roles: &[&str]| {
+            let found = view.replicas.iter().filter(|status| roles.contains(&status.role)).count();
+            u32::try_from(found).unwrap_or(u32::MAX)
+        };
+        let own = Own {
+            draining: self.emptying || self.draining,
+            full: self.log_full || self.store_full,
+            incoming: u32::try_from(self.node.incoming()).unwrap_or(u32::MAX),
+            joining: count(&["joining"]),
+            leaders: count(&["leader"]),
+        };
+        hearsay.exchange(crate::clock::instant(), &self.serving, own);
+    }
+
+    /// Has the groups led here looked after.
+    pub(super) fn organise(&mut self) {
+        let now = crate::clock::instant();
+        if now < self.organise_at || self.draining {
+            return;
+        }
+        self.organise_at = now.after(LOOK_EVERY);
+        self.tell_lonely();
+        let Some(hearsay) = &self.hearsay else { return };
+        let mut hints = hearsay.node_hints(self.organiser.capacity());
+        // Whoever is condemned is dead to all groups, whatever gossip has heard.
+        for hint in hints.iter_mut().filter(|hint| self.node.is_condemned(hint.node)) {
+            hint.health = Health::Dead { since: Instant(0) };
+        }
+        let look = Look { now, node: &self.node, serving: &self.serving, hints, round_trips: &self.round_trips() };
+        for (group, proposal) in self.organiser.look(look) {
+            self.order(group, proposal);
+        }
+    }
+
+    /// Tells the groups led here that hear nothing of a neighbour who else lies next to them, as far as gossip goes.
+    fn tell_lonely(&mut self) {
+        for group in self.node.lonely().collect::<Vec<_>>() {
+            let links = self.serving.beside(group);
+            if !links.is_empty() {
+                self.step(Input::Found { group, links });
+            }
+        }
+    }
+
+    /// Gives an order of the policies, beside the loop.
+    fn order(&self, group: GroupId, proposal: Proposal) {
+        let (serving, inbox) = (self.serving.clone(), self.inbox.clone());
+        tokio::task::spawn_local(async move {
+            let (outcome, text) = crate::organiser::carry_out(&serving, &inbox, group, proposal.action).await;
+            inbox.push(Event::Organised { group, outcome, text });
+        });
+    }
+
+    /// Tells the protocol how busy the groups are, and takes from it the links to groups far ahead.
+    fn look_around(&mut self, rated: bool) {
+        if rated {
+            for served in self.serving.groups.load().iter() {
+                self.node.note_load(served.group, crate::organiser::load(served));
+            }
+        }
+        let far = self.hearsay.as_ref().is_some_and(Hearsay::is_half_full);
+        self.node.seek_far_links(far);
+        let now = crate::clock::instant();
+        if far && now >= self.far_routes_at {
+            self.far_routes_at = now.after(FAR_ROUTES_EVERY);
+            for links in self.node.groups().filter_map(|group| self.node.far_links(group)) {
+                self.serving.keep_routes(links.links());
+            }
+        }
+    }
+
+    fn far_links(&self) -> usize {
+        self.node.groups().filter_map(|group| Some(self.node.far_links(group)?.links().count())).sum()
+    }
+
+    pub(super) fn view_every(&self) -> Duration {
+        let late = 1 + self.serving.view.load().replicas.len() / REPLICAS_AT_ONCE;
+        VIEW_EVERY * u32::try_from(late).unwrap_or(LATEST_VIEW).min(LATEST_VIEW)
+    }
+
+    pub(super) fn publish_view(&mut self) {
+        let rated = self.rates.update(&self.serving, std::time::Instant::now());
+        self.look_around(rated);
+        let view = NodeView {
+            cluster: self.node.cluster(),
+            replicas: self.node.status(crate::clock::now()),
+            nodes: self.hearsay.as_ref().map(Hearsay::nodes).unwrap_or_default(),
+            spoken_to: self.known.len(),
+            draining: self.emptying,
+            problem: self.node.birth_problem().map(str::to_owned).or_else(|| awaited(&self.node.birth_awaits())),
+            waiting: self.pending.len(),
+            proposals: self.pending.values().filter(|pending| matches!(pending, Pending::Write(..))).count(),
+            queues: self.queues(),
+            round_trips: self.round_trips(),
+            disk_full: self.log_full || self.store_full,
+            leader_changes: self.leader_changes,
+            far_links: self.far_links(),
+            looked: self.node.looked(),
+        };
+        self.tell_hearsay(&view);
+        self.serving.view.store(Arc::new(view));
+    }
+}
+
+/// What a founder waits for, in words.
+fn awaited(addresses: &[String]) -> Option<String> {
+    let waits = "the cluster is born once all that are to found it, and all seeds, have answered; nobody has yet at";
+    (!addresses.is_empty()).then(|| format!("{waits} {}", addresses.join(", ")))
+}
