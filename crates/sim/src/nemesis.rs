@@ -5,26 +5,24 @@
 
 mod ambush;
 mod disaster;
+mod losses;
+mod operator;
 mod plots;
 pub mod steps;
 
 use crate::disk::Disk;
 use crate::history::Time;
-use crate::host::Asked;
-use crate::invariants::{Checked, voters};
+use crate::invariants::Checked;
 use crate::network::{Cut, Quality};
 use crate::plan::{Fault, MICROSECOND, MILLISECOND, Plan, SECOND};
 use crate::random::Random;
 use crate::transport::Packet;
 use crate::world::{Event, World};
+use losses::Ordered;
 use scatter_core::birth::Origin;
-use scatter_core::codec::Decode;
-use scatter_core::entry::EntryKind;
-use scatter_core::group::{Configuration, Role};
+use scatter_core::group::Role;
 use scatter_core::input::Input;
-use scatter_core::message::PeerMessage;
-use scatter_core::ops::messages::GroupMessage;
-use scatter_core::types::{ConfigurationVersion, FeatureLevel, GroupId, NodeId};
+use scatter_core::types::{FeatureLevel, GroupId, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -122,19 +120,6 @@ pub struct Nemesis {
     silenced: Option<(GroupId, GroupId, Time)>,
     /// The last proposal of a cover on each link.
     proposals: BTreeMap<(usize, usize), Packet>,
-}
-
-/// How long after an order its set may come to be.
-const ORDER_LIFE: Time = 40 * SECOND;
-
-/// A set of voters that was ordered.
-#[derive(Debug)]
-struct Ordered {
-    at: Time,
-    group: GroupId,
-    /// The configuration then: the ordered one is the next, or the one after it.
-    version: ConfigurationVersion,
-    set: Vec<NodeId>,
 }
 
 impl Nemesis {
@@ -460,67 +445,6 @@ impl World {
         self.at(self.now + down, Event::Undo(Undo::Start(host)));
     }
 
-    /// Whether every group survives the loss of one more node, this one.
-    pub(crate) fn may_lose(&self, node: NodeId) -> bool {
-        let groups = self.groups();
-        let current = groups.iter().flat_map(|group| self.in_force(*group, node)).map(voters);
-        // Of a group that was merged the members of its gainer hold what they need.
-        let ordered = self.nemesis.ordered.iter().filter(|ordered| groups.contains(&ordered.group));
-        let ordered = ordered.filter(|ordered| self.may_come_to_be(ordered));
-        let ordered = ordered.map(|ordered| ordered.set.clone());
-        let sets: Vec<Vec<NodeId>> = current.chain(ordered).chain(self.proposed_sets()).collect();
-        let spared = sets.iter().all(|set| !set.contains(&node) || self.lives_without(set, Some(node)));
-        !groups.is_empty() && spared && groups.iter().all(|group| self.has_begun_without(*group, node))
-    }
-
-    /// The configurations that a group may need a majority of without `node`: the newest one, and the one before it until
-    /// those who are left know on disk that it is past.
-    fn in_force(&self, group: GroupId, node: NodeId) -> Vec<&Configuration> {
-        let known = self.observer.configurations(group);
-        let Some((slot, newest)) = known.last() else { return Vec::new() };
-        let knows = |voter: &NodeId| {
-            *voter != node
-                && !self.nemesis.replaced.iter().any(|(_, gone)| gone == voter)
-                && self.hosts.iter().any(|host| {
-                    let log = &host.disk.log;
-                    let own = log.node.as_ref().is_some_and(|record| record.node == *voter);
-                    own && log.replicas.get(&group).is_some_and(|replica| replica.hard.decided >= *slot)
-                })
-        };
-        let past = voters(newest).iter().filter(|voter| knows(voter)).count() >= newest.majority();
-        let count = if past { 1 } else { 2 };
-        known[known.len().saturating_sub(count)..].iter().map(|(_, configuration)| configuration).collect()
-    }
-
-    fn may_come_to_be(&self, ordered: &Ordered) -> bool {
-        let patience = u64::try_from(self.plan.config.change_patience.as_nanos()).unwrap_or(SECOND);
-        let given_up = ordered.at + patience * 3 / 2 + SECOND < self.now;
-        let version = self.observer.configuration(ordered.group).map(|configuration| configuration.version);
-        let overtaken = version.is_some_and(|version| version >= ordered.version.next().next());
-        ordered.at + ORDER_LIFE > self.now && !(given_up && overtaken)
-    }
-
-    /// Whether a majority of a group's voters have begun without `node`. Until then the first group may be known to one
-    /// founder alone, and the others cannot tell that it was bound.
-    fn has_begun_without(&self, group: GroupId, node: NodeId) -> bool {
-        let Some(configuration) = self.observer.configuration(group) else { return false };
-        let begun = |voter: &NodeId| {
-            *voter != node
-                && self.hosts.iter().any(|host| {
-                    let log = &host.disk.log;
-                    log.node.as_ref().is_some_and(|record| record.node == *voter) && log.replicas.contains_key(&group)
-                })
-        };
-        voters(configuration).iter().filter(|voter| begun(voter)).count() >= configuration.majority()
-    }
-
-    /// Whether a set of voters has a majority that is not lost, even without one more.
-    fn lives_without(&self, set: &[NodeId], one_more: Option<NodeId>) -> bool {
-        let lost =
-            |node: &&NodeId| Some(**node) == one_more || self.nemesis.replaced.iter().any(|(_, gone)| gone == *node);
-        set.iter().filter(lost).count() <= set.len().saturating_sub(1) / 2 && !set.is_empty()
-    }
-
     /// A disk is put back to what it was before boots that everybody has seen.
     fn roll_back(&mut self) {
         let Some(host) = (0..self.hosts.len()).find(|host| self.may_roll_back(*host)) else { return };
@@ -562,14 +486,6 @@ impl World {
         older && seen && self.may_lose(node) && !self.was_alone(host, node)
     }
 
-    /// Whether a node was the only member of a group that the copy of its disk holds, even of one that is no more: nobody
-    /// else could tell it that time has gone on.
-    fn was_alone(&self, host: usize, node: NodeId) -> bool {
-        let groups = self.hosts[host].copy.iter().flat_map(crate::disk::DiskCopy::groups);
-        let mut known = groups.flat_map(|group| self.observer.configurations(group));
-        known.any(|(_, configuration)| voters(configuration) == [node])
-    }
-
     /// A disk is lost for good; an empty one takes its place.
     fn lose_disk(&mut self) {
         let host = self.any_host();
@@ -585,148 +501,9 @@ impl World {
         }
     }
 
-    /// The operator replaces nodes that are lost.
-    ///
-    /// # Errors
-    /// The invariant that does not hold after it.
-    pub fn repair(&mut self) -> Checked {
-        for group in self.groups() {
-            let Some(configuration) = self.observer.configuration(group).cloned() else { continue };
-            let members: Vec<NodeId> = configuration.members.iter().map(|member| member.node).collect();
-            let lost: Vec<(usize, NodeId)> =
-                self.nemesis.replaced.iter().copied().filter(|(_, node)| members.contains(node)).collect();
-            let Some((host, gone)) = lost.first().copied() else { continue };
-            let add = self.candidate(host).filter(|(node, _)| !members.contains(node));
-            let left = members.iter().any(|node| lost.iter().all(|(_, gone)| gone != node));
-            if add.is_some() || left {
-                self.change_members(group, add.into_iter().collect(), vec![gone])?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether no lost node is a member any more.
-    #[must_use]
-    pub fn is_repaired(&self) -> bool {
-        self.groups().iter().all(|group| {
-            self.observer.configuration(*group).is_some_and(|configuration| {
-                configuration
-                    .members
-                    .iter()
-                    .all(|member| self.nemesis.replaced.iter().all(|(_, node)| *node != member.node))
-            })
-        })
-    }
-
-    /// The node of a host, if it may join groups.
-    fn candidate(&self, host: usize) -> Option<(NodeId, String)> {
-        let target = &self.hosts[host];
-        // An operator names a node by an address that stays.
-        let home = target.address == target.home;
-        let process = target.process.as_ref().filter(|_| target.speaks() && home)?;
-        process.node.cluster()?;
-        let lost = self.nemesis.replaced.iter().any(|(_, node)| *node == process.node.id());
-        (!lost).then(|| (process.node.id(), target.address.clone()))
-    }
-
     fn any_group(&mut self) -> Option<GroupId> {
         let groups = self.groups();
         if groups.is_empty() { None } else { Some(*self.nemesis.random.pick(&groups)) }
-    }
-
-    /// A group asks another to have these members, without an operator.
-    pub(crate) fn note_aligned(&mut self, input: &Input) {
-        if let Input::Message { message: PeerMessage::Group { envelope }, .. } = input
-            && let GroupMessage::Align { members, .. } = &envelope.message
-        {
-            self.note_ordered(envelope.to, members.iter().map(|(node, _)| *node).collect());
-        }
-    }
-
-    /// Sets of voters that were proposed, as far as disks tell, and may be decided yet.
-    fn proposed_sets(&self) -> Vec<Vec<NodeId>> {
-        let mut sets = Vec::new();
-        for (group, replica) in self.hosts.iter().flat_map(|host| &host.disk.log.replicas) {
-            let newest = self.observer.configurations(*group).last().map(|(slot, _)| *slot).unwrap_or_default();
-            let later = replica.entries.range(newest.next()..).map(|(_, (_, entry))| entry);
-            let proposed = later.filter(|entry| entry.kind == EntryKind::Configuration);
-            let decoded = proposed.filter_map(|entry| Configuration::from_all(entry.body.clone()).ok());
-            sets.extend(decoded.map(|configuration| voters(&configuration)));
-        }
-        sets
-    }
-
-    /// A set of voters was ordered: it may come to be.
-    pub(crate) fn note_ordered(&mut self, group: GroupId, set: Vec<NodeId>) {
-        let version = self.observer.configuration(group).map(|configuration| configuration.version);
-        let version = version.unwrap_or_default();
-        self.nemesis.ordered.push(Ordered { at: self.now, group, version, set });
-    }
-
-    /// Asks the leader for other members.
-    fn change_members(&mut self, group: GroupId, add: Vec<(NodeId, String)>, remove: Vec<NodeId>) -> Checked {
-        let Some(configuration) = self.observer.configuration(group) else { return Ok(()) };
-        let mut set = voters(configuration);
-        set.retain(|node| !remove.contains(node));
-        set.extend(add.iter().map(|(node, _)| *node));
-        if !self.lives_without(&set, None) {
-            // A set without a living majority could be neither decided nor replaced.
-            return Ok(());
-        }
-        self.note_ordered(group, set);
-        let Some(host) = (0..self.hosts.len()).rfind(|host| self.leads(*host, group)) else { return Ok(()) };
-        let Some(request) = self.ask(host, Asked::Order) else { return Ok(()) };
-        self.note([22, host as u64, group.0], || format!("order to {group}: add {add:?}, remove {remove:?}"));
-        self.input(host, Input::ChangeMembers { request, group, add, remove })
-    }
-
-    fn order_members(&mut self) -> Checked {
-        let Some(group) = self.any_group() else { return Ok(()) };
-        self.order_members_of(group)
-    }
-
-    fn order_members_of(&mut self, group: GroupId) -> Checked {
-        let Some(configuration) = self.observer.configuration(group).cloned() else { return Ok(()) };
-        let now_voting = voters(&configuration);
-        let mut able: Vec<(NodeId, String)> = (0..self.hosts.len()).filter_map(|host| self.candidate(host)).collect();
-        self.nemesis.random.shuffle(&mut able);
-        let size = self.nemesis.random.between(1, able.len().clamp(1, 5) as u64) as usize;
-        able.truncate(size);
-        let add: Vec<(NodeId, String)> = able.iter().filter(|(node, _)| !now_voting.contains(node)).cloned().collect();
-        let remove: Vec<NodeId> = configuration
-            .members
-            .iter()
-            .map(|member| member.node)
-            .filter(|node| able.iter().all(|(kept, _)| kept != node))
-            .collect();
-        if able.is_empty() || (add.is_empty() && remove.is_empty()) {
-            return Ok(());
-        }
-        self.change_members(group, add, remove)
-    }
-
-    fn order_removal(&mut self) -> Checked {
-        let Some(group) = self.any_group() else { return Ok(()) };
-        let Some(configuration) = self.observer.configuration(group).cloned() else { return Ok(()) };
-        let all = voters(&configuration);
-        if all.len() < 2 {
-            return Ok(());
-        }
-        let victim = *self.nemesis.random.pick(&all);
-        let Some(host) = self.directory.get(&victim).copied() else { return Ok(()) };
-        let soon = self.now + self.span(20 * MILLISECOND, 2 * SECOND);
-        self.at(soon, Event::Undo(Undo::Add(group, host, 5)));
-        self.change_members(group, Vec::new(), vec![victim])
-    }
-
-    fn order_hand_over(&mut self) -> Checked {
-        let Some(group) = self.any_group() else { return Ok(()) };
-        let Some(configuration) = self.observer.configuration(group).cloned() else { return Ok(()) };
-        let all = voters(&configuration);
-        let to = *self.nemesis.random.pick(&all);
-        let Some(host) = (0..self.hosts.len()).rfind(|host| self.leads(*host, group)) else { return Ok(()) };
-        let Some(request) = self.ask(host, Asked::Order) else { return Ok(()) };
-        self.input(host, Input::HandOver { request, group, to })
     }
 
     fn swap_addresses(&mut self, a: usize, b: usize) {

@@ -180,12 +180,14 @@ impl World {
         let gone = |node: &NodeId| victims.contains(node) || self.nemesis.replaced.iter().any(|(_, gone)| gone == node);
         let mut lost = BTreeMap::new();
         for group in groups {
-            let Some(configuration) = self.observer.configuration(group) else { continue };
-            let mut left = voters(configuration);
-            left.retain(|node| !gone(node));
-            if left.len() < configuration.majority() {
-                left.sort_unstable();
-                lost.insert(group, left);
+            // The newest one last: it is what counts, if those who are left know of it.
+            for configuration in self.in_force(group, None) {
+                let mut left = voters(configuration);
+                left.retain(|node| !gone(node));
+                if left.len() < configuration.majority() {
+                    left.sort_unstable();
+                    lost.insert(group, left);
+                }
             }
         }
         lost
