@@ -60,6 +60,20 @@ impl Replica {
         }
     }
 
+    /// Another group, `by`, that is to take over from this one asks it to have these members, led by that node.
+    fn on_align(&mut self, by: GroupId, members: &[(NodeId, String)], leader: NodeId, cx: &mut Context<'_>) {
+        let busy = self.is_locked() || self.recovery.is_some();
+        let group = self.name.group;
+        let Role::Leader(own) = &self.role else { return };
+        let moving = own.change.is_some() || own.structural.is_some() || own.hand_over.is_some();
+        let ordered = own.operations.order.as_ref().is_some_and(|order| !order.yields(group, by));
+        if busy || moving || ordered || members.is_empty() {
+            return;
+        }
+        self.give_way("a neighbour that is to take over from this group comes first", cx);
+        self.align(members, leader, cx);
+    }
+
     /// A member that does not lead tells who the members are: the leader may be one that the asker does not know.
     fn point_on(&self, node: NodeId, (from, to): (GroupId, GroupId), message: &GroupMessage, cx: &mut Context<'_>) {
         if let Some(configuration) = self.configuration.clone().filter(|_| message.asks()) {

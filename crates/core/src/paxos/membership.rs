@@ -255,18 +255,9 @@ impl Replica {
         }
     }
 
-    /// Another group, `by`, that is to take over from this one asks it to have these members, led by that node.
-    pub(crate) fn on_align(&mut self, by: GroupId, members: &[(NodeId, String)], leader: NodeId, cx: &mut Context<'_>) {
+    /// Has the group have these members, led by that node, at nobody's order: one step at a time, whenever it is called.
+    pub(crate) fn align(&mut self, members: &[(NodeId, String)], leader: NodeId, cx: &mut Context<'_>) {
         let Some(configuration) = self.configuration.clone() else { return };
-        let busy = self.is_locked() || self.recovery.is_some();
-        let group = self.name.group;
-        let Role::Leader(own) = &self.role else { return };
-        let moving = own.change.is_some() || own.structural.is_some() || own.hand_over.is_some();
-        let ordered = own.operations.order.as_ref().is_some_and(|order| !order.yields(group, by));
-        if busy || moving || ordered || members.is_empty() {
-            return;
-        }
-        self.give_way("a neighbour that is to take over from this group comes first", cx);
         let Role::Leader(own) = &mut self.role else { return };
         let votes = |node: NodeId| configuration.member(node).is_some_and(|member| member.role == MemberRole::Voter);
         let add: Vec<_> = members.iter().filter(|(node, _)| !votes(*node)).cloned().collect();
