@@ -26,7 +26,7 @@ use crate::paxos::leader::Peer;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
-use crate::types::{ConfigurationVersion, GroupId, Incarnation, NodeId, ReplicaName, RequestId, Slot};
+use crate::types::{ConfigurationVersion, Incarnation, NodeId, ReplicaName, RequestId, Slot};
 use std::collections::BTreeMap;
 
 /// The structural entry a leader waits for.
