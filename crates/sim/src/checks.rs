@@ -79,20 +79,26 @@ impl World {
         })
     }
 
-    /// I4: what is written of a replica finds its record there: a log refuses to speak of one that is not.
+    /// I4: what is written of a replica finds its record there: a log refuses to speak of one that is not. I30: its decided mark
+    /// never falls.
     pub(crate) fn check_live(&mut self, host: usize, writes: &[Write]) -> Checked {
         let live = &mut self.hosts[host].live;
         for write in writes {
             match write {
                 Write::Node { .. } | Write::Peer { .. } => {}
                 Write::Create { replica, .. } => {
-                    live.insert(replica.group);
+                    live.insert(replica.group, Slot(0));
                 }
                 Write::Tombstone { replica, .. } => {
                     live.remove(&replica.group);
                 }
                 Write::Hard { group, .. } | Write::Accept { group, .. } | Write::Truncate { group, .. } => {
-                    require(4, live.contains(group), || format!("host {host} writes of no replica: {write:?}"))?;
+                    let mark = live.get_mut(group);
+                    require(4, mark.is_some(), || format!("host {host} writes of no replica: {write:?}"))?;
+                    if let (Some(mark), Write::Hard { state, .. }) = (mark, write) {
+                        require(30, state.decided >= *mark, || format!("host {host} knew {mark} decided: {write:?}"))?;
+                        *mark = state.decided;
+                    }
                 }
             }
         }

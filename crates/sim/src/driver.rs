@@ -74,7 +74,8 @@ impl World {
         self.check_recovered(host, &flushed, &effects)?;
         let stunned_until = self.stunned_until(host);
         let target = &mut self.hosts[host];
-        target.live = target.disk.log.replicas.keys().copied().collect();
+        let known = target.disk.log.replicas.iter();
+        target.live = known.map(|(group, replica)| (*group, replica.hard.decided)).collect();
         target.epoch += 1;
         target.paused_until = 0;
         let epoch = target.epoch;

@@ -217,8 +217,8 @@ pub struct Host {
     pub disk_full: bool,
     /// Whether it founds the cluster.
     pub founder: bool,
-    /// The replicas whose records were handed to the log and that no tombstone ended.
-    pub live: BTreeSet<GroupId>,
+    /// The replicas whose records were handed to the log and that no tombstone ended, with how much of them it knows decided.
+    pub live: BTreeMap<GroupId, Slot>,
     /// What the data store holds durably, by group.
     pub flushed: BTreeMap<GroupId, Slot>,
     /// An earlier state of the disk, with the boot it is of.

@@ -27,7 +27,7 @@ use scatter_core::store::Store;
 use scatter_core::time::LogTime;
 use scatter_core::types::{ClusterId, ConfigurationVersion, GroupId, Incarnation, NodeId, ReplicaName, Slot, TabletId};
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
 
 /// More events than any sound run has.
 const MAX_EVENTS: u64 = 3_000_000;
@@ -224,7 +224,7 @@ impl World {
             sync_fails: false,
             disk_full: false,
             founder: index < self.plan.founders,
-            live: BTreeSet::new(),
+            live: BTreeMap::new(),
             flushed: BTreeMap::new(),
             copy: None,
             busy: false,
