@@ -578,7 +578,8 @@ impl Replica {
     /// A changed promise goes to disk at once; a changed decided mark rides along.
     fn flush_hard(&mut self, cx: &mut Context<'_>) {
         // The mark never goes back: a replica that is still to be born again has its log, and knows how much of it is decided.
-        let decided = self.decided.max(self.hard.decided);
+        let known = if planted::on(Bug::DecidedMarkFalls) { Slot(0) } else { self.hard.decided };
+        let decided = self.decided.max(known);
         let state = HardState { promised: self.promised, decided, led_round: self.hard.led_round };
         let promised = state.promised != self.hard.promised;
         let rides = !cx.effects.writes.is_empty() && state.decided > self.hard.decided;
