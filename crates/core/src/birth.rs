@@ -57,7 +57,8 @@ pub(crate) struct Birth {
     /// The own binding is on disk: others may be told.
     pub(crate) is_bound_on_disk: bool,
     dial_at: Instant,
-    /// Founders and seeds were asked at least once since the start, and so know where this node is.
+    /// One of the founders and seeds has answered since the start, and so knows where this node is, and this node whom to gossip
+    /// with: a node without replicas has nobody else to hear of it.
     announced: bool,
     /// Why birth cannot go on, for a person.
     pub(crate) problem: Option<String>,
@@ -98,7 +99,7 @@ impl Node {
         (self.record.cluster.is_none() || self.misses_somebody()).then_some(self.birth.dial_at)
     }
 
-    /// Whether this boot has not announced itself, a group here has no leader, one led here a member that is silent, or a
+    /// Whether nobody has heard of this boot yet, a group here has no leader, one led here a member that is silent, or a
     /// newcomer here, who hears its leader and nobody else's address, waits for its first snapshot.
     fn misses_somebody(&self) -> bool {
         !self.birth.announced || !self.index.lonely.is_empty()
@@ -120,9 +121,10 @@ impl Node {
         if now.instant < self.birth.dial_at || born && !self.misses_somebody() {
             return;
         }
-        self.birth.announced = true;
+        let others = self.birth.others();
+        self.birth.announced |= others.is_empty();
         self.birth.dial_at = now.instant.after(if born { SEARCH } else { PATIENCE });
-        effects.dials.extend(self.birth.others());
+        effects.dials.extend(others);
         if born {
             return;
         }
@@ -148,6 +150,7 @@ impl Node {
         }
         if self.record.cluster.is_some() {
             if cluster == self.record.cluster {
+                self.birth.announced = true;
                 self.ask_for_joining(node, now, effects);
             }
             return;

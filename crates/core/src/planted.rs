@@ -180,6 +180,8 @@ bugs! {
     ParentForgottenUnflushed => "parent-forgotten-unflushed",
     /// The leader of a child's first ballot leads it again after a restart.
     FirstBallotLedAgain => "first-ballot-led-again",
+    /// A snapshot takes the place of what machines beside have yet to be made of again after a restart.
+    FetchesBeforeReplay => "fetches-before-replay",
     /// A replica that is to be born again writes a lower decided mark than its disk has.
     DecidedMarkFalls => "decided-mark-falls",
     /// A removed replica forgets its log before it has replayed after a restart what is decided of it.

@@ -493,8 +493,10 @@ impl Replica {
         }
         let forgotten = gained.len() >= MAX_GAINED && gained[0].at > self.flushed;
         let safe = |gain: &Gain| {
+            let marked = self.decided_on_disk >= gain.at;
             gain.at <= self.flushed
-                || cx.beside.get(&gain.loser).is_some_and(|loser| !loser.gone && loser.decided_on_disk >= gain.seal)
+                || marked
+                    && cx.beside.get(&gain.loser).is_some_and(|loser| !loser.gone && loser.decided_on_disk >= gain.seal)
         };
         match gained.iter().find(|gain| !safe(gain)) {
             _ if forgotten => self.applied.min(self.flushed),
@@ -516,12 +518,19 @@ impl Replica {
         let reshaped = self.report.as_ref().map(|report| report.state.reshaped).unwrap_or_default();
         let bore = self.flushed < reshaped && !planted::on(Bug::ParentForgottenUnflushed);
         let parted = |gainer: &Replica| {
-            let gained = gainer.report.as_ref().map(|report| &report.state.gained);
+            let Some(state) = gainer.report.as_ref().map(|report| &report.state) else { return false };
             let needs = |gain: &Gain| gain.loser == self.name.group && gain.at > gainer.flushed;
-            gained.into_iter().flatten().any(needs) && !planted::on(Bug::AssembledInMemory)
+            let takes = matches!(&state.pending, Some(Pending::Gains { loser, .. }) if loser.group == self.name.group);
+            (takes || state.gained.iter().any(needs)) && !planted::on(Bug::AssembledInMemory)
         };
-        let unsure = self.is_unreplayed() || cx.beside.values().any(|other| other.is_unreplayed());
-        bore || unsure || cx.beside.values().any(|gainer| parted(gainer))
+        // What was handed to the machine may bear or part as well.
+        let works = self.report.is_some() && self.stalled.is_none() && self.applied < self.handed;
+        bore || works || self.awaits_replay(cx) || cx.beside.values().any(|gainer| parted(gainer))
+    }
+
+    /// Whether some machine here is on its way to where it may have been before the process started.
+    pub(crate) fn awaits_replay(&self, cx: &Context<'_>) -> bool {
+        self.is_unreplayed() || cx.beside.values().any(|other| other.is_unreplayed())
     }
 
     /// When something must happen although nothing is heard.

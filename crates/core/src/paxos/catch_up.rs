@@ -125,6 +125,10 @@ impl Replica {
     }
 
     fn begin_fetch(&mut self, from: ReplicaName, cx: &mut Context<'_>) {
+        // A snapshot says that others have what was moved or born on its way. Those beside may yet need this replica for it.
+        if self.awaits_replay(cx) && !planted::on(Bug::FetchesBeforeReplay) {
+            return;
+        }
         self.fetch = Some(Fetch {
             from,
             snapshot: 0,
