@@ -525,6 +525,7 @@ impl Replica {
         };
         // What was handed to the machine may bear or part as well.
         let works = self.report.is_some() && self.stalled.is_none() && self.applied < self.handed;
+        let works = works && !planted::on(Bug::ForgottenUnreplayed);
         bore || works || self.awaits_replay(cx) || cx.beside.values().any(|gainer| parted(gainer))
     }
 

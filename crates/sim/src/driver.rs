@@ -134,7 +134,7 @@ impl World {
     /// A host's process dies. What the disk was syncing survives in part.
     pub fn crash(&mut self, host: usize) {
         let unflushed = self.hosts[host].disk.store.unflushed();
-        let kept_writes = if self.is_forgetful() { 0 } else { self.random.index(unflushed + 1) };
+        let kept_writes = if self.is_forgetful(host) { 0 } else { self.random.index(unflushed + 1) };
         let kept_batches = self.random.index(self.hosts[host].disk.syncing.len() + 1);
         let target = &mut self.hosts[host];
         if target.process.take().is_none() {
@@ -572,7 +572,7 @@ impl World {
         let epoch = self.hosts[host].epoch;
         let mark = self.hosts[host].disk.store.written();
         let Some(process) = &self.hosts[host].process else { return Ok(()) };
-        if self.is_forgetful() {
+        if self.is_forgetful(host) {
             self.at(self.now + FLUSH_LATER, Event::FlushBegin(host, epoch));
             return Ok(());
         }

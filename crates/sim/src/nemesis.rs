@@ -112,8 +112,10 @@ pub struct Nemesis {
     echoes_until: Time,
     /// Until when data stores are not flushed.
     forgetful_until: Time,
-    /// The machines of this host stand still when it starts, until then.
-    stunned: Option<(usize, Time)>,
+    /// The machines of these hosts stand still when they start, until then.
+    stunned: (BTreeSet<usize>, Time),
+    /// This host's store is flushed, though others are not.
+    remembers: Option<usize>,
     /// What disasters have taken.
     lost: disaster::Lost,
     /// The votes of the first of these groups on what the second asks are lost until then.
@@ -140,7 +142,8 @@ impl Nemesis {
             impostors: BTreeSet::new(),
             echoes_until: 0,
             forgetful_until: 0,
-            stunned: None,
+            stunned: (BTreeSet::new(), 0),
+            remembers: None,
             lost: disaster::Lost::default(),
             silenced: None,
             proposals: BTreeMap::new(),

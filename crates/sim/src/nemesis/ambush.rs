@@ -110,6 +110,12 @@ enum Mischief {
     Forget(usize),
     /// This host dies, comes back with machines that stand still, and dies again.
     Relapse(usize),
+    /// The group takes back a part of its child, and only one follower's store has that for good when everybody dies.
+    TakeBack,
+    /// Everybody dies, and comes back with machines that stand still but for this host, which then loses its disk.
+    Blackout(usize),
+    /// This host loses its disk.
+    LoseDisk(usize),
     /// The group loses its majority for good.
     Lose,
     /// The other group does.
@@ -178,6 +184,8 @@ const PLOTS: &[Plot] = {
         Plot { order: Split, strikes: &[(Ordered, EntrustLagger)] },
         Plot { order: Split, strikes: &[(Reshaped, PartWays)] },
         Plot { order: Split, strikes: &[(Ordered, Forgetful), (Reshaped, PartWays)] },
+        // A snapshot overtakes what stores have yet to take up again.
+        Plot { order: Split, strikes: &[(Ordered, Forgetful), (Reshaped, TakeBack)] },
         // A child begins, and its first leader dies.
         Plot { order: Split, strikes: &[(Reshaped, Unseat), (Reshaped, Unseat)] },
         Plot { order: Split, strikes: &[(Reshaped, CrashAll)] },
@@ -356,7 +364,10 @@ impl World {
             }
             Mischief::HandOverOther => return self.hand_over_to_any(other),
             Mischief::Echo => self.nemesis.echoes_until = self.now + ECHOES,
-            Mischief::Forgetful => self.nemesis.forgetful_until = self.now + ECHOES * 2,
+            Mischief::Forgetful => {
+                self.nemesis.forgetful_until = self.now + ECHOES * 2;
+                self.nemesis.remembers = None;
+            }
             Mischief::Wipe => return self.befall(Fault::Wipe),
             Mischief::Estrange => {
                 if let Some((ours, theirs)) = self.leader_of(group).zip(self.leader_of(other)) {
@@ -395,6 +406,9 @@ impl World {
             Mischief::PartWays => return self.part_ways(ambush),
             Mischief::Forget(host) => self.crash_and_start(host),
             Mischief::Relapse(host) => self.relapse(ambush, host),
+            Mischief::TakeBack => return self.take_back(ambush),
+            Mischief::Blackout(host) => self.black_out(ambush, host),
+            Mischief::LoseDisk(host) => self.lose_disk_of(host),
             Mischief::Lose => self.disaster_of(group),
             Mischief::LoseOther => self.disaster_of(other),
         }
@@ -526,24 +540,45 @@ impl World {
             self.lie_in_wait(again * MILLISECOND, Ambush { group: child, mischief: Mischief::Entrust(host), ..waits });
         }
         let late = self.span(100 * MILLISECOND, 2 * SECOND);
-        let mischief = if self.is_forgetful() { Mischief::Relapse(host) } else { Mischief::Forget(host) };
+        let mischief = if self.is_forgetful(host) { Mischief::Relapse(host) } else { Mischief::Forget(host) };
         self.lie_in_wait(late, Ambush { moment: Moment::Ordered, mischief, ..waits });
         self.change_members(parent, Vec::new(), vec![node])
     }
 
     fn relapse(&mut self, ambush: Ambush, host: usize) {
-        self.nemesis.stunned = Some((host, self.now + 3 * SECOND));
+        self.nemesis.stunned = (BTreeSet::from([host]), self.now + 3 * SECOND);
         self.crash_and_start(host);
         let late = self.span(SECOND / 2, 3 * SECOND);
         self.lie_in_wait(late, Ambush { moment: Moment::Ordered, mischief: Mischief::Forget(host), ..ambush });
     }
 
+    fn take_back(&mut self, ambush: Ambush) -> Checked {
+        let Some(version) = self.observer.newest(ambush.group).map(|state| state.range_version) else { return Ok(()) };
+        let Some(host) = self.follower_of(ambush.group) else { return Ok(()) };
+        self.nemesis.remembers = Some(host);
+        let until = self.now + 6 * SECOND;
+        let mischief = Mischief::Blackout(host);
+        self.lie_in_wait(LOOK, Ambush { version, moment: Moment::Settled, mischief, until, ..ambush });
+        self.order_takeover_from(ambush.group, Side::Successor, false)
+    }
+
+    fn black_out(&mut self, ambush: Ambush, host: usize) {
+        let others = (0..self.hosts.len()).filter(|other| *other != host).collect();
+        let end = self.now + 7 * SECOND;
+        self.nemesis.stunned = (others, end);
+        for each in 0..self.hosts.len() {
+            self.at(self.now + SECOND, Event::Undo(Undo::Restart(each)));
+        }
+        let moment = Moment::Ordered;
+        let until = end + SECOND;
+        let strike = Ambush { moment, mischief: Mischief::LoseDisk(host), until, ..ambush };
+        self.lie_in_wait(end - self.now - SECOND / 4, strike);
+    }
+
     /// Until when the machines of a host that starts now stand still.
     pub(crate) fn stunned_until(&self, host: usize) -> Time {
-        self.nemesis
-            .stunned
-            .filter(|(stunned, _)| *stunned == host && !self.nemesis.stopped)
-            .map_or(0, |(_, until)| until)
+        let (stunned, until) = &self.nemesis.stunned;
+        if stunned.contains(&host) && !self.nemesis.stopped { *until } else { 0 }
     }
 
     /// A host whose node is a member of a group and does not lead it.
@@ -594,9 +629,10 @@ impl World {
         echoes.then(|| 5 * MILLISECOND + self.nemesis.random.below(ECHOES))
     }
 
-    /// Whether data stores are not flushed, and who dies loses what they took up since.
-    pub(crate) fn is_forgetful(&self) -> bool {
-        self.nemesis.forgetful_until > self.now && !self.nemesis.stopped
+    /// Whether a host's data store is not flushed, and it loses what that took up since if it dies.
+    pub(crate) fn is_forgetful(&self, host: usize) -> bool {
+        let forgets = self.nemesis.forgetful_until > self.now && !self.nemesis.stopped;
+        forgets && self.nemesis.remembers != Some(host)
     }
 
     /// Whether the votes of one group on what another asks are lost.
