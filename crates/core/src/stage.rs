@@ -604,7 +604,8 @@ impl<S: Store> Stage<S> {
         self.let_go(now);
         let MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } = order else { return None };
         let number = match self.machines.get(group).filter(|_| *snapshot == 0) {
-            Some(machine) => self.sources.pin(*group, machine.snapshot(), now),
+            // Without a number it is none, and whoever asks comes back later.
+            Some(machine) => self.sources.pin(*group, machine.snapshot(), now).unwrap_or(0),
             None => *snapshot,
         };
         Some(self.sources.reading((*group, *to), number, cursor.as_ref(), *bytes, now))

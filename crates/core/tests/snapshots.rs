@@ -394,6 +394,35 @@ fn a_pinned_view_outlives_the_replica() {
 }
 
 #[test]
+fn who_reads_a_snapshot_does_not_lose_it_to_those_who_wait() {
+    let store = MapStore::new();
+    let groups = 1..=6;
+    for group in groups.clone() {
+        fill(&mut create(&store, group, group));
+    }
+    let patience = Duration::from_secs(8);
+    let mut stage = Stage::open(store, Limits::default(), &groups.clone().map(GroupId).collect(), 1, patience).unwrap();
+    let mut read = |group: u64, snapshot: u64, cursor: Option<Bytes>, at: Duration| {
+        let order = MachineOrder::ReadSnapshot { group: GroupId(group), to: name(group), snapshot, cursor, bytes: 50 };
+        match &stage.order(&order, Instant(0).after(at)).unwrap().inputs[..] {
+            [Input::SnapshotRead { piece, .. }] => (piece.snapshot, piece.after.clone()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let begun: Vec<_> = (1..=4).map(|group| read(group, 0, None, Duration::ZERO)).collect();
+    assert!(begun.iter().all(|(snapshot, after)| *snapshot != 0 && after.is_some()));
+    assert_eq!(read(5, 0, None, Duration::ZERO).0, 0, "four are read");
+    let later = Duration::from_millis(900);
+    for (group, (snapshot, after)) in (1..).zip(&begun).skip(1) {
+        assert_eq!(read(group, *snapshot, after.clone(), later).0, *snapshot);
+    }
+    let idle = Duration::from_millis(1_100);
+    assert_ne!(read(5, 0, None, idle).0, 0, "the first is not read any more");
+    assert_eq!(read(6, 0, None, idle).0, 0);
+    assert_eq!(read(1, begun[0].0, begun[0].1.clone(), idle).0, 0);
+}
+
+#[test]
 fn a_second_replica_of_a_group_and_damaged_records_are_errors() {
     let store = MapStore::new();
     let mut machine = create(&store, 1, 1);

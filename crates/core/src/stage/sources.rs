@@ -13,8 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Snapshots pinned at once; a further one takes the place of the one longest unused.
+/// Snapshots pinned at once.
 const MOST: usize = 4;
+
+/// A further one takes the place of the one longest unused, if that is unused for such a part of the patience. Whoever reads one still
+/// must not lose it to those who wait, or nobody would come to an end.
+const IDLE_PART: u32 = 8;
 
 /// A pinned snapshot, with whoever reads it.
 struct Shared<V: Read> {
@@ -58,11 +62,12 @@ impl<V: Read> Sources<V> {
         self.pinned.retain(|_, source| source.group != group);
     }
 
-    /// Keeps a snapshot to be read: its number.
-    pub(super) fn pin(&mut self, group: GroupId, source: SnapshotSource<V>, now: Instant) -> u64 {
-        if self.pinned.len() >= MOST
-            && let Some(oldest) = self.pinned.iter().min_by_key(|(_, source)| source.used).map(|(number, _)| *number)
-        {
+    /// Keeps a snapshot to be read: its number; `None` if too many others are read.
+    pub(super) fn pin(&mut self, group: GroupId, source: SnapshotSource<V>, now: Instant) -> Option<u64> {
+        if self.pinned.len() >= MOST {
+            let idle = |source: &Source<V>| now.since(source.used) > self.patience / IDLE_PART;
+            let oldest = self.pinned.iter().min_by_key(|(_, source)| source.used);
+            let oldest = oldest.filter(|(_, source)| idle(source)).map(|(number, _)| *number)?;
             self.pinned.remove(&oldest);
         }
         let number = self.next;
@@ -70,7 +75,7 @@ impl<V: Read> Sources<V> {
         let reader = Mutex::new(Reader { source, ahead: None });
         let shared = Arc::new(Shared { reader, is_read: AtomicBool::new(false) });
         self.pinned.insert(number, Source { group, used: now, shared });
-        number
+        Some(number)
     }
 
     /// What reads a piece of the snapshot `number`.
