@@ -180,10 +180,11 @@ impl Node {
         self.consider_binding(now, effects);
     }
 
-    /// Replicas that have nothing yet ask somebody who was found as well: whom they know may be lost, and this one may know that
-    /// their group is gone.
+    /// Replicas that have nothing yet, or hear nothing of a leader, ask somebody who was found as well: whom they know may be lost,
+    /// and this one may be a member that they do not know, or know that their group is gone.
     fn ask_for_joining(&mut self, node: NodeId, now: Now, effects: &mut Effects) {
-        let joins = |group: &GroupId| self.replicas.get(group).is_some_and(|replica| replica.configuration.is_none());
+        let seeks = |replica: &Replica| replica.configuration.is_none() || matches!(replica.role, Role::Candidate(_));
+        let joins = |group: &GroupId| self.replicas.get(group).is_some_and(|replica| seeks(replica));
         let joining: Vec<GroupId> = self.index.lonely.iter().copied().filter(joins).collect();
         for group in joining {
             self.with(now, group, effects, |replica, cx| {

@@ -80,8 +80,9 @@ impl World {
         for (group, survivors) in &lost {
             self.observer.loses(*group, survivors);
             // Some may have been lost before, without harm then.
-            let voters = self.observer.configuration(*group).map(voters).unwrap_or_default();
-            self.nemesis.lost.condemned.extend(voters.iter().filter(|node| !survivors.contains(node)));
+            let voters: BTreeSet<NodeId> = self.in_force(*group, None).into_iter().flat_map(voters).collect();
+            let gone = self.nemesis.replaced.iter().map(|(_, gone)| *gone).filter(|gone| voters.contains(gone));
+            self.nemesis.lost.condemned.extend(gone);
         }
         self.nemesis.lost.groups.extend(lost);
     }
