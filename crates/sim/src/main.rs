@@ -59,7 +59,7 @@ struct Planted {
     #[arg(long)]
     bug: Option<String>,
     /// After how many seeds a bug counts as surviving.
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 6000)]
     seeds: u64,
     /// The first seed.
     #[arg(long, default_value_t = 1)]

@@ -470,7 +470,7 @@ impl Replica {
         self.owed = None;
         self.role = Role::Retired(Retired { removed_by, told: BTreeMap::new(), ask_at: cx.now.instant });
         if planted::on(Bug::RemovedForgetsAtOnce) {
-            self.forget(cx);
+            self.bury_with(None, cx);
         }
     }
 
