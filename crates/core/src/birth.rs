@@ -151,7 +151,7 @@ impl Node {
         if self.record.cluster.is_some() {
             if cluster == self.record.cluster {
                 self.birth.announced = true;
-                self.ask_for_joining(node, now, effects);
+                self.ask_about_groups(node, now, effects);
             }
             return;
         }
@@ -182,11 +182,11 @@ impl Node {
 
     /// Replicas that have nothing yet, or hear nothing of a leader, ask somebody who was found as well: whom they know may be lost,
     /// and this one may be a member that they do not know, or know that their group is gone.
-    fn ask_for_joining(&mut self, node: NodeId, now: Now, effects: &mut Effects) {
+    fn ask_about_groups(&mut self, node: NodeId, now: Now, effects: &mut Effects) {
         let seeks = |replica: &Replica| replica.configuration.is_none() || matches!(replica.role, Role::Candidate(_));
-        let joins = |group: &GroupId| self.replicas.get(group).is_some_and(|replica| seeks(replica));
-        let joining: Vec<GroupId> = self.index.lonely.iter().copied().filter(joins).collect();
-        for group in joining {
+        let asks = |group: &GroupId| self.replicas.get(group).is_some_and(|replica| seeks(replica));
+        let asking: Vec<GroupId> = self.index.lonely.iter().copied().filter(asks).collect();
+        for group in asking {
             self.with(now, group, effects, |replica, cx| {
                 let name = ReplicaName { group, node, incarnation: Incarnation(1) };
                 replica.ask_membership_of(name, cx);

@@ -211,7 +211,7 @@ pub enum Input {
         /// The nodes.
         nodes: Vec<NodeId>,
     },
-    /// Groups were heard of that may lie next to one which [`Node::lonely`](crate::node::Node::lonely) named: hints.
+    /// Groups were heard of that may lie next to one which [`Node::seeking_neighbours`](crate::node::Node::seeking_neighbours) named: hints.
     Found {
         /// The group that is led here.
         group: GroupId,

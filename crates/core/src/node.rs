@@ -260,8 +260,8 @@ impl Node {
 
     /// The groups led here with a neighbour whom nobody answers for, although asked several times: all members that are known of it
     /// may be gone. Whoever has heard of others next to them should say so ([`Input::Found`]).
-    pub fn lonely(&self) -> impl Iterator<Item = GroupId> + '_ {
-        self.replicas.values().filter(|replica| replica.is_lonely()).map(|replica| replica.name.group)
+    pub fn seeking_neighbours(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.replicas.values().filter(|replica| replica.seeks_neighbour()).map(|replica| replica.name.group)
     }
 
     /// The groups with a replica here.

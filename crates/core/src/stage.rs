@@ -542,9 +542,7 @@ impl<S: Store> Stage<S> {
 
     /// Carries out an order. After an error it may be handed in again.
     pub fn order(&mut self, order: &MachineOrder, now: Instant) -> Result<Done, StoreError> {
-        if let Some(reading) = self.reading(order, now) {
-            return Ok(Done::one(reading.read()?));
-        }
+        self.let_go(now);
         match order {
             MachineOrder::Create { replica, state } => self.create(*replica, state),
             MachineOrder::Expired { group, due } => {
@@ -558,7 +556,10 @@ impl<S: Store> Stage<S> {
                 let counted = self.counts.advance(*group, self.machines.get(group), *count, now)?;
                 Ok(Done::one(counted))
             }
-            MachineOrder::ReadSnapshot { .. } => Ok(Done::default()),
+            MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } => {
+                let number = self.pinned(*group, *snapshot, now);
+                Ok(Done::one(self.sources.reading((*group, *to), number, cursor.as_ref(), *bytes, now).read()?))
+            }
             MachineOrder::StoreSnapshot { replica, snapshot, chunk, .. } => {
                 self.store_snapshot(*replica, *snapshot, chunk)
             }
@@ -601,14 +602,19 @@ impl<S: Store> Stage<S> {
 
     /// A [`MachineOrder::ReadSnapshot`] that the shell lets another thread carry out.
     pub fn reading(&mut self, order: &MachineOrder, now: Instant) -> Option<Reading<S::View>> {
-        self.let_go(now);
         let MachineOrder::ReadSnapshot { group, to, snapshot, cursor, bytes } = order else { return None };
-        let number = match self.machines.get(group).filter(|_| *snapshot == 0) {
-            // Without a number it is none, and whoever asks comes back later.
-            Some(machine) => self.sources.pin(*group, machine.snapshot(), now).unwrap_or(0),
-            None => *snapshot,
-        };
+        self.let_go(now);
+        let number = self.pinned(*group, *snapshot, now);
         Some(self.sources.reading((*group, *to), number, cursor.as_ref(), *bytes, now))
+    }
+
+    /// The number of the snapshot that is asked for, of a new one if that is zero. It stays zero, which is none, if too many are
+    /// read: whoever asks comes back later.
+    fn pinned(&mut self, group: GroupId, snapshot: u64, now: Instant) -> u64 {
+        match self.machines.get(&group).filter(|_| snapshot == 0) {
+            Some(machine) => self.sources.pin(group, machine.snapshot(), now).unwrap_or(0),
+            None => snapshot,
+        }
     }
 
     /// Lets views go that nobody has asked for in a while: they keep what was overwritten since.

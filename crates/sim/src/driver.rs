@@ -112,7 +112,7 @@ impl World {
         let flush_at = now + self.random.below(self.plan.speed.flush_every);
         self.at(flush_at, Event::FlushBegin(host, epoch));
         let first = now + self.random.below(SECOND);
-        self.at(first, Event::Lonely(host, epoch));
+        self.at(first, Event::Neighbours(host, epoch));
         if rules.is_some() {
             self.at(now, Event::Gossip(host, epoch));
             let first = now + self.random.below(SECOND);

@@ -134,13 +134,13 @@ impl World {
     ///
     /// # Errors
     /// The invariant that does not hold after it.
-    pub(crate) fn tell_lonely(&mut self, host: usize) -> Checked {
+    pub(crate) fn suggest_neighbours(&mut self, host: usize) -> Checked {
         let epoch = self.hosts[host].epoch;
         let next = self.now + SECOND / 2 + self.random.below(SECOND);
-        self.at(next, Event::Lonely(host, epoch));
+        self.at(next, Event::Neighbours(host, epoch));
         let Some(process) = &self.hosts[host].process else { return Ok(()) };
-        let lonely: Vec<GroupId> = process.node.lonely().collect();
-        if lonely.is_empty() {
+        let seeking: Vec<GroupId> = process.node.seeking_neighbours().collect();
+        if seeking.is_empty() {
             return Ok(());
         }
         let mut routes = RoutingTable::new(MOST_ROUTES);
@@ -158,7 +158,7 @@ impl World {
                 }
             }
         }
-        let found: Vec<(GroupId, Vec<Link>)> = lonely
+        let found: Vec<(GroupId, Vec<Link>)> = seeking
             .into_iter()
             .filter_map(|group| Some((group, process.stage.state(group)?)))
             .map(|(group, state)| (group, routes.beside(&state.range).map(|route| route.link()).collect()))

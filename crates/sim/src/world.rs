@@ -66,8 +66,8 @@ pub enum Event {
     Gossip(usize, u64),
     /// The leaders of a process decide what their groups should do.
     Policies(usize, u64),
-    /// Lonely groups of a process hear of others next to them.
-    Lonely(usize, u64),
+    /// Groups of a process that seek a neighbour hear of others next to them.
+    Neighbours(usize, u64),
     /// The machine in a host's place ends for good, if it is still this one.
     LifeEnds(usize, u64),
     /// A client worker wakes.
@@ -92,7 +92,7 @@ impl Event {
             | Self::GaveUp(host, epoch)
             | Self::Gossip(host, epoch)
             | Self::Policies(host, epoch)
-            | Self::Lonely(host, epoch)
+            | Self::Neighbours(host, epoch)
             | Self::Reader(host, epoch, _) => Some((*host, *epoch)),
             Self::Arrive { .. } | Self::LifeEnds(..) | Self::Worker(..) | Self::Nemesis | Self::Undo(_) => None,
         }
@@ -372,7 +372,7 @@ impl World {
             }
             Event::Gossip(host, _) => self.gossip_due(host),
             Event::Policies(host, _) => self.policies_due(host),
-            Event::Lonely(host, _) => self.tell_lonely(host),
+            Event::Neighbours(host, _) => self.suggest_neighbours(host),
             Event::LifeEnds(host, life) => self.life_ends(host, life),
             Event::Worker(worker, token) => self.worker(worker, token),
             Event::Nemesis => self.nemesis_acts(),

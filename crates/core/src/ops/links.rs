@@ -27,7 +27,7 @@ use crate::types::{ConfigurationVersion, GroupId, NodeId, RangeVersion};
 const MOST_ROUNDS: u32 = 32;
 
 /// After a pause of so many rounds without an answer a neighbour is looked for elsewhere.
-const LONELY_ROUNDS: u32 = 8;
+const SEEK_ROUNDS: u32 = 8;
 
 /// What was told: to whom, and the teller's versions.
 type Told = (GroupId, RangeVersion, ConfigurationVersion);
@@ -53,8 +53,8 @@ impl Telling {
         self.owes().then_some(self.again_at)
     }
 
-    fn is_lonely(&self) -> bool {
-        self.owes() && self.rounds >= LONELY_ROUNDS
+    fn seeks_neighbour(&self) -> bool {
+        self.owes() && self.rounds >= SEEK_ROUNDS
     }
 
     pub(crate) fn is_due(&self, now: Instant) -> bool {
@@ -103,13 +103,15 @@ impl Replica {
     }
 
     /// Whether it leads a group with a neighbour whom nobody answers for.
-    pub(crate) fn is_lonely(&self) -> bool {
-        matches!(&self.role, Role::Leader(leader) if leader.operations.telling.is_lonely())
+    pub(crate) fn seeks_neighbour(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.operations.telling.seeks_neighbour())
     }
 
     /// Groups were heard of that may lie next to this one: those of whom it knows nothing as new hear of it.
     pub(crate) fn on_found(&mut self, links: &[Link], cx: &mut Context<'_>) {
-        let Some(state) = self.report.as_ref().map(|report| &report.state).filter(|_| self.is_lonely()) else { return };
+        let Some(state) = self.report.as_ref().map(|report| &report.state).filter(|_| self.seeks_neighbour()) else {
+            return;
+        };
         let own = GroupMessage::Neighbour { link: state.link() };
         for link in links.iter().filter(|link| state.is_news(link, false) || state.is_news(link, true)) {
             self.tell_group(link, &own, cx);

@@ -358,13 +358,13 @@ impl Cluster {
     }
 
     /// An operator tells a node whom not to listen to again.
-    /// A lonely group hears of others that may lie next to it.
+    /// A group hears of others that may lie next to it, which counts if it seeks a neighbour.
     pub(crate) fn hear(&mut self, letter: char, group: GroupId, of: &[GroupId]) {
         let states = self.hosts.values().filter_map(|host| Some(&host.process.as_ref()?.stage));
         let links = states.flat_map(|stage| of.iter().filter_map(|group| Some(stage.state(*group)?.link()))).collect();
-        let lonely = self.process(letter).node.lonely().any(|lonely| lonely == group);
+        let seeks = self.process(letter).node.seeking_neighbours().any(|seeking| seeking == group);
         let whose = self.names.of(group);
-        self.say(letter, format!("lonely   {whose}: {lonely}"));
+        self.say(letter, format!("seeks a neighbour for {whose}: {seeks}"));
         self.input(letter, Input::Found { group, links });
     }
 

@@ -87,7 +87,7 @@ impl Driver {
             return;
         }
         self.organise_at = now.after(LOOK_EVERY);
-        self.tell_lonely();
+        self.suggest_neighbours();
         let Some(hearsay) = &self.hearsay else { return };
         let mut hints = hearsay.node_hints(self.organiser.capacity());
         // Whoever is condemned is dead to all groups, whatever gossip has heard.
@@ -101,8 +101,8 @@ impl Driver {
     }
 
     /// Tells the groups led here that hear nothing of a neighbour who else lies next to them, as far as gossip goes.
-    fn tell_lonely(&mut self) {
-        for group in self.node.lonely().collect::<Vec<_>>() {
+    fn suggest_neighbours(&mut self) {
+        for group in self.node.seeking_neighbours().collect::<Vec<_>>() {
             let links = self.serving.beside(group);
             if !links.is_empty() {
                 self.step(Input::Found { group, links });

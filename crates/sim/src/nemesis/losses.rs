@@ -11,6 +11,7 @@ use scatter_core::input::Input;
 use scatter_core::message::PeerMessage;
 use scatter_core::ops::messages::GroupMessage;
 use scatter_core::types::{ConfigurationVersion, GroupId, NodeId};
+
 /// How long after an order its set may come to be.
 const ORDER_LIFE: Time = 40 * SECOND;
 
