@@ -148,6 +148,8 @@ pub struct Replica {
     pub(crate) fetch: Option<Fetch>,
     /// The group here that must have taken over something before this one can be given a snapshot.
     pub(crate) awaits: Option<GroupId>,
+    /// Another member said that the group was merged away.
+    pub(crate) told_merged: bool,
     /// Truncation waits for this: somebody pulls a snapshot taken at the slot.
     pub(crate) pin: Option<(Slot, Instant)>,
     pub(crate) report: Option<MachineReport>,
@@ -197,6 +199,7 @@ impl Replica {
             role: Role::Follower(Follower::waiting(cx)),
             fetch: None,
             awaits: None,
+            told_merged: false,
             pin: None,
             report: None,
             word: Arc::new(ReadWord::default()),

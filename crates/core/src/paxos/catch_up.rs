@@ -248,7 +248,8 @@ impl Replica {
         let missing = |child: GroupId| {
             // A child that can have its state only after this group has taken back a part of it would wait for ever.
             let has = cx.beside.get(&child).is_some_and(|beside| {
-                beside.report.is_some() || beside.merges_or_retires() || beside.awaits == Some(self.name.group)
+                let waits_for_us = beside.awaits == Some(self.name.group);
+                beside.report.is_some() || beside.merges_or_retires() || waits_for_us || beside.was_never_counted_on()
             });
             // Or another group here has taken over all of it, however it came by that.
             let absorbed = cx
@@ -273,6 +274,13 @@ impl Replica {
             self.fetch = None;
         }
         !awaited.is_empty()
+    }
+
+    /// Whether the group was merged away by others. A majority decided the seal and has all of the group in its logs; who never
+    /// held any of its log was not part of one.
+    fn was_never_counted_on(&self) -> bool {
+        let never_held = self.log.last().is_none() && self.log.truncated().max(self.hard.decided) <= Slot(1);
+        self.told_merged && self.report.is_none() && never_held
     }
 
     fn merges_or_retires(&self) -> bool {

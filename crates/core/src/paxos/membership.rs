@@ -664,6 +664,7 @@ impl Replica {
 
     /// Another member's group ended there: what this one lacks up to the seal is still to be had from it.
     pub(crate) fn on_merged_away(&mut self, from: ReplicaName, decided: Slot, cx: &mut Context<'_>) {
+        self.told_merged = true;
         if decided > self.decided {
             let first = self.decided.next();
             self.send(from, Message::CatchUp { first }, cx);
