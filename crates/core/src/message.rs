@@ -235,7 +235,7 @@ codec_enum!(Message {
     9 => Decided { first, entries, decided },
     10 => Truncated { through },
     11 => SnapshotPull { snapshot, cursor },
-    12 => SnapshotChunk { piece, children },
+    12 => SnapshotChunk { children, piece },
     13 => HandOver { ticket },
     14 => AskMembership { configuration },
     15 => Membership { configuration },
@@ -353,6 +353,20 @@ codec_enum!(PeerMessage {
     10 => Beaten { generation, stamp, lease_nanos, ask },
     11 => Uncovered { generation },
 });
+
+impl PeerMessage {
+    /// Takes out what is large and ends the encoding, if there is such a thing: a piece of a snapshot, which need not be copied to
+    /// be sent. What is left encodes with an empty byte string in its place.
+    #[must_use]
+    pub fn take_tail(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Replica { envelope: Envelope { message: Message::SnapshotChunk { piece, .. }, .. } } => {
+                Some(std::mem::take(&mut piece.chunk))
+            }
+            _ => None,
+        }
+    }
+}
 
 /// How a node introduces itself on a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]

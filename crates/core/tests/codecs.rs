@@ -360,6 +360,17 @@ proptest! {
     }
 
     #[test]
+    fn what_is_large_ends_the_encoding(message in peer_message()) {
+        let (whole, mut rest) = (message.to_bytes(), message);
+        if let Some(tail) = rest.take_tail() {
+            let rest = rest.to_bytes();
+            prop_assert!(rest.ends_with(&[0; 4]));
+            let length = tail.len() as u32;
+            prop_assert_eq!([&rest[..rest.len() - 4], &length.to_le_bytes(), &tail[..]].concat(), whole);
+        }
+    }
+
+    #[test]
     fn hellos_read_back(hello in hello()) {
         reads_back(&hello)?;
     }

@@ -1084,9 +1084,9 @@ impl World {
         };
         for count in 1.. {
             let chunk = source.chunk(sink.cursor(), max_bytes).unwrap().unwrap();
-            let bytes = chunk.to_bytes();
+            let bytes = chunk.into_bytes();
             refuse_damage(&bytes, count);
-            let chunk = Chunk::from_all(bytes).unwrap();
+            let chunk = Chunk::from_bytes(&bytes).unwrap();
             store.set_fault(Fault::Writes(StoreError::NoSpace));
             assert!(matches!(sink.add_holding(&chunk, holding), Err(SnapshotError::Store(_))));
             store.set_fault(Fault::None);
@@ -1137,8 +1137,8 @@ fn refuse_damage(bytes: &Bytes, seed: usize) {
     let mut damaged = bytes.to_vec();
     let at = seed.wrapping_mul(7919) % damaged.len();
     damaged[at] ^= 1 << (seed % 8);
-    assert!(Chunk::from_all(damaged.into()).is_err());
-    assert!(Chunk::from_all(bytes.slice(..at)).is_err());
+    assert!(Chunk::from_bytes(&damaged.into()).is_err());
+    assert!(Chunk::from_bytes(&bytes.slice(..at)).is_err());
 }
 
 fn run(range: KeyRange, steps: Vec<Step>) {

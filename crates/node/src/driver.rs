@@ -382,14 +382,18 @@ impl Driver {
         if messages.is_empty() {
             return;
         }
-        for out in messages {
+        for mut out in messages {
             if let Some(address) = out.address
                 && transport.address(out.to).is_none()
             {
                 transport.set_address(out.to, address);
             }
             let channel = if out.bulk { Channel::Bulk } else { Channel::Control };
-            transport.queue(out.to, channel, &Frame::encode(&out.message));
+            let frame = match out.message.take_tail() {
+                Some(tail) => Frame::encode_with_tail(&out.message, tail),
+                None => Frame::encode(&out.message),
+            };
+            transport.queue(out.to, channel, frame);
         }
         transport.flush();
     }

@@ -42,8 +42,8 @@ fn frames_arrive_in_order_in_both_directions() {
         let (alice, bob) = (Node::start(ALICE, config()), Node::start(BOB, config()));
         alice.knows(&bob);
         for number in 0..500_u32 {
-            assert_eq!(alice.transport.send(BOB, Channel::Control, &payload(number, 100)), Sent::Taken);
-            alice.transport.queue(BOB, Channel::Bulk, &payload(number, 1000));
+            assert_eq!(alice.transport.send(BOB, Channel::Control, payload(number, 100)), Sent::Taken);
+            alice.transport.queue(BOB, Channel::Bulk, payload(number, 1000));
             if number % 10 == 9 {
                 alice.transport.flush();
                 tokio::task::yield_now().await;
@@ -53,7 +53,7 @@ fn frames_arrive_in_order_in_both_directions() {
         bob.sink.count(Channel::Control, 500).await;
         assert_eq!(bob.sink.numbers(ALICE, Channel::Control), (0..500).collect::<Vec<_>>());
         // Bob learned Alice's address from her hello.
-        assert_eq!(bob.transport.send(ALICE, Channel::Control, &payload(7, 10)), Sent::Taken);
+        assert_eq!(bob.transport.send(ALICE, Channel::Control, payload(7, 10)), Sent::Taken);
         alice.sink.count(Channel::Control, 1).await;
         assert_eq!(alice.sink.numbers(BOB, Channel::Control), [7]);
         assert!(alice.transport.is_connected(BOB, Channel::Control));
@@ -63,7 +63,7 @@ fn frames_arrive_in_order_in_both_directions() {
         assert_eq!(metrics.dropped_disconnected.get(), 0);
         alice.transport.forget(BOB);
         assert!(!alice.transport.is_connected(BOB, Channel::Control));
-        assert_eq!(alice.transport.send(BOB, Channel::Control, &payload(1, 1)), Sent::Dropped);
+        assert_eq!(alice.transport.send(BOB, Channel::Control, payload(1, 1)), Sent::Dropped);
         assert_eq!(metrics.dropped_unaddressed.get(), 1);
     });
 }
@@ -104,14 +104,14 @@ fn an_oversized_frame_ends_its_connection() {
     local(async {
         let node = Node::start(ALICE, TransportConfig { frame_limit: 1000, ..config() });
         let mut peer = raw_peer(&node, BOB, Channel::Control).await;
-        peer.write_all(payload(1, 900).bytes()).await.expect("written");
+        peer.write_all(&payload(1, 900).to_bytes()).await.expect("written");
         peer.write_all(&1001_u32.to_le_bytes()).await.expect("written");
         assert_eq!(closed(&mut peer).await, b"");
         node.sink.count(Channel::Control, 1).await;
         until(|| node.transport.metrics().protocol_errors.get() == 1).await;
         // This node sends none either.
         node.transport.set_address(NodeId(0xc), "127.0.0.1:1");
-        assert_eq!(node.transport.send(NodeId(0xc), Channel::Control, &payload(1, 1001)), Sent::Dropped);
+        assert_eq!(node.transport.send(NodeId(0xc), Channel::Control, payload(1, 1001)), Sent::Dropped);
         assert_eq!(node.transport.metrics().dropped_oversized.get(), 1);
         node.still_serves().await;
     });
@@ -140,7 +140,7 @@ fn another_cluster_is_refused_by_either_side() {
         foreign.cluster = Some(ClusterId(2));
         let stranger = Node::start_as(foreign, config());
         stranger.knows(&node);
-        stranger.transport.send(ALICE, Channel::Control, &payload(1, 1));
+        stranger.transport.send(ALICE, Channel::Control, payload(1, 1));
         let refused = stranger.gatekeeper.heard_refusal().await;
         assert_eq!(refused.reason, RefusedReason::OtherCluster);
         assert!(!refused.reason.gives_up_id());
@@ -158,7 +158,7 @@ fn a_reused_address_reaches_nobody() {
         let (alice, bob) = (Node::start(ALICE, config()), Node::start(BOB, config()));
         let gone = NodeId(0xdead);
         alice.transport.set_address(gone, bob.address());
-        alice.transport.send(gone, Channel::Control, &payload(1, 1));
+        alice.transport.send(gone, Channel::Control, payload(1, 1));
         let refused = alice.gatekeeper.heard_refusal().await;
         assert_eq!(refused.reason, RefusedReason::OtherNode);
         assert!(refused.text.contains(&BOB.to_string()), "{refused}");
@@ -173,7 +173,7 @@ fn an_answer_from_the_wrong_node_is_not_believed() {
         let alice = Node::start(ALICE, config());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         alice.transport.set_address(BOB, listener.local_addr().expect("bound").to_string());
-        alice.transport.send(BOB, Channel::Control, &payload(1, 1));
+        alice.transport.send(BOB, Channel::Control, payload(1, 1));
         let (mut stream, _) = listener.accept().await.expect("a connection");
         handshake::accept(&mut stream).await.expect("a hello");
         handshake::welcome(&mut stream, identity(NodeId(0xbad))).await.expect("written");
@@ -229,7 +229,7 @@ fn a_peer_that_does_not_answer_is_tried_again() {
         let alice = Node::start(ALICE, quick);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         alice.transport.set_address(BOB, listener.local_addr().expect("bound").to_string());
-        alice.transport.send(BOB, Channel::Control, &payload(1, 1));
+        alice.transport.send(BOB, Channel::Control, payload(1, 1));
         let (_silent, _) = listener.accept().await.expect("a connection");
         // However slow this machine is, one attempt ends well.
         let peer = async {
@@ -256,7 +256,7 @@ fn a_restarted_peer_is_found_again() {
         let alice = Node::start(ALICE, config());
         let bob = Node::start(BOB, config());
         alice.knows(&bob);
-        alice.transport.send(BOB, Channel::Control, &payload(1, 10));
+        alice.transport.send(BOB, Channel::Control, payload(1, 10));
         bob.sink.count(Channel::Control, 1).await;
         let listen = bob.transport.local_address();
         drop(bob);
@@ -267,7 +267,7 @@ fn a_restarted_peer_is_found_again() {
         let mut number = 1;
         while bob.sink.numbers(ALICE, Channel::Control).is_empty() {
             number += 1;
-            alice.transport.send(BOB, Channel::Control, &payload(number, 10));
+            alice.transport.send(BOB, Channel::Control, payload(number, 10));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert!(alice.transport.is_connected(BOB, Channel::Control));
@@ -285,13 +285,13 @@ fn a_peer_that_comes_back_under_another_address_is_found() {
         };
         let alice = Node::start(ALICE, slow);
         alice.transport.set_address(BOB, "127.0.0.1:1");
-        alice.transport.send(BOB, Channel::Control, &payload(1, 10));
+        alice.transport.send(BOB, Channel::Control, payload(1, 10));
         until(|| alice.transport.metrics().connect_failures.get() == 1).await;
         // Its own hello tells where it lives, and ends the pause.
         let bob = Node::start(BOB, config());
         bob.knows(&alice);
-        alice.transport.send(BOB, Channel::Control, &payload(2, 10));
-        bob.transport.send(ALICE, Channel::Control, &payload(3, 10));
+        alice.transport.send(BOB, Channel::Control, payload(2, 10));
+        bob.transport.send(ALICE, Channel::Control, payload(3, 10));
         bob.sink.count(Channel::Control, 1).await;
         assert_eq!(bob.sink.numbers(ALICE, Channel::Control), [2]);
         assert_eq!(alice.transport.address(BOB), Some(bob.address()));
@@ -320,19 +320,19 @@ fn bulk_never_stands_in_front_of_control() {
         let alice = Node::start(ALICE, config());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         alice.transport.set_address(BOB, listener.local_addr().expect("bound").to_string());
-        alice.transport.send(BOB, Channel::Control, &payload(0, 10));
-        alice.transport.send(BOB, Channel::Bulk, &payload(0, 10));
+        alice.transport.send(BOB, Channel::Control, payload(0, 10));
+        alice.transport.send(BOB, Channel::Bulk, payload(0, 10));
         let (mut control, mut bulk) = two_channels(&listener).await;
         assert_eq!(read_frames(&mut control, 1).await, [0]);
         // Nobody reads the bulk connection: it fills up, until sending is refused.
         let mut taken = 1;
-        while alice.transport.send(BOB, Channel::Bulk, &payload(taken, 1 << 20)) == Sent::Taken {
+        while alice.transport.send(BOB, Channel::Bulk, payload(taken, 1 << 20)) == Sent::Taken {
             taken += 1;
             tokio::task::yield_now().await;
         }
         assert!(taken > 4);
         for number in 1..100 {
-            assert_eq!(alice.transport.send(BOB, Channel::Control, &payload(number, 10)), Sent::Taken);
+            assert_eq!(alice.transport.send(BOB, Channel::Control, payload(number, 10)), Sent::Taken);
         }
         assert_eq!(read_frames(&mut control, 99).await, (1..100).collect::<Vec<_>>());
         // Whatever was taken arrives whole and in order once it is read.
@@ -348,13 +348,13 @@ fn a_full_control_queue_drops_the_oldest() {
         let alice = Node::start(ALICE, small);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         alice.transport.set_address(BOB, listener.local_addr().expect("bound").to_string());
-        alice.transport.send(BOB, Channel::Control, &payload(0, 10));
-        alice.transport.send(BOB, Channel::Bulk, &payload(0, 10));
+        alice.transport.send(BOB, Channel::Control, payload(0, 10));
+        alice.transport.send(BOB, Channel::Bulk, payload(0, 10));
         let (mut control, _bulk) = two_channels(&listener).await;
         let metrics = alice.transport.metrics();
         let mut sent = 1;
         while metrics.dropped_overflow.get() < 20 {
-            assert_eq!(alice.transport.send(BOB, Channel::Control, &payload(sent, 256 << 10)), Sent::Taken);
+            assert_eq!(alice.transport.send(BOB, Channel::Control, payload(sent, 256 << 10)), Sent::Taken);
             sent += 1;
             tokio::task::yield_now().await;
         }
@@ -373,10 +373,10 @@ fn a_peer_that_reads_nothing_is_given_up() {
         let alice = Node::start(ALICE, impatient);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         alice.transport.set_address(BOB, listener.local_addr().expect("bound").to_string());
-        alice.transport.send(BOB, Channel::Control, &payload(0, 10));
-        alice.transport.send(BOB, Channel::Bulk, &payload(0, 10));
+        alice.transport.send(BOB, Channel::Control, payload(0, 10));
+        alice.transport.send(BOB, Channel::Bulk, payload(0, 10));
         let (_control, _bulk) = two_channels(&listener).await;
-        while alice.transport.send(BOB, Channel::Bulk, &payload(1, 1 << 20)) == Sent::Taken {
+        while alice.transport.send(BOB, Channel::Bulk, payload(1, 1 << 20)) == Sent::Taken {
             tokio::task::yield_now().await;
         }
         until(|| alice.transport.metrics().disconnected.get() == 1).await;
@@ -389,14 +389,14 @@ fn half_a_frame_is_none() {
     local(async {
         let node = Node::start(ALICE, config());
         let mut peer = raw_peer(&node, BOB, Channel::Control).await;
-        peer.write_all(payload(1, 50).bytes()).await.expect("written");
+        peer.write_all(&payload(1, 50).to_bytes()).await.expect("written");
         let cut = payload(2, 50);
-        peer.write_all(&cut.bytes()[..20]).await.expect("written");
+        peer.write_all(&cut.to_bytes()[..20]).await.expect("written");
         drop(peer);
         until(|| node.transport.metrics().accepted_open.get() == 0).await;
         assert_eq!(node.sink.numbers(BOB, Channel::Control), [1]);
         let mut peer = raw_peer(&node, BOB, Channel::Control).await;
-        peer.write_all(payload(3, 50).bytes()).await.expect("written");
+        peer.write_all(&payload(3, 50).to_bytes()).await.expect("written");
         node.sink.count(Channel::Control, 2).await;
         assert_eq!(node.sink.numbers(BOB, Channel::Control), [1, 3]);
     });
@@ -410,8 +410,8 @@ fn a_newer_connection_takes_the_place_of_the_older() {
         let mut bulk = raw_peer(&node, BOB, Channel::Bulk).await;
         let mut newer = raw_peer(&node, BOB, Channel::Control).await;
         assert_eq!(closed(&mut older).await, b"");
-        newer.write_all(payload(1, 50).bytes()).await.expect("written");
-        bulk.write_all(payload(2, 50).bytes()).await.expect("written");
+        newer.write_all(&payload(1, 50).to_bytes()).await.expect("written");
+        bulk.write_all(&payload(2, 50).to_bytes()).await.expect("written");
         node.sink.count(Channel::Control, 1).await;
         node.sink.count(Channel::Bulk, 1).await;
     });
@@ -422,11 +422,11 @@ fn a_probe_tells_who_is_there_and_disturbs_nothing() {
     local(async {
         let (alice, bob) = (Node::start(ALICE, config()), Node::start(BOB, config()));
         alice.knows(&bob);
-        alice.transport.send(BOB, Channel::Control, &payload(1, 10));
+        alice.transport.send(BOB, Channel::Control, payload(1, 10));
         bob.sink.count(Channel::Control, 1).await;
         let there = alice.transport.probe(&bob.address()).await.expect("somebody is there");
         assert_eq!(there, bob.gatekeeper.identity());
-        alice.transport.send(BOB, Channel::Control, &payload(2, 10));
+        alice.transport.send(BOB, Channel::Control, payload(2, 10));
         bob.sink.count(Channel::Control, 2).await;
         assert_eq!(alice.transport.metrics().disconnected.get(), 0);
         assert!(matches!(alice.transport.probe("127.0.0.1:1").await, Err(ConnectError::Io { .. })));
@@ -576,7 +576,7 @@ fn nonsense_from_a_client_ends_its_connection_alone() {
         let mut stream = TcpStream::connect(node.address()).await.expect("connected");
         let hello = Hello::Client { cluster_name: "test".into(), agent: "nonsense".into() };
         handshake::connect(&mut stream, &hello).await.expect("welcome");
-        stream.write_all(Frame::encode(&"what?".to_owned()).bytes()).await.expect("written");
+        stream.write_all(&Frame::encode(&"what?".to_owned()).to_bytes()).await.expect("written");
         assert_eq!(closed(&mut stream).await, b"");
         assert_eq!(node.transport.metrics().protocol_errors.get(), 1);
         assert_eq!(well_behaved.request(write("fine"), 1000, 0).await, answered("fine"));

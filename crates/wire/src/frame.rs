@@ -98,13 +98,35 @@ impl std::fmt::Display for Versions {
 
 /// One frame ready to be written, length in front. Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Frame(Bytes);
+pub struct Frame {
+    head: Bytes,
+    tail: Bytes,
+}
 
 impl Frame {
     /// Frames the byte form of `value`.
     #[must_use]
     pub fn encode(value: &impl Encode) -> Self {
         Self::build(|out| value.encode(out))
+    }
+
+    /// Frames the byte form of a value whose last field, a byte string, is `tail`, and in `rest` empty. `tail` is not copied.
+    ///
+    /// # Panics
+    ///
+    /// If the byte form of `rest` ends otherwise.
+    #[must_use]
+    pub fn encode_with_tail(rest: &impl Encode, tail: Bytes) -> Self {
+        let mut out = BytesMut::with_capacity(256);
+        out.put_u32_le(0);
+        rest.encode(&mut out);
+        let length_at = out.len() - 4;
+        assert_eq!(out[length_at..], [0; 4], "the byte form ends in an empty byte string");
+        let length = u32::try_from(tail.len()).expect("a byte string is under 4 GiB");
+        out[length_at..].copy_from_slice(&length.to_le_bytes());
+        let end = out.len() + tail.len();
+        seal(&mut out, 0, end);
+        Self { head: out.freeze(), tail }
     }
 
     /// Frames whatever `write` appends.
@@ -115,25 +137,54 @@ impl Frame {
         write(&mut out);
         let end = out.len();
         seal(&mut out, 0, end);
-        Self(out.freeze())
+        Self { head: out.freeze(), tail: Bytes::new() }
     }
 
-    /// The whole frame as it goes over the wire.
+    /// The frame as it goes over the wire, in two parts of which the second may be empty.
     #[must_use]
-    pub fn bytes(&self) -> &Bytes {
-        &self.0
+    pub fn parts(&self) -> [&Bytes; 2] {
+        [&self.head, &self.tail]
+    }
+
+    /// The whole frame in one piece.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        if self.tail.is_empty() { self.head.clone() } else { [&self.head[..], &self.tail[..]].concat().into() }
+    }
+
+    /// All its bytes, length in front included, that were not [passed over](Self::advance).
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    /// Whether all of it was passed over.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Passes over what was written.
+    ///
+    /// # Panics
+    ///
+    /// If that is more than there is.
+    pub fn advance(&mut self, written: usize) {
+        let of_head = written.min(self.head.len());
+        self.head.advance(of_head);
+        self.tail.advance(written - of_head);
     }
 
     /// Bytes of what is inside.
     #[must_use]
     pub fn payload_len(&self) -> usize {
-        self.0.len() - HEADER_BYTES
+        self.len() - HEADER_BYTES
     }
 
     /// What is inside.
     #[must_use]
     pub fn payload(&self) -> Bytes {
-        self.0.slice(HEADER_BYTES..)
+        self.to_bytes().slice(HEADER_BYTES..)
     }
 }
 
@@ -151,18 +202,26 @@ pub struct FrameBuffer {
     bytes: BytesMut,
     limit: usize,
     read_bytes: usize,
+    /// Room is made for all of a frame once its length is known.
+    trusts: bool,
 }
 
 impl FrameBuffer {
     /// An empty buffer that refuses frames of more than `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { bytes: BytesMut::new(), limit, read_bytes: *READ_BYTES.start() }
+        Self { bytes: BytesMut::new(), limit, read_bytes: *READ_BYTES.start(), trusts: false }
     }
 
     /// Changes the limit for frames that were not yet taken.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
+    }
+
+    /// From now on makes room for all of a frame once its length is known, which saves copying what comes first to ever larger
+    /// places: for those who are believed to send what they announce.
+    pub fn trust(&mut self) {
+        self.trusts = true;
     }
 
     /// Whether the connection may end here without cutting anything in two.
@@ -206,13 +265,14 @@ impl FrameBuffer {
     }
 
     /// Room for the next read, to be appended to. It is at most as large as what has arrived of the frame at the front,
-    /// or one read, whichever is more.
+    /// or one read, whichever is more, unless what is announced is [trusted](Self::trust).
     pub fn space(&mut self) -> &mut BytesMut {
         let missing = match self.announced() {
             Ok(Some(length)) => (HEADER_BYTES + length).saturating_sub(self.bytes.len()),
             Ok(None) | Err(_) => 0,
         };
-        let wanted = missing.min(self.bytes.len()).max(self.read_bytes);
+        let known = if self.trusts { missing } else { missing.min(self.bytes.len()) };
+        let wanted = known.max(self.read_bytes);
         let spare = self.bytes.capacity() - self.bytes.len();
         if spare < missing.min(wanted) || spare < *READ_BYTES.start() / 8 {
             self.bytes.reserve(wanted);
@@ -339,6 +399,16 @@ mod tests {
 
     const LIMIT: usize = 1 << 20;
 
+    /// A value that ends in a byte string.
+    struct Pair(u64, Bytes);
+
+    impl Encode for Pair {
+        fn encode(&self, out: &mut BytesMut) {
+            self.0.encode(out);
+            self.1.encode(out);
+        }
+    }
+
     fn received(bytes: &[u8], limit: usize) -> FrameBuffer {
         let mut buffer = FrameBuffer::new(limit);
         buffer.space().extend_from_slice(bytes);
@@ -451,6 +521,31 @@ mod tests {
             prop_assert_eq!(read, items);
             prop_assert!(buffer.is_empty());
             prop_assert!(batch.is_empty());
+        }
+
+        #[test]
+        fn what_is_large_need_not_be_copied(
+            rest in any::<u64>(),
+            tail in prop::collection::vec(any::<u8>(), 0..100),
+            step in 1..50_usize,
+            trusts in any::<bool>(),
+        ) {
+            let tail = Bytes::from(tail);
+            let mut frame = Frame::encode_with_tail(&Pair(rest, Bytes::new()), tail.clone());
+            prop_assert_eq!(frame.to_bytes(), Frame::encode(&Pair(rest, tail.clone())).to_bytes());
+            let mut buffer = FrameBuffer::new(LIMIT);
+            if trusts {
+                buffer.trust();
+            }
+            while !frame.is_empty() {
+                let [head, tail] = frame.parts();
+                let piece: Vec<u8> = head.iter().chain(&tail[..]).copied().take(step).collect();
+                buffer.space().extend_from_slice(&piece);
+                buffer.filled(piece.len());
+                frame.advance(piece.len());
+            }
+            let received = buffer.next_frame().expect("valid").expect("whole");
+            prop_assert_eq!(received, Pair(rest, tail).to_bytes());
         }
 
         #[test]

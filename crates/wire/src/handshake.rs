@@ -110,7 +110,7 @@ where
 /// Preamble and first frame together: one write.
 fn opening(versions: Versions, first: &impl Encode) -> Bytes {
     let mut bytes = BytesMut::from(&versions.preamble()[..]);
-    bytes.extend_from_slice(Frame::encode(first).bytes());
+    bytes.extend_from_slice(&Frame::encode(first).to_bytes());
     bytes.freeze()
 }
 

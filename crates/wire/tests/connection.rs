@@ -285,7 +285,7 @@ async fn a_newer_version_hears_why_it_is_refused() {
     let mut stream = TcpStream::connect(&address).await.expect("connected");
     let newer = Versions { lowest: Versions::OURS.highest + 1, highest: Versions::OURS.highest + 3 };
     stream.write_all(&newer.preamble()).await.expect("written");
-    stream.write_all(Frame::encode(&"a hello of tomorrow".to_owned()).bytes()).await.expect("written");
+    stream.write_all(&Frame::encode(&"a hello of tomorrow".to_owned()).to_bytes()).await.expect("written");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("an answer, then the end");
     drop(stream);

@@ -34,13 +34,17 @@ use crate::types::{GroupId, ReplicaName, Slot, TabletId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::sync::Arc;
 
-/// Version byte of a chunk, and of the record of a snapshot being received.
+/// Version byte of the record of a snapshot being received.
 const FORMAT: u8 = 2;
+/// Version byte of a chunk.
+const CHUNK_FORMAT: u8 = 3;
 /// Most bytes that are reserved for a chunk's items before they are there, and for the one that makes it full.
 const MOST_ROOM: usize = 1 << 20;
 const ROOM_FOR_LAST: usize = 64 << 10;
 /// Bytes of a chunk beside its items, about: few of those that follow the first carry more.
 const ROOM_BESIDE_ITEMS: usize = 1 << 10;
+/// What every chunk ends with: the length of what it says of itself, the version byte, and the checksum.
+const END_BYTES: usize = 4 + 1 + 4;
 /// What a chunk carries after its header: sections, in this order. The number begins every cursor.
 const LANES: u8 = 1;
 const VALUES: u8 = 2;
@@ -90,7 +94,10 @@ impl SnapshotHeader {
     }
 }
 
-/// One piece of a snapshot. Its byte form ends in a checksum that decoding verifies.
+/// One piece of a snapshot.
+///
+/// Its byte form is its items, which are most of it and so stay where they were gathered, then what it says of itself, and
+/// at the end what a reader begins with: how long that is, a version byte, and a checksum of all before.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Chunk {
     /// Of which snapshot.
@@ -107,48 +114,48 @@ pub struct Chunk {
     pub done: bool,
 }
 
-impl Encode for Chunk {
-    fn encode(&self, out: &mut BytesMut) {
+impl Chunk {
+    /// The byte form. A chunk that shares its items with nobody gives them away without a copy.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        let mut out = self.items.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
         let start = out.len();
-        out.reserve(self.items.len() + ROOM_BESIDE_ITEMS);
-        out.put_u8(FORMAT);
-        // The length in front tells a decoder where the checksum stands before it trusts anything else.
-        let length_at = out.len();
-        out.put_u32_le(0);
-        self.id.encode(out);
-        self.header.encode(out);
-        self.from.encode(out);
-        self.after.encode(out);
-        self.items.encode(out);
-        self.done.encode(out);
-        let length = u32::try_from(out.len() - length_at - 4).expect("a chunk is far under 4 GiB");
-        out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
-        let checksum = crc32fast::hash(&out[start..]);
+        self.id.encode(&mut out);
+        self.header.encode(&mut out);
+        self.from.encode(&mut out);
+        self.after.encode(&mut out);
+        self.done.encode(&mut out);
+        out.put_u32_le(u32::try_from(out.len() - start).expect("a chunk is far under 4 GiB"));
+        out.put_u8(CHUNK_FORMAT);
+        let checksum = crc32fast::hash(&out);
         out.put_u32_le(checksum);
+        out.freeze()
     }
-}
 
-impl Decode for Chunk {
-    fn decode(from: &mut Bytes) -> Result<Self, DecodeError> {
-        let whole = from.clone();
-        match u8::decode(from)? {
-            FORMAT => {}
-            tag => return Err(DecodeError::Tag { what: "snapshot chunk", tag: u64::from(tag) }),
-        }
-        let mut body = Bytes::decode(from)?;
-        let covered = &whole[..whole.len() - from.len()];
-        if u32::decode(from)? != crc32fast::hash(covered) {
+    /// Reads the byte form; what it holds shares `bytes`. Nothing is believed before the checksum.
+    pub fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let Some(end) = bytes.len().checked_sub(END_BYTES) else { return Err(DecodeError::Short("snapshot chunk")) };
+        let covered = &bytes[..bytes.len() - 4];
+        let mut last = bytes.slice(end..);
+        let length = u32::decode(&mut last)? as usize;
+        let format = u8::decode(&mut last)?;
+        if u32::decode(&mut last)? != crc32fast::hash(covered) {
             return Err(DecodeError::Checksum("snapshot chunk"));
         }
+        if format != CHUNK_FORMAT {
+            return Err(DecodeError::Tag { what: "snapshot chunk", tag: u64::from(format) });
+        }
+        let start = end.checked_sub(length).ok_or(DecodeError::Short("snapshot chunk"))?;
+        let mut about = bytes.slice(start..end);
         let chunk = Self {
-            id: Decode::decode(&mut body)?,
-            header: Decode::decode(&mut body)?,
-            from: Decode::decode(&mut body)?,
-            after: Decode::decode(&mut body)?,
-            items: Decode::decode(&mut body)?,
-            done: Decode::decode(&mut body)?,
+            id: Decode::decode(&mut about)?,
+            header: Decode::decode(&mut about)?,
+            from: Decode::decode(&mut about)?,
+            after: Decode::decode(&mut about)?,
+            done: Decode::decode(&mut about)?,
+            items: bytes.slice(..start),
         };
-        if body.is_empty() { Ok(chunk) } else { Err(DecodeError::Trailing(body.len())) }
+        if about.is_empty() { Ok(chunk) } else { Err(DecodeError::Trailing(about.len())) }
     }
 }
 
@@ -228,7 +235,7 @@ impl<V: Read> SnapshotSource<V> {
             },
         };
         let mut filling = Filling {
-            items: BytesMut::with_capacity(max_bytes.min(MOST_ROOM) + ROOM_FOR_LAST),
+            items: BytesMut::with_capacity(max_bytes.min(MOST_ROOM) + ROOM_FOR_LAST + ROOM_BESIDE_ITEMS),
             after: BytesMut::from(cursor.map_or(&[][..], |cursor| &cursor[..])),
             max_bytes,
         };

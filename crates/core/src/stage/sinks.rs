@@ -1,7 +1,6 @@
 //! Snapshots that come in, piece by piece, until each takes the place of a machine.
 
 use super::{Done, Stage, merger_of};
-use crate::codec::Decode;
 use crate::group::{Chunk, Holding, SnapshotError, SnapshotSink};
 use crate::input::Input;
 use crate::ops::OperationId;
@@ -102,7 +101,7 @@ impl<S: Store> Stage<S> {
         snapshot: u64,
         chunk: &Bytes,
     ) -> Result<Done, StoreError> {
-        match Chunk::from_all(chunk.clone()) {
+        match Chunk::from_bytes(chunk) {
             Ok(chunk) => self.store_chunk(name, snapshot, &chunk),
             Err(_) => Ok(refused_piece(name.group, snapshot)),
         }

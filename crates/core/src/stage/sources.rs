@@ -1,6 +1,5 @@
 //! Snapshots that others fetch: pinned once, then read piece by piece, beside the thread that applies if the shell likes.
 
-use crate::codec::Encode;
 use crate::group::{Chunk, SnapshotSource};
 use crate::input::Input;
 use crate::message::Piece;
@@ -123,7 +122,7 @@ impl<V: Read> Reading<V> {
                 shared.is_read.store(chunk.done, Ordering::Relaxed);
                 piece.snapshot = self.number;
                 piece.after = (!chunk.done).then(|| chunk.after.clone());
-                piece.chunk = chunk.to_bytes();
+                piece.chunk = chunk.into_bytes();
             }
         }
         Ok(Input::SnapshotRead { group: self.group, to: self.to, piece })

@@ -55,7 +55,7 @@ impl Driver {
                 transport.set_address(out.to, out.address.to_string());
             }
             let message = PeerMessage::Gossip { datagram: out.bytes };
-            transport.queue(out.to, Channel::Control, &Frame::encode(&message));
+            transport.queue(out.to, Channel::Control, Frame::encode(&message));
             any = true;
         }
         if any {

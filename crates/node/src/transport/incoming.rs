@@ -3,7 +3,7 @@
 use super::{Inner, busy, check_target, clients};
 use scatter_core::types::NodeId;
 use scatter_wire::handshake::{self, HandshakeError, Introduced};
-use scatter_wire::{Channel, FrameBuffer, Hello, PeerHello, Refused, RefusedReason, socket};
+use scatter_wire::{Channel, FrameBuffer, FrameError, Hello, PeerHello, Refused, RefusedReason, socket};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
@@ -136,8 +136,8 @@ fn remember(inner: &Inner, hello: &PeerHello) {
 async fn peer(
     inner: &Inner,
     readers: &Readers,
-    mut stream: TcpStream,
-    mut buffer: FrameBuffer,
+    stream: TcpStream,
+    buffer: FrameBuffer,
     hello: &PeerHello,
 ) -> io::Result<()> {
     let key = (hello.from.node, hello.channel);
@@ -148,8 +148,14 @@ async fn peer(
     remember(inner, hello);
     // It can reach this node, so this node may well reach it.
     inner.hurry(hello.from.node);
+    let reads = async {
+        match hello.channel {
+            Channel::Control => read_peer(inner, stream, buffer, hello.from.node).await,
+            Channel::Bulk => hear_mover(inner, stream, buffer, hello.from.node).await,
+        }
+    };
     let result = tokio::select! {
-        result = read_peer(inner, &mut stream, &mut buffer, key) => result,
+        result = reads => result,
         () = superseded.notified() => Ok(()),
     };
     let mut readers = readers.borrow_mut();
@@ -159,18 +165,11 @@ async fn peer(
     result
 }
 
-async fn read_peer(
-    inner: &Inner,
-    stream: &mut TcpStream,
-    buffer: &mut FrameBuffer,
-    (from, channel): (NodeId, Channel),
-) -> io::Result<()> {
+async fn read_peer(inner: &Inner, mut stream: TcpStream, mut buffer: FrameBuffer, from: NodeId) -> io::Result<()> {
     loop {
         let mut frames = 0;
-        while let Some(frame) =
-            buffer.next_frame().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?
-        {
-            inner.sink.frame(from, channel, frame);
+        while let Some(frame) = buffer.next_frame().map_err(garbage)? {
+            inner.sink.frame(from, Channel::Control, frame);
             frames += 1;
         }
         if frames > 0 {
@@ -192,4 +191,22 @@ async fn read_peer(
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// The same where another thread reads.
+async fn hear_mover(inner: &Inner, stream: TcpStream, buffer: FrameBuffer, from: NodeId) -> io::Result<()> {
+    let mut frames = inner.mover.read(stream, buffer)?;
+    while let Some(frame) = frames.recv().await {
+        inner.sink.frame(from, Channel::Bulk, frame?);
+        inner.metrics.frames_received.add(1);
+        if !inner.sink.batch_end(from) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// What came is no frame.
+pub(super) fn garbage(error: FrameError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }

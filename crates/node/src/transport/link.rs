@@ -11,10 +11,11 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::Notify;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
 /// What became of a frame given to the transport.
@@ -31,7 +32,7 @@ pub(super) struct Link {
     node: NodeId,
     channel: Channel,
     queue: RefCell<FrameQueue>,
-    writer: RefCell<Option<Rc<OwnedWriteHalf>>>,
+    writer: RefCell<Option<Rc<Writer>>>,
     /// The socket takes no more for the moment: the task waits until it does, and nobody else writes.
     blocked: Cell<bool>,
     /// Tells the task that the socket is blocked or broken.
@@ -39,6 +40,19 @@ pub(super) struct Link {
     /// Ends the pause before the next attempt.
     hurry: Notify,
     task: RefCell<Option<AbortHandle>>,
+}
+
+/// What takes a connection's frames.
+enum Writer {
+    Socket(OwnedWriteHalf),
+    /// Another thread writes them: see [`super::mover`].
+    Mover(mpsc::Sender<Frame>),
+}
+
+/// What tells that a connection has ended.
+enum OtherEnd {
+    Socket(OwnedReadHalf),
+    Mover(mpsc::Sender<Frame>),
 }
 
 impl Link {
@@ -80,7 +94,10 @@ impl Link {
     }
 
     pub(super) fn round_trip(&self) -> Option<Duration> {
-        self.writer.borrow().as_ref().and_then(|writer| socket::round_trip((**writer).as_ref()))
+        match &**self.writer.borrow().as_ref()? {
+            Writer::Socket(half) => socket::round_trip(half.as_ref()),
+            Writer::Mover(_) => None,
+        }
     }
 
     /// Frames that wait, and their bytes.
@@ -90,7 +107,7 @@ impl Link {
     }
 
     /// Queues a frame.
-    pub(super) fn push(&self, frame: &Frame) -> Sent {
+    pub(super) fn push(&self, frame: Frame) -> Sent {
         let metrics = &self.inner.metrics;
         if frame.payload_len() > self.inner.config.frame_limit {
             metrics.dropped_oversized.add(1);
@@ -99,10 +116,10 @@ impl Link {
         let mut queue = self.queue.borrow_mut();
         match self.channel {
             Channel::Control => {
-                metrics.dropped_overflow.add(queue.push_newest(frame.bytes().clone()));
+                metrics.dropped_overflow.add(queue.push_newest(frame));
                 Sent::Taken
             }
-            Channel::Bulk if queue.push(frame.bytes().clone()) => Sent::Taken,
+            Channel::Bulk if queue.push(frame) => Sent::Taken,
             Channel::Bulk => {
                 metrics.dropped_overflow.add(1);
                 Sent::Dropped
@@ -123,16 +140,29 @@ impl Link {
         }
     }
 
-    /// Writes until nothing is left; fails with `WouldBlock` when the socket is full.
-    fn write(&self, writer: &OwnedWriteHalf) -> io::Result<()> {
+    /// Writes until nothing is left; fails with `WouldBlock` when whoever takes the frames is full.
+    fn write(&self, writer: &Writer) -> io::Result<()> {
         let mut queue = self.queue.borrow_mut();
         while !queue.is_empty() {
-            let (slices, used) = queue.slices();
-            let written = writer.try_write_vectored(&slices[..used])?;
-            let metrics = &self.inner.metrics;
-            metrics.writes.add(1);
-            metrics.bytes_sent.add(written);
-            metrics.frames_sent.add(queue.advance(written));
+            match writer {
+                Writer::Socket(half) => {
+                    let (slices, used) = queue.slices();
+                    let written = half.try_write_vectored(&slices[..used])?;
+                    let metrics = &self.inner.metrics;
+                    metrics.writes.add(1);
+                    metrics.bytes_sent.add(written);
+                    metrics.frames_sent.add(queue.advance(written));
+                }
+                Writer::Mover(frames) => {
+                    let room = frames.try_reserve().map_err(|error| match error {
+                        TrySendError::Full(()) => io::ErrorKind::WouldBlock.into(),
+                        TrySendError::Closed(()) => ended(),
+                    })?;
+                    if let Some(frame) = queue.pop() {
+                        room.send(frame);
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -175,8 +205,10 @@ impl Link {
 
     /// Keeps a connection until it breaks; says why it did.
     async fn keep(&self, stream: TcpStream) -> io::Error {
-        let (mut reader, writer) = stream.into_split();
-        let writer = Rc::new(writer);
+        let (writer, mut other_end) = match self.take(stream) {
+            Ok(halves) => halves,
+            Err(error) => return error,
+        };
         *self.writer.borrow_mut() = Some(Rc::clone(&writer));
         self.blocked.set(false);
         self.inner.metrics.connected.add(1);
@@ -184,25 +216,45 @@ impl Link {
         self.flush();
         loop {
             tokio::select! {
-                error = silence(&mut reader) => return error,
+                error = other_end.broken() => return error,
                 () = self.wake.notified() => {}
             }
             if !self.blocked.get() {
                 continue;
             }
             tokio::select! {
-                error = silence(&mut reader) => return error,
+                error = other_end.broken() => return error,
                 result = self.unblock(&writer) => if let Err(error) = result { return error },
             }
         }
     }
 
-    /// Writes whenever the socket takes some, until nothing is left.
-    async fn unblock(&self, writer: &OwnedWriteHalf) -> io::Result<()> {
+    /// Parts a connection, or gives it to the thread for what is large.
+    fn take(&self, stream: TcpStream) -> io::Result<(Rc<Writer>, OtherEnd)> {
+        Ok(match self.channel {
+            Channel::Control => {
+                let (reader, writer) = stream.into_split();
+                (Rc::new(Writer::Socket(writer)), OtherEnd::Socket(reader))
+            }
+            Channel::Bulk => {
+                let frames = self.inner.mover.write(stream)?;
+                (Rc::new(Writer::Mover(frames.clone())), OtherEnd::Mover(frames))
+            }
+        })
+    }
+
+    /// Writes whenever there is room, until nothing is left.
+    async fn unblock(&self, writer: &Writer) -> io::Result<()> {
         loop {
-            match tokio::time::timeout(self.inner.config.stall_timeout, writer.writable()).await {
-                Ok(ready) => ready?,
-                Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no more bytes")),
+            match writer {
+                Writer::Socket(half) => {
+                    match tokio::time::timeout(self.inner.config.stall_timeout, half.writable()).await {
+                        Ok(ready) => ready?,
+                        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no more bytes")),
+                    }
+                }
+                // The thread itself gives a peer up that takes nothing.
+                Writer::Mover(frames) => drop(frames.reserve().await.map_err(|_| ended())?),
             }
             match self.write(writer) {
                 Ok(()) => break,
@@ -229,8 +281,25 @@ impl Link {
     }
 }
 
+impl OtherEnd {
+    /// Waits until the connection ends.
+    async fn broken(&mut self) -> io::Error {
+        match self {
+            Self::Socket(reader) => silence(reader).await,
+            Self::Mover(frames) => {
+                frames.closed().await;
+                ended()
+            }
+        }
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the thread for what is large ended the connection")
+}
+
 /// Waits until the connection ends. The answering side has nothing to say on it.
-async fn silence(reader: &mut OwnedReadHalf) -> io::Error {
+pub(super) async fn silence(reader: &mut (impl AsyncRead + Unpin)) -> io::Error {
     match reader.read(&mut [0; 16]).await {
         Ok(0) => io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed the connection"),
         Ok(_) => io::Error::new(io::ErrorKind::InvalidData, "the peer spoke where it should listen"),

@@ -1,8 +1,9 @@
 //! Connections between nodes, and of clients to this node: everything on the peer port.
 //!
 //! All of it runs as tasks of one thread, the thread of the driver that steps the core, so a message from or to a peer
-//! crosses no thread boundary. [`Transport::start`] must therefore be called where `tokio::task::spawn_local` works: in a
-//! [`tokio::runtime::LocalRuntime`] or a [`tokio::task::LocalSet`].
+//! crosses no thread boundary. Only what goes over bulk channels another thread reads and writes (the `mover`).
+//! [`Transport::start`] must therefore be called where `tokio::task::spawn_local` works: in a [`tokio::runtime::LocalRuntime`]
+//! or a [`tokio::task::LocalSet`].
 //!
 //! Between two nodes there are up to four connections: each side opens two for what it has to say, one for each
 //! [`Channel`], and only listens on those the other side opened. A peer that restarts is thus noticed by both directions
@@ -17,6 +18,7 @@ mod gatekeeper;
 mod incoming;
 mod link;
 mod metrics;
+mod mover;
 mod queue;
 
 pub use clients::{ClientService, Incoming, Responder};
@@ -27,6 +29,7 @@ pub use queue::QueueLimits;
 
 use bytes::Bytes;
 use link::Link;
+use mover::Mover;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use scatter_core::types::NodeId;
@@ -127,6 +130,7 @@ struct Inner {
     sink: Rc<dyn PeerSink>,
     service: Rc<dyn ClientService>,
     metrics: Arc<TransportMetrics>,
+    mover: Mover,
     addresses: RefCell<HashMap<NodeId, String>>,
     links: RefCell<HashMap<(NodeId, Channel), Rc<Link>>>,
     random: RefCell<SmallRng>,
@@ -157,12 +161,15 @@ impl Transport {
     ) -> io::Result<Self> {
         let listener = listen(config.listen)?;
         let local_address = listener.local_addr()?;
+        let metrics = Arc::<TransportMetrics>::default();
+        let mover = Mover::start(Arc::clone(&metrics), config.stall_timeout)?;
         let inner = Rc::new(Inner {
             config,
             gatekeeper,
             sink,
             service,
-            metrics: Arc::default(),
+            metrics,
+            mover,
             addresses: RefCell::default(),
             links: RefCell::default(),
             random: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
@@ -206,7 +213,7 @@ impl Transport {
     }
 
     /// Sends a frame to a node: written at once if the connection takes it, else left in the queue.
-    pub fn send(&self, to: NodeId, channel: Channel, frame: &Frame) -> Sent {
+    pub fn send(&self, to: NodeId, channel: Channel, frame: Frame) -> Sent {
         self.with_link(to, channel, |link| {
             let sent = link.push(frame);
             link.flush();
@@ -216,7 +223,7 @@ impl Transport {
 
     /// Queues a frame that goes out with the next [`Transport::flush`] (or [`Transport::send`] to the same connection), for
     /// callers that have more to say to the same node.
-    pub fn queue(&self, to: NodeId, channel: Channel, frame: &Frame) -> Sent {
+    pub fn queue(&self, to: NodeId, channel: Channel, frame: Frame) -> Sent {
         self.with_link(to, channel, |link| link.push(frame))
     }
 

@@ -1,10 +1,10 @@
 //! Frames that wait for a connection, bounded by number and by bytes.
 
-use bytes::{Buf, Bytes};
+use scatter_wire::Frame;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-/// The most frames of one vectored write.
+/// The most parts of frames in one vectored write.
 const MAX_SLICES: usize = 64;
 
 /// What may wait. The first frame of an empty queue is always taken.
@@ -19,7 +19,7 @@ pub struct QueueLimits {
 /// The frames, oldest first.
 #[derive(Debug)]
 pub(super) struct FrameQueue {
-    frames: VecDeque<Bytes>,
+    frames: VecDeque<Frame>,
     bytes: usize,
     /// Part of the first frame is written: it is to go on there, and nowhere else.
     begun: bool,
@@ -50,7 +50,7 @@ impl FrameQueue {
 
     /// Adds a frame if there is room.
     #[must_use]
-    pub(super) fn push(&mut self, frame: Bytes) -> bool {
+    pub(super) fn push(&mut self, frame: Frame) -> bool {
         let room = self.has_room(frame.len());
         if room {
             self.bytes += frame.len();
@@ -61,7 +61,7 @@ impl FrameQueue {
 
     /// Adds a frame and drops the oldest until there is room for it; a frame that is partly written stays. Returns how
     /// many were dropped.
-    pub(super) fn push_newest(&mut self, frame: Bytes) -> usize {
+    pub(super) fn push_newest(&mut self, frame: Frame) -> usize {
         let mut dropped = 0;
         let kept = usize::from(self.begun);
         while !self.has_room(frame.len()) {
@@ -74,12 +74,20 @@ impl FrameQueue {
         dropped
     }
 
+    /// Takes the first frame out, none of which was written.
+    pub(super) fn pop(&mut self) -> Option<Frame> {
+        let frame = self.frames.pop_front()?;
+        self.bytes -= frame.len();
+        Some(frame)
+    }
+
     /// The next bytes to write, as many slices as one write takes.
     pub(super) fn slices(&self) -> ([IoSlice<'_>; MAX_SLICES], usize) {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let mut used = 0;
-        for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-            *slice = IoSlice::new(frame);
+        let parts = self.frames.iter().flat_map(Frame::parts).filter(|part| !part.is_empty());
+        for (slice, part) in slices.iter_mut().zip(parts) {
+            *slice = IoSlice::new(part);
             used += 1;
         }
         (slices, used)
@@ -120,12 +128,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn frame(tag: u8, length: usize) -> Bytes {
-        Bytes::from(vec![tag; length])
+    /// A frame of `length` bytes, but at least nine, every second one in two parts. It ends in its tag.
+    fn frame(tag: u8, length: usize) -> Frame {
+        let rest = length.max(9) - 8;
+        if tag.is_multiple_of(2) {
+            Frame::build(|out| out.resize(8 + rest, tag))
+        } else {
+            Frame::encode_with_tail(&0_u32, vec![tag; rest].into())
+        }
     }
 
     fn tags(queue: &FrameQueue) -> Vec<u8> {
-        queue.frames.iter().map(|frame| frame[0]).collect()
+        queue.frames.iter().map(|frame| *frame.to_bytes().last().expect("a tag")).collect()
     }
 
     #[test]
@@ -172,7 +186,7 @@ mod tests {
             let mut expected = Vec::new();
             for (index, length) in lengths.iter().enumerate() {
                 let frame = frame(index as u8, *length);
-                expected.extend_from_slice(&frame);
+                expected.extend_from_slice(&frame.to_bytes());
                 prop_assert!(queue.push(frame));
             }
             let (mut written, mut completed) = (Vec::new(), 0);

@@ -1,0 +1,162 @@
+//! The thread that moves what is large, pieces of snapshots above all, between sockets and memory.
+//!
+//! A piece takes about as long to copy as a write of a user may take in all. So connections of the bulk channel are
+//! made, answered, superseded and ended where all others are, but read and written here, behind everybody else.
+
+use super::incoming::garbage;
+use super::link::silence;
+use super::metrics::TransportMetrics;
+use crate::storage::give_way;
+use bytes::Bytes;
+use scatter_wire::{Frame, FrameBuffer};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::WriteHalf;
+use tokio::sync::mpsc;
+
+/// Frames of one connection that are handed over and not written yet, beside those that wait in its queue.
+const HANDED_OVER: usize = 2;
+
+/// Frames of one connection that are read and not heard yet.
+const UNHEARD: usize = 2;
+
+/// The handle of the thread, which ends with it, and closes its connections.
+pub(super) struct Mover {
+    tasks: mpsc::UnboundedSender<Task>,
+}
+
+enum Task {
+    Read(std::net::TcpStream, FrameBuffer, mpsc::Sender<io::Result<Bytes>>),
+    Write(std::net::TcpStream, mpsc::Receiver<Frame>),
+}
+
+impl Mover {
+    /// Starts the thread. `stall` is how long a write may make no progress.
+    pub(super) fn start(metrics: Arc<TransportMetrics>, stall: Duration) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (tasks, mut received) = mpsc::unbounded_channel();
+        std::thread::Builder::new().name("bulk".to_owned()).spawn(move || {
+            give_way();
+            runtime.block_on(async {
+                while let Some(task) = received.recv().await {
+                    let metrics = Arc::clone(&metrics);
+                    match task {
+                        Task::Read(stream, buffer, frames) => {
+                            tokio::spawn(async move { read(stream, buffer, &frames, &metrics).await });
+                        }
+                        Task::Write(stream, frames) => {
+                            tokio::spawn(async move { write(stream, frames, &metrics, stall).await });
+                        }
+                    }
+                }
+            });
+        })?;
+        Ok(Self { tasks })
+    }
+
+    /// Reads a connection's frames, those in `buffer` first, until it ends or the receiver goes. An error comes last.
+    pub(super) fn read(&self, stream: TcpStream, buffer: FrameBuffer) -> io::Result<mpsc::Receiver<io::Result<Bytes>>> {
+        let (frames, received) = mpsc::channel(UNHEARD);
+        self.give(Task::Read(stream.into_std()?, buffer, frames))?;
+        Ok(received)
+    }
+
+    /// Writes frames to a connection until the sender goes. It is closed when the connection has ended.
+    pub(super) fn write(&self, stream: TcpStream) -> io::Result<mpsc::Sender<Frame>> {
+        let (frames, received) = mpsc::channel(HANDED_OVER);
+        self.give(Task::Write(stream.into_std()?, received))?;
+        Ok(frames)
+    }
+
+    fn give(&self, task: Task) -> io::Result<()> {
+        self.tasks.send(task).map_err(|_| io::Error::other("the thread for what is large is gone"))
+    }
+}
+
+async fn read(
+    stream: std::net::TcpStream,
+    mut buffer: FrameBuffer,
+    frames: &mpsc::Sender<io::Result<Bytes>>,
+    metrics: &TransportMetrics,
+) {
+    let ended = async {
+        let mut stream = TcpStream::from_std(stream)?;
+        buffer.trust();
+        loop {
+            while let Some(frame) = buffer.next_frame().map_err(garbage)? {
+                if frames.send(Ok(frame)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            let space = buffer.space();
+            let read = tokio::select! {
+                read = stream.read_buf(space) => read?,
+                () = frames.closed() => 0,
+            };
+            if read == 0 {
+                return Ok(());
+            }
+            buffer.filled(read);
+            metrics.bytes_received.add(read);
+        }
+    };
+    let ended: io::Result<()> = ended.await;
+    if let Err(error) = ended {
+        // Nobody to hear it is nobody who misses it.
+        let _ = frames.send(Err(error)).await;
+    }
+}
+
+async fn write(
+    stream: std::net::TcpStream,
+    mut frames: mpsc::Receiver<Frame>,
+    metrics: &TransportMetrics,
+    stall: Duration,
+) {
+    let ended = async {
+        let mut stream = TcpStream::from_std(stream)?;
+        let (mut reader, mut writer) = stream.split();
+        loop {
+            let frame = tokio::select! {
+                error = silence(&mut reader) => return Err(error),
+                frame = frames.recv() => frame,
+            };
+            let Some(frame) = frame else { return Ok(()) };
+            tokio::select! {
+                error = silence(&mut reader) => return Err(error),
+                written = write_frame(&mut writer, frame, metrics, stall) => written?,
+            }
+            metrics.frames_sent.add(1);
+        }
+    };
+    let ended: io::Result<()> = ended.await;
+    frames.close();
+    while frames.recv().await.is_some() {
+        metrics.dropped_disconnected.add(1);
+    }
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection for what is large ended");
+    }
+}
+
+async fn write_frame(
+    writer: &mut WriteHalf<'_>,
+    mut frame: Frame,
+    metrics: &TransportMetrics,
+    stall: Duration,
+) -> io::Result<()> {
+    while !frame.is_empty() {
+        let parts = frame.parts().map(|part| IoSlice::new(part));
+        let written = match tokio::time::timeout(stall, writer.write_vectored(&parts)).await {
+            Ok(written) => written?,
+            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no more bytes")),
+        };
+        metrics.writes.add(1);
+        metrics.bytes_sent.add(written);
+        frame.advance(written);
+    }
+    Ok(())
+}
