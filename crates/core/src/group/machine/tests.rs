@@ -216,7 +216,7 @@ fn chunk_bytes(machine: &Machine<MapStore>) -> Vec<Bytes> {
         let cursor = chunks.last().map(|chunk| chunk.after.clone());
         chunks.push(source.chunk(cursor.as_ref(), 200).unwrap().unwrap());
     }
-    chunks.iter().map(Encode::to_bytes).collect()
+    chunks.into_iter().map(crate::group::Chunk::into_bytes).collect()
 }
 
 #[test]
