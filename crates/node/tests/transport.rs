@@ -385,6 +385,28 @@ fn a_peer_that_reads_nothing_is_given_up() {
 }
 
 #[test]
+fn a_forgotten_peer_gets_nothing_of_what_waits() {
+    local(async {
+        let alice = Node::start(ALICE, config());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        alice.transport.set_address(BOB, listener.local_addr().expect("bound").to_string());
+        alice.transport.send(BOB, Channel::Control, payload(0, 10));
+        alice.transport.send(BOB, Channel::Bulk, payload(0, 10));
+        let (_control, mut bulk) = two_channels(&listener).await;
+        let mut taken = 0;
+        while alice.transport.send(BOB, Channel::Bulk, payload(1, 1 << 20)) == Sent::Taken {
+            taken += 1;
+            tokio::task::yield_now().await;
+        }
+        alice.transport.forget(BOB);
+        // What the system has taken still comes, and then the end: of a frame that was cut there is no rest.
+        let mut received = Vec::new();
+        let _ = bulk.read_to_end(&mut received).await;
+        assert!(received.len() < taken << 20, "{} of {taken} MiB", received.len());
+    });
+}
+
+#[test]
 fn half_a_frame_is_none() {
     local(async {
         let node = Node::start(ALICE, config());

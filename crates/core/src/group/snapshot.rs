@@ -115,10 +115,15 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// The byte form. A chunk that shares its items with nobody gives them away without a copy.
+    /// The byte form. A large chunk that shares its items with nobody gives them away without a copy.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
-        let mut out = self.items.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        let mut out = match self.items.try_into_mut() {
+            Ok(own) if own.len() * 2 >= own.capacity() => own,
+            // A small one must not hold on to the room that a large one would have needed.
+            Ok(own) => BytesMut::from(&own[..]),
+            Err(shared) => BytesMut::from(&shared[..]),
+        };
         let start = out.len();
         self.id.encode(&mut out);
         self.header.encode(&mut out);

@@ -160,7 +160,8 @@ impl Node {
         })
     }
 
-    /// A replica comes to be here without any state, for which it may ask `inviter`.
+    /// A replica comes to be here without any state, for which it may ask `inviter`. Whether there is room is asked before; a child whose
+    /// parent here waits for it needs none.
     pub(super) fn invite(&mut self, now: Now, name: ReplicaName, inviter: ReplicaName, effects: &mut Effects) {
         if let Some(waiting) = self.replicas.get_mut(&name.group) {
             // Whom it knows may know nothing: it asks another as well.
@@ -171,7 +172,7 @@ impl Node {
             }
             return;
         }
-        if !self.may_host(name) || self.is_full() {
+        if !self.may_host(name) {
             return;
         }
         // What begins a group is slot 1, which no log holds.

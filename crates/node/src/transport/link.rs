@@ -4,6 +4,7 @@
 //! Frames are written by whoever sends as long as the socket takes them; the task only steps in when it does not.
 
 use super::Inner;
+use super::mover::Written;
 use super::queue::FrameQueue;
 use scatter_core::types::NodeId;
 use scatter_wire::{Channel, ConnectError, Frame, socket};
@@ -46,7 +47,7 @@ pub(super) struct Link {
 enum Writer {
     Socket(OwnedWriteHalf),
     /// Another thread writes them: see [`super::mover`].
-    Mover(mpsc::Sender<Frame>),
+    Mover(Written),
 }
 
 /// What tells that a connection has ended.
@@ -153,7 +154,7 @@ impl Link {
                     metrics.bytes_sent.add(written);
                     metrics.frames_sent.add(queue.advance(written));
                 }
-                Writer::Mover(frames) => {
+                Writer::Mover(Written { frames, .. }) => {
                     let room = frames.try_reserve().map_err(|error| match error {
                         TrySendError::Full(()) => io::ErrorKind::WouldBlock.into(),
                         TrySendError::Closed(()) => ended(),
@@ -237,8 +238,9 @@ impl Link {
                 (Rc::new(Writer::Socket(writer)), OtherEnd::Socket(reader))
             }
             Channel::Bulk => {
-                let frames = self.inner.mover.write(stream)?;
-                (Rc::new(Writer::Mover(frames.clone())), OtherEnd::Mover(frames))
+                let written = self.inner.mover.write(stream)?;
+                let frames = written.frames.clone();
+                (Rc::new(Writer::Mover(written)), OtherEnd::Mover(frames))
             }
         })
     }
@@ -254,7 +256,7 @@ impl Link {
                     }
                 }
                 // The thread itself gives a peer up that takes nothing.
-                Writer::Mover(frames) => drop(frames.reserve().await.map_err(|_| ended())?),
+                Writer::Mover(Written { frames, .. }) => drop(frames.reserve().await.map_err(|_| ended())?),
             }
             match self.write(writer) {
                 Ok(()) => break,

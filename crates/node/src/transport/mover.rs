@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::WriteHalf;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Frames of one connection that are handed over and not written yet, beside those that wait in its queue.
 const HANDED_OVER: usize = 2;
@@ -28,32 +28,36 @@ pub(super) struct Mover {
     tasks: mpsc::UnboundedSender<Task>,
 }
 
+/// A connection that the thread writes to.
+pub(super) struct Written {
+    /// Takes frames. It is closed when the connection has ended.
+    pub(super) frames: mpsc::Sender<Frame>,
+    /// With it goes the connection, and what it was not yet written.
+    _kept: oneshot::Sender<()>,
+}
+
 enum Task {
     Read(std::net::TcpStream, FrameBuffer, mpsc::Sender<io::Result<Bytes>>),
-    Write(std::net::TcpStream, mpsc::Receiver<Frame>),
+    Write(std::net::TcpStream, mpsc::Receiver<Frame>, oneshot::Receiver<()>),
 }
 
 impl Mover {
     /// Starts the thread. `stall` is how long a write may make no progress.
     pub(super) fn start(metrics: Arc<TransportMetrics>, stall: Duration) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (tasks, mut received) = mpsc::unbounded_channel();
+        let (tasks, received) = mpsc::unbounded_channel();
+        let (ready, started) = std::sync::mpsc::channel();
         std::thread::Builder::new().name("bulk".to_owned()).spawn(move || {
             give_way();
-            runtime.block_on(async {
-                while let Some(task) = received.recv().await {
-                    let metrics = Arc::clone(&metrics);
-                    match task {
-                        Task::Read(stream, buffer, frames) => {
-                            tokio::spawn(async move { read(stream, buffer, &frames, &metrics).await });
-                        }
-                        Task::Write(stream, frames) => {
-                            tokio::spawn(async move { write(stream, frames, &metrics, stall).await });
-                        }
-                    }
+            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => {
+                    // Who waits for it waits until then.
+                    let _ = ready.send(Ok(()));
+                    runtime.block_on(run(received, &metrics, stall));
                 }
-            });
+                Err(error) => drop(ready.send(Err(error))),
+            }
         })?;
+        started.recv().map_err(io::Error::other)??;
         Ok(Self { tasks })
     }
 
@@ -64,15 +68,41 @@ impl Mover {
         Ok(received)
     }
 
-    /// Writes frames to a connection until the sender goes. It is closed when the connection has ended.
-    pub(super) fn write(&self, stream: TcpStream) -> io::Result<mpsc::Sender<Frame>> {
+    /// Writes frames to a connection.
+    pub(super) fn write(&self, stream: TcpStream) -> io::Result<Written> {
         let (frames, received) = mpsc::channel(HANDED_OVER);
-        self.give(Task::Write(stream.into_std()?, received))?;
-        Ok(frames)
+        let (kept, gone) = oneshot::channel();
+        self.give(Task::Write(stream.into_std()?, received, gone))?;
+        Ok(Written { frames, _kept: kept })
     }
 
     fn give(&self, task: Task) -> io::Result<()> {
         self.tasks.send(task).map_err(|_| io::Error::other("the thread for what is large is gone"))
+    }
+}
+
+async fn run(mut tasks: mpsc::UnboundedReceiver<Task>, metrics: &Arc<TransportMetrics>, stall: Duration) {
+    while let Some(task) = tasks.recv().await {
+        let metrics = Arc::clone(metrics);
+        match task {
+            Task::Read(stream, buffer, frames) => {
+                tokio::spawn(async move { read(stream, buffer, &frames, &metrics).await });
+            }
+            Task::Write(stream, mut frames, gone) => {
+                tokio::spawn(async move {
+                    tokio::select! {
+                        ended = write(stream, &mut frames, &metrics, stall) => if let Err(error) = ended {
+                            tracing::debug!(%error, "a connection for what is large ended");
+                        },
+                        _ = gone => {}
+                    }
+                    frames.close();
+                    while frames.recv().await.is_some() {
+                        metrics.dropped_disconnected.add(1);
+                    }
+                });
+            }
+        }
     }
 }
 
@@ -112,33 +142,29 @@ async fn read(
 
 async fn write(
     stream: std::net::TcpStream,
-    mut frames: mpsc::Receiver<Frame>,
+    frames: &mut mpsc::Receiver<Frame>,
     metrics: &TransportMetrics,
     stall: Duration,
-) {
-    let ended = async {
-        let mut stream = TcpStream::from_std(stream)?;
-        let (mut reader, mut writer) = stream.split();
-        loop {
-            let frame = tokio::select! {
-                error = silence(&mut reader) => return Err(error),
-                frame = frames.recv() => frame,
-            };
-            let Some(frame) = frame else { return Ok(()) };
-            tokio::select! {
-                error = silence(&mut reader) => return Err(error),
-                written = write_frame(&mut writer, frame, metrics, stall) => written?,
+) -> io::Result<()> {
+    let mut stream = TcpStream::from_std(stream)?;
+    let (mut reader, mut writer) = stream.split();
+    loop {
+        let frame = tokio::select! {
+            error = silence(&mut reader) => return Err(error),
+            frame = frames.recv() => frame,
+        };
+        let Some(frame) = frame else { return Ok(()) };
+        let written = tokio::select! {
+            error = silence(&mut reader) => Err(error),
+            written = write_frame(&mut writer, frame, metrics, stall) => written,
+        };
+        match written {
+            Ok(()) => metrics.frames_sent.add(1),
+            Err(error) => {
+                metrics.dropped_disconnected.add(1);
+                return Err(error);
             }
-            metrics.frames_sent.add(1);
         }
-    };
-    let ended: io::Result<()> = ended.await;
-    frames.close();
-    while frames.recv().await.is_some() {
-        metrics.dropped_disconnected.add(1);
-    }
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection for what is large ended");
     }
 }
 
