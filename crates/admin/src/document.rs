@@ -31,6 +31,11 @@ pub(crate) fn paths() -> Value {
         "name": "id", "in": "path", "required": true, "description": "The node, in hexadecimal.",
         "schema": { "type": "string", "pattern": "^[0-9A-Fa-f]{1,16}$" },
     });
+    let recover = |summary: &str, schema: Value| {
+        let mut path = order(summary, schema);
+        path["post"]["parameters"] = json!([dry_run]);
+        path
+    };
     let node_order = |summary: &str| {
         let mut path = order(summary, json!({ "type": "object", "additionalProperties": false }));
         path["post"]["parameters"] = json!([node_id, dry_run]);
@@ -101,7 +106,7 @@ pub(crate) fn paths() -> Value {
         "/v1/nodes/{id}/drain": node_order("Has a node emptied: what it leads goes at once, its replicas as there is room."),
         "/v1/nodes/{id}/undrain": node_order("Takes a drain back."),
         "/v1/nodes/{id}/remove": node_order("Takes a node that is dead or empty out of every group."),
-        "/v1/recover": order(
+        "/v1/recover": recover(
             "Has a group that has lost its majority for good go on with its survivors, as another group. Unsafe: what only the \
              lost members had is lost.",
             json!({

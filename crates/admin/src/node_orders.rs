@@ -42,6 +42,7 @@ pub(crate) async fn undrain(
 
 async fn set_draining(admin: &Arc<Admin>, id: &str, dry_run: bool, on: bool) -> Result<Response, Problem> {
     let node = node_id(id)?;
+    let _alone = admin.sparing.lock().await;
     admin.forget().await;
     let picture = admin.picture().await;
     match picture.state(node) {
@@ -81,6 +82,11 @@ pub(crate) async fn remove(
         let text =
             format!("node {node} lives and hosts {} replicas: drain it, and remove it when it is empty", groups.len());
         return Err(conflict(text));
+    }
+    if !groups.is_empty() && picture.is_heard(node) {
+        let text =
+            format!("node {node} does not answer here, but the others have not given it up: wait until it is dead");
+        return Err(Problem { retryable: true, ..conflict(text) });
     }
     // Each group has somebody else in its place; of several that fit, those with the fewest replicas.
     let mut changes: Vec<(GroupId, Option<NewMember>)> = Vec::new();

@@ -8,9 +8,9 @@ use crate::request::Order;
 use crate::routes::{Admin, conflict, document, group_id, malformed, node_id, unknown_group};
 use axum::extract::{Path, State};
 use axum::response::Response;
-use scatter_client::reshape::shift;
+use scatter_client::reshape::{neighbour, shift};
 use scatter_client::{AdminError, Boundary, Client, Key, NewMember, Position, Reason, ReshapeOptions, Side};
-use scatter_core::group::Role;
+use scatter_core::group::{Descriptor, Role};
 use scatter_core::types::{GroupId, NodeId};
 use scatter_service::problem::Kind;
 use scatter_service::{Problem, WriteOutcome};
@@ -93,8 +93,11 @@ pub(crate) async fn merge(
     Order { dry_run, body }: Order<MergeBody>,
 ) -> Result<Response, Problem> {
     let group = group_id(&id)?;
-    let options = prepare(&admin, group, body.range_version, dry_run).await?.1;
+    let (picture, options) = prepare(&admin, group, body.range_version, dry_run).await?;
     let side = body.side.map_or(Side::Successor, Side::from);
+    if let Some(neighbour) = picture.descriptor(group).and_then(|known| neighbour(picture.view(), known, side)) {
+        in_action(&picture, neighbour)?;
+    }
     let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "side": side_name(side) });
     let client = admin.client.clone();
     carry_out(&admin, "merge", group, plan, dry_run, async move { client.merge(group, side, options).await }).await
@@ -113,6 +116,9 @@ pub(crate) async fn repartition(
     let side = body.side.map_or(Side::Successor, Side::from);
     let (picture, options) = prepare(&admin, group, body.range_version, dry_run).await?;
     let shift = shift(picture.view(), group, &boundary, side).map_err(|reason| conflict(reason.to_string()))?;
+    for group in [shift.gainer, shift.loser] {
+        acting(&picture, group)?;
+    }
     let plan = json!({
         "group": group.to_string(), "dry_run": dry_run, "boundary": boundary.to_string(), "side": side_name(side),
         "gainer": shift.gainer.to_string(), "loser": shift.loser.to_string(),
@@ -132,13 +138,25 @@ async fn prepare(
 ) -> Result<(Arc<Picture>, ReshapeOptions), Problem> {
     admin.forget().await;
     let picture = admin.picture().await;
-    let known = picture.descriptor(group).ok_or_else(|| unknown_group(group))?.range_version;
+    let known = acting(&picture, group)?.range_version;
     if let Some(wanted) = range_version.filter(|wanted| *wanted != known.0) {
         let text = format!("the range of group {group} has version {known}, not {wanted}");
         return Err(conflict(text));
     }
     let timeout = Some(if dry_run { admin.order.min(DRY_RUN_LIMIT) } else { admin.order });
     Ok((picture, ReshapeOptions { range_version: Some(known), dry_run, timeout }))
+}
+
+/// A group that can act.
+fn acting(picture: &Picture, group: GroupId) -> Result<&Arc<Descriptor>, Problem> {
+    let descriptor = picture.descriptor(group).ok_or_else(|| unknown_group(group))?;
+    in_action(picture, descriptor).map(|()| descriptor)
+}
+
+/// Refuses what would wait for nobody until its time is over.
+fn in_action(picture: &Picture, descriptor: &Descriptor) -> Result<(), Problem> {
+    let Some(why) = picture.out_of_action(descriptor) else { return Ok(()) };
+    Err(Problem::new(Kind::Unavailable, why).with_outcome(WriteOutcome::NotApplied))
 }
 
 /// Sends the order, and notes it and what became of it unless it only asks.
@@ -296,7 +314,7 @@ fn able(picture: &Picture, node: NodeId) -> Result<(), Problem> {
 
 /// Who the members would be, or why the change makes no sense.
 fn members_after(picture: &Picture, group: GroupId, add: &[NodeId], remove: &[NodeId]) -> Result<Vec<NodeId>, Problem> {
-    let descriptor = picture.descriptor(group).ok_or_else(|| unknown_group(group))?;
+    let descriptor = acting(picture, group)?;
     if add.is_empty() && remove.is_empty() {
         return Err(malformed("the body names nobody under `add` or `remove`"));
     }
@@ -339,7 +357,7 @@ pub(crate) async fn transfer_leader(
     let to = body.to.as_deref().map(node_id).transpose()?;
     admin.forget().await;
     let picture = admin.picture().await;
-    let descriptor = picture.descriptor(group).ok_or_else(|| unknown_group(group))?;
+    let descriptor = acting(&picture, group)?;
     if let Some(node) = to
         && !descriptor.configuration.voters().any(|voter| voter.node == node)
     {
@@ -376,7 +394,7 @@ fn order_failed(error: AdminError) -> Problem {
         }
         AdminError::Refused { reason: Reason::NoOwner } => {
             let text = "the group is gone, or nobody who was asked has it; /v1/ring shows what there is";
-            conflict(text).with_outcome(WriteOutcome::NotApplied)
+            conflict(text)
         }
         AdminError::Refused { reason } => {
             let kind = match reason {

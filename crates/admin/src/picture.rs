@@ -260,6 +260,28 @@ impl Picture {
         own.or_else(|| heard().map(not_alive)).or_else(|| self.survey.unreached.get(&node).map(|_| NodeState::Suspect))
     }
 
+    /// Whether other nodes hear the node, or have not made up their minds yet, although it may not have answered here.
+    #[must_use]
+    pub fn is_heard(&self, node: NodeId) -> bool {
+        self.survey.hearsay.get(&node).is_some_and(|info| info.state != NodeState::Dead)
+    }
+
+    /// Why nobody can carry out an order to a group: nobody says that it leads, and too few answer to make somebody a leader.
+    #[must_use]
+    pub fn out_of_action(&self, descriptor: &Descriptor) -> Option<String> {
+        let group = descriptor.group;
+        let (answering, voters) = self.answering_voters(descriptor);
+        let lost = answering < descriptor.configuration.majority() && self.leader(group).is_none();
+        lost.then(|| format!("only {answering} of {voters} voters of group {group} answer, and nobody leads it"))
+    }
+
+    /// How many voters of a group answered, and how many there are.
+    fn answering_voters(&self, descriptor: &Descriptor) -> (usize, usize) {
+        let answers = |node| self.survey.descriptions.contains_key(&node);
+        let voters = || descriptor.configuration.voters();
+        (voters().filter(|member| answers(member.node)).count(), voters().count())
+    }
+
     /// The nodes that answered.
     pub fn answering(&self) -> impl Iterator<Item = NodeId> {
         self.survey.descriptions.keys().copied()
@@ -475,15 +497,14 @@ impl Picture {
     fn find_group_problems(&self, descriptor: &Descriptor, problems: &mut Vec<Problem>) {
         let group = descriptor.group;
         let mut add = |kind, text| problems.push(Problem { group: Some(group.to_string()), ..problem(kind, text) });
-        let voters: Vec<_> = descriptor.configuration.voters().map(|member| member.node).collect();
-        let answering = voters.iter().filter(|node| self.survey.descriptions.contains_key(node)).count();
+        let (answering, voters) = self.answering_voters(descriptor);
         if answering < descriptor.configuration.majority() {
-            let text = format!("only {answering} of {} voters of group {group} answer: it cannot serve", voters.len());
+            let text = format!("only {answering} of {} voters of group {group} answer: it cannot serve", voters);
             add("no_majority", text);
-        } else if answering < voters.len() {
-            add("under_replicated", format!("{answering} of {} voters of group {group} answer", voters.len()));
-        } else if voters.len() < USUAL_VOTERS && self.survey.descriptions.len() > voters.len() {
-            add("under_replicated", format!("group {group} has {} voters and there are nodes for more", voters.len()));
+        } else if answering < voters {
+            add("under_replicated", format!("{answering} of {} voters of group {group} answer", voters));
+        } else if voters < USUAL_VOTERS && self.survey.descriptions.len() > voters {
+            add("under_replicated", format!("group {group} has {} voters and there are nodes for more", voters));
         }
         if self.leader(group).is_none() {
             add("no_leader", format!("no node says that it leads group {group}"));

@@ -28,8 +28,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Order<T> 
 
 /// Checks that an order does not come from another site's page, and reads `?dry_run=`.
 fn parameters_of(headers: &HeaderMap, query: Option<&str>) -> Result<bool, Problem> {
-    let site = headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
-    if site.is_some_and(|site| site != "same-origin" && site != "none") {
+    if is_foreign(headers) {
         return Err(Problem::new(Kind::Forbidden, "orders are not taken from another site's page"));
     }
     match parameters(query, &["dry_run"])?.pop() {
@@ -42,10 +41,25 @@ fn parameters_of(headers: &HeaderMap, query: Option<&str>) -> Result<bool, Probl
     }
 }
 
+/// Whether a browser sends the order for another site's page. Where the page was not fetched safely, it does not say how the sites
+/// relate, but does say whose page it is. A proxy in front may have given the host another name, and says which it was.
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    if let Some(site) = text("sec-fetch-site") {
+        return site != "same-origin" && site != "none";
+    }
+    let Some(origin) = text("origin") else { return false };
+    let authority = origin.split_once("://").map_or(origin, |(_, authority)| authority);
+    let hosts = [text("host"), text("x-forwarded-host")];
+    !hosts.into_iter().flatten().any(|host| host.eq_ignore_ascii_case(authority))
+}
+
 /// Reads a JSON body; an empty one takes the defaults.
 fn read<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Problem> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(T::default());
+    match body.trim_ascii_start().first() {
+        None => return Ok(T::default()),
+        Some(b'{') => {}
+        Some(_) => return Err(malformed("the body is not what this path takes: a JSON object, or nothing")),
     }
     serde_json::from_slice(body).map_err(|error| malformed(format!("the body is not what this path takes: {error}")))
 }

@@ -16,7 +16,7 @@ use http::header;
 use scatter_client::{Client, Key};
 use scatter_core::types::{GroupId, NodeId};
 use scatter_service::problem::Kind;
-use scatter_service::{Problem, Shutdown};
+use scatter_service::{Problem, Shutdown, WriteOutcome};
 use serde_json::json;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,6 +41,9 @@ pub struct Admin {
     /// A seat for each that listens to events.
     pub(crate) listeners: Arc<Semaphore>,
     pub(crate) shutdown: Shutdown,
+    /// Held by who looks whether a node can be spared, until it is known to be emptied: two who look at once would each count on
+    /// the other's.
+    pub(crate) sparing: Mutex<()>,
     /// When the nodes were asked what their policies decided.
     policies_asked: Mutex<Option<Instant>>,
     /// The last picture. Who finds it too old makes the next one while the others wait for it.
@@ -61,6 +64,7 @@ impl Admin {
             feed: std::sync::Mutex::default(),
             listeners: Arc::new(Semaphore::new(MOST_LISTENERS)),
             shutdown,
+            sparing: Mutex::default(),
             policies_asked: Mutex::default(),
             last: Mutex::default(),
         }
@@ -241,8 +245,9 @@ pub(crate) fn malformed(detail: impl Into<std::borrow::Cow<'static, str>>) -> Pr
     Problem::new(Kind::Malformed, detail)
 }
 
+/// An order that does not fit what is there, and will not if it is given again.
 pub(crate) fn conflict(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
-    Problem::new(Kind::Conflict, detail)
+    Problem { retryable: false, ..Problem::new(Kind::Conflict, detail) }.with_outcome(WriteOutcome::NotApplied)
 }
 
 pub(crate) fn unknown_group(group: GroupId) -> Problem {

@@ -286,6 +286,12 @@ async fn only_who_is_dead_or_empty_is_removed() {
     assert_eq!(admin.post(&format!("/v1/nodes/{}/remove", id(4)), "").await.0, StatusCode::OK, "it hosts nothing");
 
     admin.cluster.kill(2).await;
+    // It may be this program alone that does not reach it.
+    for state in [NodeState::Alive, NodeState::Suspect] {
+        admin.cluster.set_state(2, state);
+        let (status, problem) = admin.post(&path, "").await;
+        assert_eq!((status, &problem["retryable"]), (StatusCode::CONFLICT, &json!(true)), "{problem}");
+    }
     admin.cluster.set_state(2, NodeState::Dead);
     let change = json!([{ "group": GROUP, "replaced_by": id(4) }]);
     let (status, plan) = admin.post(&format!("{path}?dry_run=true"), "").await;
@@ -357,10 +363,57 @@ async fn orders_about_nodes_that_make_no_sense_are_refused() {
 #[tokio::test]
 async fn orders_from_other_sites_pages_are_refused() {
     let admin = Admin::start().await;
-    let request = admin.http.post(format!("{}/v1/groups/{GROUP}/transfer-leader", admin.base));
-    let response = request.header("Sec-Fetch-Site", "cross-site").send().await.expect("a reply");
-    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    let own = admin.base.as_str();
+    // Browsers leave the first header out where a page was not fetched safely.
+    for (headers, is_taken) in [
+        (&[("Sec-Fetch-Site", "cross-site")][..], false),
+        (&[("Sec-Fetch-Site", "same-site")], false),
+        (&[("Sec-Fetch-Site", "same-origin"), ("Origin", "http://other.example")], true),
+        (&[("Origin", "http://other.example")], false),
+        (&[("Origin", "null")], false),
+        (&[("Origin", own)], true),
+        (&[("Origin", "https://admin.example"), ("X-Forwarded-Host", "admin.example")], true),
+    ] {
+        let mut request = admin.http.post(format!("{own}/v1/groups/{GROUP}/transfer-leader?dry_run=true"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let status = request.send().await.expect("a reply").status();
+        assert_eq!(status, if is_taken { StatusCode::OK } else { StatusCode::FORBIDDEN }, "{headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_an_object() {
+    let admin = Admin::start().await;
+    for (path, body) in [
+        (format!("/v1/groups/{GROUP}/split"), "[]"),
+        (format!("/v1/groups/{GROUP}/merge"), r#"["predecessor"]"#),
+        (format!("/v1/groups/{GROUP}/members"), r#" [["4"],[]]"#),
+        ("/v1/recover".to_owned(), r#"["1",[],true]"#),
+        (format!("/v1/groups/{GROUP}/split"), "null"),
+    ] {
+        let (status, problem) = admin.post(&path, body).await;
+        assert_eq!((status, &problem["type"]), (StatusCode::BAD_REQUEST, &urn("malformed")), "{path}: {problem}");
+    }
     assert!(admin.cluster.group.lock().orders.is_empty());
+}
+
+#[tokio::test]
+async fn orders_to_a_group_without_a_majority_are_refused_at_once() {
+    let admin = Admin::start().await;
+    // Nobody leads: the only one that is left does not.
+    for node in [1, 3] {
+        admin.cluster.kill(node).await;
+    }
+    for (what, body) in
+        [("split", ""), ("merge", ""), ("members", r#"{"remove":["3"]}"#), ("transfer-leader", r#"{"to":"2"}"#)]
+    {
+        let (status, problem) = admin.post(&format!("/v1/groups/{GROUP}/{what}"), body).await;
+        assert_eq!((status, &problem["type"]), (StatusCode::SERVICE_UNAVAILABLE, &urn("unavailable")), "{problem}");
+        assert_eq!(problem["outcome"], "not_applied", "{problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains("1 of 3 voters")), "{problem}");
+    }
 }
 
 #[tokio::test]

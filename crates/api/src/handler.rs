@@ -113,7 +113,7 @@ impl<B: Backend> Api<B> {
         let condition = headers.condition(WriteKind::Put)?;
         let limits = BodyLimits {
             maximum_bytes: self.settings.maximum_value_bytes,
-            setting: "api.maximum_value_bytes",
+            setting: Some("api.maximum_value_bytes"),
             idle: self.body_idle,
             deadline: deadline.into(),
         };

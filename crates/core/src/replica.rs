@@ -284,6 +284,11 @@ impl Replica {
     }
 
     /// The other members of the newest known configuration.
+    /// Whether it knows of a set of members that it is not in.
+    pub(crate) fn is_no_member(&self) -> bool {
+        self.configuration.as_ref().is_some_and(|known| !known.has(self.name))
+    }
+
     pub(crate) fn others(&self) -> Vec<ReplicaName> {
         let Some(configuration) = &self.configuration else { return Vec::new() };
         let name = self.name;
@@ -547,7 +552,7 @@ impl Replica {
             Role::Candidate(candidate) => Some(candidate.deadline.min(self.ask_at)),
             Role::Leader(leader) => Some(leader.deadline(self.applied)),
             Role::Retired(retired) => Some(retired.ask_at),
-            Role::Merged(_) => None,
+            Role::Merged(_) => Some(self.ask_at),
         };
         let fetch = self.fetch.as_ref().map(|fetch| fetch.deadline);
         let stalled = self.stalled.filter(|_| self.fetch.is_none()).map(|(_, until)| until);

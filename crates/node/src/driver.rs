@@ -591,6 +591,8 @@ impl Driver {
             Event::SetDraining { on, waiter } => {
                 tracing::info!(on, "this node is to be emptied");
                 self.emptying = on;
+                // Who asks from now on is to hear of it: more is not to be laid upon a node that empties.
+                self.publish_view();
                 waiter.answer(ReplyBody::Administered { json: format!(r#"{{"draining":{on}}}"#) });
             }
             Event::Misdirected { address } => self.forget_address(&address),

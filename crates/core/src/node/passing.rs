@@ -107,10 +107,8 @@ impl Node {
     /// one holds nobody needs, unless the gainer beside it is still to assemble.
     pub(super) fn on_gone(&mut self, now: Now, to: ReplicaName, merger: Merger, effects: &mut Effects) {
         // A newcomer to the gainer that is no member, and may never be one, was not waited for: it takes a snapshot.
-        let waits = self.replicas.get(&merger.into).is_some_and(|gainer| {
-            let is_member = gainer.configuration.as_ref().is_none_or(|known| known.has(gainer.name));
-            is_member && gainer.flushed < merger.at
-        });
+        let waits =
+            self.replicas.get(&merger.into).is_some_and(|gainer| !gainer.is_no_member() && gainer.flushed < merger.at);
         let named = self.replicas.get(&to.group).is_some_and(|replica| replica.name == to);
         if named && !waits {
             self.with(now, to.group, effects, |replica, cx| replica.on_gone(merger, cx));

@@ -124,11 +124,19 @@ impl Replica {
 
     /// A replica that hears no leader, whether it waits or stands, asks now and then whether it is still a member.
     pub(crate) fn tick_membership(&mut self, cx: &mut Context<'_>) {
-        let waits = matches!(self.role, Role::Follower(_) | Role::Candidate(_));
-        if !waits || cx.now.instant < self.ask_at {
+        if cx.now.instant < self.ask_at {
             return;
         }
         self.ask_at = cx.now.instant.after(cx.config.membership_patience);
+        let waits = match &self.role {
+            Role::Follower(_) | Role::Candidate(_) => true,
+            // A gainer here that is no member, and may never be one, does not hear when all members have assembled.
+            Role::Merged(merger) => cx.beside.get(&merger.into).is_some_and(|gainer| gainer.is_no_member()),
+            Role::Leader(_) | Role::Retired(_) => false,
+        };
+        if !waits {
+            return;
+        }
         match self.inviter {
             // It knows nobody but the one that first spoke to it, and the one that it made a promise to.
             Some(inviter) if self.configuration.is_none() => {

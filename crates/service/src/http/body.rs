@@ -118,8 +118,8 @@ impl HttpBody for Body {
 pub struct BodyLimits {
     /// Most bytes.
     pub maximum_bytes: usize,
-    /// The name of the setting that gives [`Self::maximum_bytes`].
-    pub setting: &'static str,
+    /// The name of the setting that gives [`Self::maximum_bytes`], if one does.
+    pub setting: Option<&'static str>,
     /// Longest time without a byte.
     pub idle: Duration,
     /// When the whole body must be there.
@@ -131,7 +131,8 @@ impl BodyLimits {
     #[must_use]
     pub fn too_large(&self) -> Problem {
         let Self { maximum_bytes, setting, .. } = self;
-        Problem::new(Kind::TooLarge, format!("the body has more than {maximum_bytes} bytes, the setting `{setting}`"))
+        let setting = setting.map(|setting| format!(", the setting `{setting}`")).unwrap_or_default();
+        Problem::new(Kind::TooLarge, format!("the body has more than {maximum_bytes} bytes{setting}"))
     }
 }
 
@@ -224,7 +225,12 @@ mod tests {
 
     fn limits() -> BodyLimits {
         let deadline = Instant::now() + Duration::from_secs(60);
-        BodyLimits { maximum_bytes: 10, setting: "api.maximum_value_bytes", idle: Duration::from_millis(50), deadline }
+        BodyLimits {
+            maximum_bytes: 10,
+            setting: Some("api.maximum_value_bytes"),
+            idle: Duration::from_millis(50),
+            deadline,
+        }
     }
 
     fn pieces(pieces: &[&'static str]) -> Vec<Item> {

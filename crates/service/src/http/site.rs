@@ -142,7 +142,7 @@ impl Site {
         let (head, mut body) = request.into_parts();
         let limits = BodyLimits {
             maximum_bytes: MAX_BODY_BYTES,
-            setting: "fixed for this path",
+            setting: None,
             idle: self.body_idle,
             deadline: Instant::now() + MAX_BODY_TIME,
         };
