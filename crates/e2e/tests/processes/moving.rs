@@ -67,6 +67,8 @@ fn a_node_is_drained_until_it_hosts_nothing_and_may_stop() {
     // It is emptied also if it is killed meanwhile.
     let reply = operator.order_node(&id, "drain");
     assert_eq!(reply.status, 200, "{}", reply.text());
+    // Whoever orders next knows of it: another node could not be spared.
+    expect_conflict(&operator.order_node(&cluster.nodes[1].id(), "drain"));
     cluster.nodes[0].restart();
     cluster.nodes[0].wait_ready();
     assert_eq!(cluster.nodes[0].status()["draining"], true, "a restart forgets no drain");
