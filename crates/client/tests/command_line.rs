@@ -240,6 +240,19 @@ async fn members_are_changed_only_after_a_yes() {
 }
 
 #[tokio::test]
+async fn a_dry_run_names_the_groups_of_a_node_and_who_takes_its_place() {
+    let server = Server::start().await;
+    server.next(200, "", r#"{"node":"2","draining":true,"groups":["abc","def"]}"#);
+    let run = server.run(&["drain", "2", "--dry-run"], b"").await;
+    assert_eq!(text(&run.stdout), "2 groups have a member there\nabc\ndef\n");
+    let changes = r#"[{"group":"abc","replaced_by":"4"},{"group":"def","replaced_by":null}]"#;
+    server.next(200, "", format!(r#"{{"node":"2","changes":{changes}}}"#));
+    let run = server.run(&["remove-node", "2", "--dry-run"], b"").await;
+    let lines = "abc, there replaced by 4\ndef, there replaced by nobody: it has one member less\n";
+    assert_eq!(text(&run.stdout), format!("2 groups have a member there\n{lines}"));
+}
+
+#[tokio::test]
 async fn groups_are_reshaped_with_a_plan_and_a_yes() {
     let server = Server::start().await;
     let plan = r#"{"group":"abc","result":{"operation":"merge","gainer":"abc","loser":"def",

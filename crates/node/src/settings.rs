@@ -2,6 +2,7 @@
 
 use crate::organiser::PolicySettings;
 use scatter_api::ApiSettings;
+use scatter_core::group::MAX_MEMBERS;
 use scatter_core::policy::{self, Switches};
 use scatter_core::{Config, ReadMode};
 use scatter_service::http::HttpSettings;
@@ -183,6 +184,21 @@ impl Settings for NodeSettings {
         within("storage.snapshot_chunk_bytes", self.storage.snapshot_chunk_bytes as u64, 4096..=8 << 20)?;
         within("policy.node_operations_per_second", self.policy.node_operations_per_second, 1..=u64::MAX)?;
         within("policy.replace_dead_after_ms", self.policy.replace_dead_after_ms, 1000..=1 << 40)?;
+        let policy = &self.policy;
+        let most = MAX_MEMBERS as u64;
+        let target = policy.target_size as u64;
+        within("policy.target_size", target, 1..=most)?;
+        within("policy.min_size", policy.min_size as u64, 1..=target)?;
+        within("policy.max_size", policy.max_size as u64, target..=most)?;
+        within("policy.max_replicas_per_node", policy.max_replicas_per_node.into(), 1..=u32::MAX.into())?;
+        within("policy.max_incoming_per_node", policy.max_incoming_per_node.into(), 1..=u32::MAX.into())?;
+        within("policy.operations_per_node", policy.operations_per_node as u64, 1..=u64::MAX)?;
+        within("policy.split_bytes", policy.split_bytes, 1..=u64::MAX)?;
+        within("policy.split_operations_per_second", policy.split_operations_per_second, 1..=u64::MAX)?;
+        // What is merged must not be split again at once.
+        within("policy.merge_bytes", policy.merge_bytes, 0..=policy.split_bytes / 2)?;
+        let most = policy.split_operations_per_second / 2;
+        within("policy.merge_operations_per_second", policy.merge_operations_per_second, 0..=most)?;
         if let Err(error) = self.policies().policy.check() {
             return Err(Unacceptable { key: "policy", problem: error.to_string() });
         }
@@ -323,19 +339,38 @@ mod tests {
         assert_eq!(seeds_of(&set), ["127.0.0.1:7002"]);
     }
 
+    fn sample() -> NodeSettings {
+        let mut table: toml::Table = toml::from_str(NodeSettings::SAMPLE).expect("TOML");
+        let common: toml::Table = toml::from_str(scatter_service::COMMON_SAMPLE).expect("TOML");
+        for (section, keys) in common {
+            let own = table.entry(section).or_insert_with(|| toml::Table::new().into());
+            for (key, value) in keys.as_table().expect("a section").clone() {
+                own.as_table_mut().expect("a section").entry(key).or_insert(value);
+            }
+        }
+        table.try_into().expect("settings")
+    }
+
+    #[test]
+    fn sizes_and_thresholds_that_do_not_fit_each_other_are_told_by_name() {
+        let refused = |change: fn(&mut PolicySection)| {
+            let mut settings = sample();
+            change(&mut settings.policy);
+            settings.check().expect_err("does not fit").key
+        };
+        assert_eq!(sample().check().map_err(|wrong| wrong.key), Ok(()));
+        assert_eq!(refused(|policy| policy.min_size = 9), "policy.min_size");
+        assert_eq!(refused(|policy| policy.target_size = MAX_MEMBERS + 1), "policy.target_size");
+        assert_eq!(refused(|policy| policy.max_size = policy.target_size - 1), "policy.max_size");
+        assert_eq!(refused(|policy| policy.merge_bytes = policy.split_bytes), "policy.merge_bytes");
+        let key = refused(|policy| policy.merge_operations_per_second = policy.split_operations_per_second);
+        assert_eq!(key, "policy.merge_operations_per_second");
+        assert_eq!(refused(|policy| policy.max_replicas_per_node = 0), "policy.max_replicas_per_node");
+    }
+
     #[test]
     fn the_sample_says_the_defaults_of_core_policies_and_gossip() {
-        let settings: NodeSettings = {
-            let mut table: toml::Table = toml::from_str(NodeSettings::SAMPLE).expect("TOML");
-            let common: toml::Table = toml::from_str(scatter_service::COMMON_SAMPLE).expect("TOML");
-            for (section, keys) in common {
-                let own = table.entry(section).or_insert_with(|| toml::Table::new().into());
-                for (key, value) in keys.as_table().expect("a section").clone() {
-                    own.as_table_mut().expect("a section").entry(key).or_insert(value);
-                }
-            }
-            table.try_into().expect("settings")
-        };
+        let settings = sample();
         let (sample, default) = (settings.core(), Config::default());
         assert_eq!(format!("{sample:?}"), format!("{default:?}"));
         assert_eq!(format!("{:?}", settings.policies().policy), format!("{:?}", policy::Settings::default()));

@@ -140,7 +140,18 @@ pub(crate) async fn order_node(
         if output.is_json() {
             return output.json(&plan);
         }
-        return output.line(&format!("{count} groups have a member there"));
+        output.line(&format!("{count} groups have a member there"))?;
+        for group in list(&plan, "groups") {
+            output.line(&cell(group))?;
+        }
+        for change in list(&plan, "changes") {
+            let heir = match &change["replaced_by"] {
+                Value::Null => "nobody: it has one member less".to_owned(),
+                node => cell(node),
+            };
+            output.line(&format!("{}, there replaced by {heir}", cell(&change["group"])))?;
+        }
+        return Ok(());
     }
     if !arguments.yes && what != "undrain" {
         confirm(&format!("The members of {count} groups would change ({what} {}).", cell(&plan["node"])))?;

@@ -27,5 +27,5 @@ pub use reshape::Beside;
 pub use snapshot::{
     Chunk, Holding, SnapshotError, SnapshotHeader, SnapshotId, SnapshotSink, SnapshotSource, highest_tablet,
 };
-pub use state::{Configuration, Descriptor, Expiry, GroupState, Link, Links, Member, Role};
+pub use state::{Configuration, Descriptor, Expiry, GroupState, Link, Links, MAX_MEMBERS, Member, Role};
 pub use tablets::{Piece, TabletMap};
