@@ -154,6 +154,12 @@ fn quiet(store: &RocksStore) {
     store.inner.db.wait_for_compact(&rocksdb::WaitForCompactOptions::default()).unwrap();
 }
 
+/// From now on no compaction begins by itself, which would keep the files it reads until it ends.
+fn without_compactions(store: &RocksStore) {
+    store.inner.db.set_options(&[("disable_auto_compactions", "true")]).unwrap();
+    quiet(store);
+}
+
 fn drop_all(store: &RocksStore, start: &str, end: &str) {
     let mut batch = RocksBatch::default();
     batch.drop_range(start.as_bytes(), end.as_bytes());
@@ -167,6 +173,7 @@ fn what_is_dropped_is_hidden_at_once_and_its_space_comes_back_in_slices_once_no_
     fill(&store, "t1/", 3000);
     fill(&store, "t2/", 100);
     compacted(&store);
+    without_compactions(&store);
     let before = store.statistics().file_bytes;
     assert!(before > 3 << 20, "{before}");
     let view = store.view();
@@ -177,7 +184,6 @@ fn what_is_dropped_is_hidden_at_once_and_its_space_comes_back_in_slices_once_no_
     drop(view);
 
     let mut slices = Vec::new();
-    quiet(&store);
     store.give_back(1 << 20, &mut |bytes| slices.push(bytes)).unwrap();
     assert!(slices.len() > 2 && slices.iter().all(|bytes| *bytes <= 1 << 20), "{slices:?}");
     let statistics = store.statistics();
@@ -185,7 +191,6 @@ fn what_is_dropped_is_hidden_at_once_and_its_space_comes_back_in_slices_once_no_
     assert!(statistics.file_bytes < before / 3, "{} of {before}", statistics.file_bytes);
     assert_eq!(keys(&store, "t1/", "t10"), Vec::<String>::new());
     assert_eq!(keys(&store, "t2/", "t20").len(), 100);
-    quiet(&store);
     store.give_back(1 << 20, &mut |_| panic!("all is gone")).unwrap();
 }
 
@@ -198,7 +203,7 @@ fn a_crash_in_the_middle_leaves_the_rest_to_the_next_start() {
     compacted(&store);
     let before = store.statistics().file_bytes;
     // A compaction would take files away while they are copied, that the manifest just copied names.
-    store.inner.db.set_options(&[("disable_auto_compactions", "true")]).unwrap();
+    without_compactions(&store);
     drop_all(&store, "t1/", "t10");
     // What a crash leaves after the first slice.
     let crashed = tempfile::tempdir().unwrap();
