@@ -16,10 +16,10 @@ pub(crate) fn paths() -> Value {
         "name": "key", "in": "query", "required": true, "description": "The key, percent-encoded.",
         "schema": { "type": "string" },
     });
-    let order = |summary: &str, schema: Value| {
+    let order_with = |parameters: Value, summary: &str, schema: Value| {
         json!({ "post": {
             "summary": summary,
-            "parameters": [id, dry_run],
+            "parameters": parameters,
             "requestBody": { "content": { "application/json": { "schema": schema } } },
             "responses": {
                 "200": reply("Done, or with `dry_run` what would be done."), "400": problem(), "403": problem(),
@@ -31,15 +31,10 @@ pub(crate) fn paths() -> Value {
         "name": "id", "in": "path", "required": true, "description": "The node, in hexadecimal.",
         "schema": { "type": "string", "pattern": "^[0-9A-Fa-f]{1,16}$" },
     });
-    let recover = |summary: &str, schema: Value| {
-        let mut path = order(summary, schema);
-        path["post"]["parameters"] = json!([dry_run]);
-        path
-    };
+    let order = |summary: &str, schema: Value| order_with(json!([id, dry_run]), summary, schema);
     let node_order = |summary: &str| {
-        let mut path = order(summary, json!({ "type": "object", "additionalProperties": false }));
-        path["post"]["parameters"] = json!([node_id, dry_run]);
-        path
+        let nothing = json!({ "type": "object", "additionalProperties": false });
+        order_with(json!([node_id, dry_run]), summary, nothing)
     };
     let question = |summary: &str, parameters: Value, more: &[&str]| {
         let mut responses = json!({ "200": reply(summary), "400": problem() });
@@ -106,7 +101,8 @@ pub(crate) fn paths() -> Value {
         "/v1/nodes/{id}/drain": node_order("Has a node emptied: what it leads goes at once, its replicas as there is room."),
         "/v1/nodes/{id}/undrain": node_order("Takes a drain back."),
         "/v1/nodes/{id}/remove": node_order("Takes a node that is dead or empty out of every group."),
-        "/v1/recover": recover(
+        "/v1/recover": order_with(
+            json!([dry_run]),
             "Has a group that has lost its majority for good go on with its survivors, as another group. Unsafe: what only the \
              lost members had is lost.",
             json!({

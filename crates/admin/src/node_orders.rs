@@ -3,7 +3,7 @@
 use crate::orders::see_through;
 use crate::picture::Picture;
 use crate::request::Order;
-use crate::routes::{Admin, conflict, document, node_id};
+use crate::routes::{Admin, conflict_for_now, document, node_id};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use scatter_client::{AdminError, Client, NewMember, Reason};
@@ -47,8 +47,8 @@ async fn set_draining(admin: &Arc<Admin>, id: &str, dry_run: bool, on: bool) -> 
     let picture = admin.picture().await;
     match picture.state(node) {
         None => return Err(unknown_node(node)),
-        Some(NodeState::Dead) if on => return Err(conflict(format!("node {node} is dead: remove it instead"))),
-        Some(NodeState::Dead) => return Err(conflict(format!("node {node} is dead"))),
+        Some(NodeState::Dead) if on => return Err(conflict_for_now(format!("node {node} is dead: remove it instead"))),
+        Some(NodeState::Dead) => return Err(conflict_for_now(format!("node {node} is dead"))),
         Some(_) => {}
     }
     let groups = hosted(&picture, node);
@@ -81,12 +81,12 @@ pub(crate) async fn remove(
     if !groups.is_empty() && matches!(state, NodeState::Alive | NodeState::Draining) {
         let text =
             format!("node {node} lives and hosts {} replicas: drain it, and remove it when it is empty", groups.len());
-        return Err(conflict(text));
+        return Err(conflict_for_now(text));
     }
     if !groups.is_empty() && picture.is_heard(node) {
         let text =
             format!("node {node} does not answer here, but the others have not given it up: wait until it is dead");
-        return Err(Problem { retryable: true, ..conflict(text) });
+        return Err(conflict_for_now(text));
     }
     // Each group has somebody else in its place; of several that fit, those with the fewest replicas.
     let mut changes: Vec<(GroupId, Option<NewMember>)> = Vec::new();
@@ -150,7 +150,7 @@ fn would_strand(picture: &Picture, node: NodeId, groups: &[&Arc<Descriptor>]) ->
     let left = left.filter(|other| picture.state(*other) == Some(NodeState::Alive)).count();
     let Some(stranded) = groups.iter().find(|group| group.configuration.voters().count() > left) else { return Ok(()) };
     let wanted = stranded.configuration.voters().count();
-    Err(conflict(format!(
+    Err(conflict_for_now(format!(
         "group {} has {wanted} replicas, and without node {node} only {left} nodes are left that live and are not to be \
          emptied: its replica would have nowhere to go",
         stranded.group

@@ -5,7 +5,7 @@
 
 use crate::picture::Picture;
 use crate::request::Order;
-use crate::routes::{Admin, conflict, document, group_id, malformed, node_id, unknown_group};
+use crate::routes::{Admin, conflict, conflict_for_now, document, group_id, malformed, node_id, unknown_group};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use scatter_client::reshape::{neighbour, shift};
@@ -259,7 +259,7 @@ pub(crate) async fn members(
         able(&picture, *node)?;
     }
     if let Some(full) = without_room(&admin.client, &add).await {
-        return Err(conflict(format!("the disk of node {full} is full")));
+        return Err(conflict_for_now(format!("the disk of node {full} is full")));
     }
     let plan = json!({
         "group": group.to_string(), "dry_run": dry_run, "add": texts(&add), "remove": texts(&remove),
@@ -309,7 +309,7 @@ fn able(picture: &Picture, node: NodeId) -> Result<(), Problem> {
         Some(NodeState::Dead) => "is dead",
         Some(NodeState::Suspect) | None => "does not answer",
     };
-    Err(conflict(format!("node {node} {why}")))
+    Err(conflict_for_now(format!("node {node} {why}")))
 }
 
 /// Who the members would be, or why the change makes no sense.
@@ -393,8 +393,7 @@ fn order_failed(error: AdminError) -> Problem {
             Problem::new(Kind::OutcomeUnknown, text).with_outcome(WriteOutcome::Unknown)
         }
         AdminError::Refused { reason: Reason::NoOwner } => {
-            let text = "the group is gone, or nobody who was asked has it; /v1/ring shows what there is";
-            conflict(text)
+            conflict_for_now("the group is gone, or nobody who was asked has it; /v1/ring shows what there is")
         }
         AdminError::Refused { reason } => {
             let kind = match reason {

@@ -11,7 +11,7 @@
 use crate::orders::see_through;
 use crate::picture::Picture;
 use crate::request::Order;
-use crate::routes::{Admin, conflict, document, group_id, malformed, node_id, unknown_group};
+use crate::routes::{Admin, conflict, conflict_for_now, document, group_id, malformed, node_id, unknown_group};
 use axum::extract::State;
 use axum::response::Response;
 use futures::StreamExt as _;
@@ -94,7 +94,7 @@ fn plan(picture: &Picture, group: GroupId, named: Option<BTreeSet<NodeId>>) -> R
         return Err(conflict(format!("node {stranger} does not vote in group {group}")));
     }
     if let Some(silent) = survivors.difference(&left).next() {
-        return Err(conflict(format!("node {silent} does not answer: it cannot be one of the survivors")));
+        return Err(conflict_for_now(format!("node {silent} does not answer: it cannot be one of the survivors")));
     }
     if let Some(forgotten) = left.difference(&survivors).next() {
         return Err(conflict(format!("node {forgotten} votes in the group and answers: name it among the survivors")));
@@ -105,7 +105,9 @@ fn plan(picture: &Picture, group: GroupId, named: Option<BTreeSet<NodeId>>) -> R
     let known = |node: &NodeId| picture.known_decided(*node, group);
     let base = survivors.iter().copied().filter(|node| known(node).is_some()).max_by_key(known);
     let Some(base) = base else {
-        return Err(conflict(format!("no voter of group {group} that has its data answers: nothing is left of it")));
+        return Err(conflict_for_now(format!(
+            "no voter of group {group} that has its data answers: nothing is left of it"
+        )));
     };
     let condemned = voters.difference(&survivors).copied().collect();
     let (survivors, listeners) = (survivors.into_iter().collect(), answering.into_iter().collect());

@@ -245,9 +245,14 @@ pub(crate) fn malformed(detail: impl Into<std::borrow::Cow<'static, str>>) -> Pr
     Problem::new(Kind::Malformed, detail)
 }
 
+/// An order that what is there does not allow for the moment: it may be given again.
+pub(crate) fn conflict_for_now(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
+    Problem::new(Kind::Conflict, detail).with_outcome(WriteOutcome::NotApplied)
+}
+
 /// An order that does not fit what is there, and will not if it is given again.
 pub(crate) fn conflict(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
-    Problem { retryable: false, ..Problem::new(Kind::Conflict, detail) }.with_outcome(WriteOutcome::NotApplied)
+    Problem { retryable: false, ..conflict_for_now(detail) }
 }
 
 pub(crate) fn unknown_group(group: GroupId) -> Problem {

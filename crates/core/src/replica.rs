@@ -283,12 +283,12 @@ impl Replica {
         self.configuration.as_ref().is_some_and(|configuration| configuration.is_voter(self.name))
     }
 
-    /// The other members of the newest known configuration.
     /// Whether it knows of a set of members that it is not in.
     pub(crate) fn is_no_member(&self) -> bool {
         self.configuration.as_ref().is_some_and(|known| !known.has(self.name))
     }
 
+    /// The other members of the newest known configuration.
     pub(crate) fn others(&self) -> Vec<ReplicaName> {
         let Some(configuration) = &self.configuration else { return Vec::new() };
         let name = self.name;

@@ -4,7 +4,7 @@
 //! * [`storage`]: the consensus log and the data store; [`apply`]: the thread that applies what is decided.
 //! * [`hearsay`]: what nodes tell each other by gossip; [`organiser`]: what groups do by themselves.
 //! * [`serving`]: what other threads see; [`service`]: requests of clients; [`backend`]: requests over HTTP.
-//! * [`metrics`], [`rates`]: what is counted, for people and dashboards.
+//! * [`metrics`], [`rates`]: what is counted, for people and dashboards; [`priority`]: which threads let others go first.
 
 pub mod apply;
 pub mod backend;
@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod orders;
 pub mod organiser;
 pub mod pace;
+pub mod priority;
 pub mod rates;
 pub mod service;
 pub mod serving;

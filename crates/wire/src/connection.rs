@@ -497,8 +497,8 @@ async fn serve(shared: &Shared, reader: &mut OwnedReadHalf, buffer: &mut FrameBu
     let mut writing: Option<BytesMut> = None;
     let mut stalled_at = Instant::now();
     loop {
-        while let Some(frame) = buffer.next_frame().map_err(invalid)? {
-            shared.deliver(decode_batch(frame).map_err(invalid)?);
+        while let Some(frame) = buffer.next_frame()? {
+            shared.deliver(decode_batch(frame)?);
         }
         tokio::select! {
             biased;
@@ -539,8 +539,4 @@ async fn serve(shared: &Shared, reader: &mut OwnedReadHalf, buffer: &mut FrameBu
             }
         }
     }
-}
-
-fn invalid(error: FrameError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }

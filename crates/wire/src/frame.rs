@@ -57,6 +57,13 @@ pub enum FrameError {
     Malformed(#[from] DecodeError),
 }
 
+/// Who speaks otherwise than agreed sends invalid data, whatever reads it.
+impl From<FrameError> for std::io::Error {
+    fn from(error: FrameError) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, error)
+    }
+}
+
 /// The wire versions a program speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Versions {

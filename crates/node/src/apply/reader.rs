@@ -1,8 +1,8 @@
 //! The thread that reads snapshots for others, so that nobody's write waits for it.
 
 use crate::events::{Event, Inbox};
+use crate::priority::give_way;
 use crate::serving::Serving;
-use crate::storage::give_way;
 use crate::storage::rocks::RocksView;
 use scatter_core::stage::Reading;
 use scatter_core::store::StoreError;

@@ -303,7 +303,7 @@ impl Store for RocksStore {
         let end = LoadEnd { store: self.clone(), has_ended: has_ended.clone() };
         let shared = pairs.clone();
         let loads = move || {
-            super::give_way();
+            crate::priority::give_way();
             end.store.load(&shared)
         };
         match std::thread::Builder::new().name("load".to_owned()).spawn(loads) {

@@ -9,7 +9,7 @@ use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use scatter_core::types::RequestId;
 use scatter_wire::frame::decode_batch;
-use scatter_wire::{ClientBody, ClientReply, ClientRequest, FrameBatch, FrameBuffer, FrameError, Refusal, ReplyBody};
+use scatter_wire::{ClientBody, ClientReply, ClientRequest, FrameBatch, FrameBuffer, Refusal, ReplyBody};
 use std::io;
 use std::sync::Arc;
 use tokio::io::AsyncReadExt;
@@ -257,8 +257,8 @@ impl Session<'_> {
     fn hand_over(&mut self) -> io::Result<()> {
         let left = self.writing.as_ref().map_or(0, BytesMut::len);
         while self.client.may_ask(left, &self.inner.config) {
-            let Some(frame) = self.buffer.next_frame().map_err(invalid)? else { break };
-            let requests = decode_batch(frame).map_err(invalid)?;
+            let Some(frame) = self.buffer.next_frame()? else { break };
+            let requests = decode_batch(frame)?;
             self.inner.metrics.client_requests.add(requests.len());
             self.inner.service.serve(self.client.admit(requests));
         }
@@ -298,8 +298,4 @@ fn weight(request: &ClientRequest) -> usize {
             ClientBody::Locate { position } => position.position().0.len(),
             ClientBody::Describe | ClientBody::Administer { .. } => 0,
         }
-}
-
-fn invalid(error: FrameError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }

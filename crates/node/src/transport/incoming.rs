@@ -3,7 +3,7 @@
 use super::{Inner, busy, check_target, clients};
 use scatter_core::types::NodeId;
 use scatter_wire::handshake::{self, HandshakeError, Introduced};
-use scatter_wire::{Channel, FrameBuffer, FrameError, Hello, PeerHello, Refused, RefusedReason, socket};
+use scatter_wire::{Channel, FrameBuffer, Hello, PeerHello, Refused, RefusedReason, socket};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
@@ -168,7 +168,7 @@ async fn peer(
 async fn read_peer(inner: &Inner, mut stream: TcpStream, mut buffer: FrameBuffer, from: NodeId) -> io::Result<()> {
     loop {
         let mut frames = 0;
-        while let Some(frame) = buffer.next_frame().map_err(garbage)? {
+        while let Some(frame) = buffer.next_frame()? {
             inner.sink.frame(from, Channel::Control, frame);
             frames += 1;
         }
@@ -204,9 +204,4 @@ async fn hear_mover(inner: &Inner, stream: TcpStream, buffer: FrameBuffer, from:
         }
     }
     Ok(())
-}
-
-/// What came is no frame.
-pub(super) fn garbage(error: FrameError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
 }

@@ -1,7 +1,8 @@
 //! One connection that this node opens to say something to a peer.
 //!
 //! A link lives as long as somebody may want to send; its task connects, keeps the connection, and connects again.
-//! Frames are written by whoever sends as long as the socket takes them; the task only steps in when it does not.
+//! Frames are written by whoever sends as long as the socket takes them; the task only steps in when it does not. Those of
+//! a bulk channel are handed to the [`mover`](super::mover) in the same way, as long as it takes them.
 
 use super::Inner;
 use super::mover::Written;
@@ -34,7 +35,7 @@ pub(super) struct Link {
     channel: Channel,
     queue: RefCell<FrameQueue>,
     writer: RefCell<Option<Rc<Writer>>>,
-    /// The socket takes no more for the moment: the task waits until it does, and nobody else writes.
+    /// The socket, or the mover, takes no more for the moment: the task waits until it does, and nobody else writes.
     blocked: Cell<bool>,
     /// Tells the task that the socket is blocked or broken.
     wake: Notify,

@@ -3,10 +3,9 @@
 //! A piece takes about as long to copy as a write of a user may take in all. So connections of the bulk channel are
 //! made, answered, superseded and ended where all others are, but read and written here, behind everybody else.
 
-use super::incoming::garbage;
 use super::link::silence;
 use super::metrics::TransportMetrics;
-use crate::storage::give_way;
+use crate::priority::give_way;
 use bytes::Bytes;
 use scatter_wire::{Frame, FrameBuffer};
 use std::io::{self, IoSlice};
@@ -116,7 +115,7 @@ async fn read(
         let mut stream = TcpStream::from_std(stream)?;
         buffer.trust();
         loop {
-            while let Some(frame) = buffer.next_frame().map_err(garbage)? {
+            while let Some(frame) = buffer.next_frame()? {
                 if frames.send(Ok(frame)).await.is_err() {
                     return Ok(());
                 }
