@@ -167,9 +167,13 @@ fn run_groups(options: &GroupsOptions) -> Result<(), Box<dyn Error>> {
     let programs = programs(Path::new("etcd"), options.binaries.as_deref())?;
     let folder = work_folder(&programs, options.work.as_deref())?;
     let command = options.made_by.clone().unwrap_or_else(options::command_line);
-    let load = "three nodes and a gateway; 64 and 1,024 connections for the cost of an operation, 8 writers around a split or a merge, 4 \
-                around a replacement, each a closed loop with 256-byte values through the gateway.";
-    let facts = machine::Facts::gather(command, load.to_owned(), None, folder.path())?;
+    let connections: Vec<String> = settings.connections.iter().map(usize::to_string).collect();
+    let load = format!(
+        "three nodes and a gateway; {} connections for the cost of an operation, 8 writers around a split or a merge, 4 around a \
+         replacement, each a closed loop with 256-byte values through the gateway.",
+        connections.join(" or ")
+    );
+    let facts = machine::Facts::gather(command, load, None, folder.path())?;
     let findings = groups::measure(&settings, &programs, folder.path())?;
     let report = groups::report::Report { facts, findings, load_after: machine::load_average() };
     if let Some(path) = &options.json {

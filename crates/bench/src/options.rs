@@ -155,6 +155,12 @@ pub struct GroupsOptions {
     /// How many groups are measured against one.
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u64).range(2..=10_000))]
     pub many_groups: u64,
+    /// By how many connections many and one are loaded.
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 1_024])]
+    pub connections: Vec<usize>,
+    /// A setting of the nodes beside their defaults, as key=value; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     /// How often many and one are measured in turn.
     #[arg(long, default_value_t = 3)]
     pub rounds: usize,
@@ -278,8 +284,13 @@ impl GroupsOptions {
         if self.trials == 0 {
             return Err(OptionError::Zero("trials"));
         }
+        if self.connections.is_empty() || self.connections.contains(&0) {
+            return Err(OptionError::Zero("connections"));
+        }
         Ok(groups::Settings {
             parts: self.parts.clone(),
+            connections: self.connections.clone(),
+            set: self.set.clone(),
             idle_groups: usize::try_from(self.idle_groups).unwrap_or(usize::MAX),
             many_groups: usize::try_from(self.many_groups).unwrap_or(usize::MAX),
             rounds: self.rounds,

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{GroupsError, Settings, fill, metric, node_ids, operator, plan};
-use crate::cluster::{Cluster, Extras, Programs};
+use super::{GroupsError, Settings, as_ordered, fill, metric, node_ids, operator, plan};
+use crate::cluster::{Cluster, Programs};
 use crate::load::{self, Length};
 use crate::measure::Latency;
 use crate::workload::{Op, Workload};
@@ -16,9 +16,6 @@ use crate::{interrupt, process};
 const SETTLE: Duration = Duration::from_secs(20);
 /// Least time over which idle processes are watched.
 const WATCHED: Duration = Duration::from_secs(30);
-/// How many connections load a cluster: so few that many groups have hardly two commands for an entry, and so many that they
-/// have some.
-const CONNECTIONS: [usize; 2] = [64, 1_024];
 const KEYS: Workload = Workload { keys: 10_000, value_bytes: 256, put_percent: 100 };
 
 /// Nodes with nothing to do.
@@ -57,7 +54,7 @@ impl Idle {
 pub fn idle(settings: &Settings, programs: &Programs, folder: &Path) -> Result<Idle, GroupsError> {
     eprintln!("idle groups: {}", settings.idle_groups);
     // Idle neighbours would be merged; all other policies look at every group.
-    let extras = Extras { settings: vec!["policy.merge=false".to_owned()], admin: true, spare: 0 };
+    let extras = settings.extras(["policy.merge=false".to_owned()], 0);
     let (mut cluster, _) = Cluster::start_with(&extras, programs, folder)?;
     let operator = operator(&cluster)?;
     operator.settled(1)?;
@@ -95,6 +92,8 @@ fn watch(cluster: &Cluster) -> Result<Vec<(f64, u64)>, GroupsError> {
 pub struct Many {
     /// How many are many.
     pub groups: usize,
+    /// By how many connections they were loaded.
+    pub connections: Vec<usize>,
     /// Each run.
     pub runs: Vec<CostRun>,
     /// What the gateway of the many groups counted while it was measured.
@@ -114,6 +113,8 @@ pub struct CostRun {
     pub op: Op,
     /// Processor time of nodes and gateway, in microseconds per operation.
     pub cpu_us: f64,
+    /// How many commands an entry took on average, with those of the warm-up; none if there were no entries.
+    pub entry_commands: Option<f64>,
     /// Latencies and rate.
     pub latency: Latency,
     /// How many attempts failed.
@@ -135,8 +136,8 @@ pub struct Routing {
 
 impl Many {
     /// What was measured: connections and operations.
-    pub fn cases() -> impl Iterator<Item = (usize, Op)> {
-        CONNECTIONS.into_iter().flat_map(|connections| [Op::Put, Op::Get].map(|op| (connections, op)))
+    pub fn cases(&self) -> impl Iterator<Item = (usize, Op)> + use<> {
+        cases(self.connections.clone())
     }
 
     /// The runs of one case.
@@ -156,12 +157,14 @@ impl Many {
     }
 }
 
+fn cases(connections: Vec<usize>) -> impl Iterator<Item = (usize, Op)> {
+    connections.into_iter().flat_map(|connections| [Op::Put, Op::Get].map(|op| (connections, op)))
+}
+
 /// Loads one group and many in turn, both with policies off so that they stay as they are.
 pub fn many(settings: &Settings, programs: &Programs, folder: &Path) -> Result<Many, GroupsError> {
     eprintln!("{} groups against one", settings.many_groups);
-    let policies = ["split", "merge", "repartition", "leaders", "latency", "migrate"];
-    let settings_off = policies.map(|policy| format!("policy.{policy}=false")).to_vec();
-    let extras = Extras { settings: settings_off, admin: true, spare: 0 };
+    let extras = settings.extras(as_ordered(), 0);
     let mut clusters = Vec::new();
     for groups in [1, settings.many_groups] {
         let (mut cluster, _) = Cluster::start_with(&extras, programs, &folder.join(groups.to_string()))?;
@@ -171,9 +174,10 @@ pub fn many(settings: &Settings, programs: &Programs, folder: &Path) -> Result<M
         clusters.push((groups, cluster));
     }
     interrupt::sleep(SETTLE)?;
-    let mut found = Many { groups: settings.many_groups, runs: Vec::new(), routing: Routing::default() };
+    let connections = settings.connections.clone();
+    let mut found = Many { groups: settings.many_groups, connections, runs: Vec::new(), routing: Routing::default() };
     for round in 0..settings.rounds {
-        for (connections, op) in Many::cases() {
+        for (connections, op) in found.cases() {
             for (groups, cluster) in &clusters {
                 let before = routing(cluster)?;
                 let run = run(settings, cluster, (round, *groups, connections, op))?;
@@ -181,8 +185,10 @@ pub fn many(settings: &Settings, programs: &Programs, folder: &Path) -> Result<M
                     found.routing.add(before, routing(cluster)?);
                 }
                 eprintln!(
-                    "{op} over {groups:3} groups, {connections:4} connections: {:.1} µs, {:.0}/s",
-                    run.cpu_us, run.latency.operations_per_second
+                    "{op} over {groups:3} groups, {connections:4} connections: {:.1} µs, {:.0}/s, {:.1} commands of an entry",
+                    run.cpu_us,
+                    run.latency.operations_per_second,
+                    run.entry_commands.unwrap_or_default()
                 );
                 found.runs.push(run);
             }
@@ -196,6 +202,7 @@ fn run(settings: &Settings, cluster: &Cluster, case: (usize, usize, usize, Op)) 
     let workload = Workload { put_percent: if op == Op::Put { 100 } else { 0 }, ..KEYS };
     let length = Length::Timed { warm_up: Duration::from_secs(1), duration: settings.duration };
     let gateway = cluster.gateway.iter().map(|gateway| gateway.endpoint).collect();
+    let decided_before = decided(cluster)?;
     let running = load::start(plan(gateway, connections, workload, length))?;
     let pids = cluster.pids(true);
     interrupt::sleep_until(running.window().from)?;
@@ -206,7 +213,24 @@ fn run(settings: &Settings, cluster: &Cluster, case: (usize, usize, usize, Op)) 
     let failures = summary.failures();
     let latency = summary.of(op).cloned().ok_or_else(|| GroupsError::Failed(format!("no {op} succeeded")))?;
     let cpu_us = used.as_secs_f64() * 1e6 / latency.operations as f64;
-    Ok(CostRun { round, groups, connections, op, cpu_us, latency, failures })
+    let decided = decided(cluster)?;
+    let entries = decided.entries - decided_before.entries;
+    let entry_commands = (entries > 0.0).then(|| (decided.commands - decided_before.commands) / entries);
+    Ok(CostRun { round, groups, connections, op, cpu_us, entry_commands, latency, failures })
+}
+
+/// What leaders have decided so far.
+struct Decided {
+    commands: f64,
+    entries: f64,
+}
+
+fn decided(cluster: &Cluster) -> Result<Decided, GroupsError> {
+    let read = |name: &str| {
+        let of = |endpoint| metric(endpoint, &format!("scatter_entry_commands_{name}"));
+        cluster.endpoints().into_iter().map(of).sum::<Result<f64, _>>()
+    };
+    Ok(Decided { commands: read("sum")?, entries: read("count")? })
 }
 
 fn routing(cluster: &Cluster) -> Result<Routing, GroupsError> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use scatter_core::ring::Key;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, ClusterError, Programs};
+use crate::cluster::{Cluster, ClusterError, Extras, Programs};
 use crate::interrupt::{self, Interrupted};
 use crate::load::{self, Length, LoadError, Plan, Target};
 use crate::operator::{Operator, OrderError};
@@ -51,6 +51,10 @@ pub struct Settings {
     pub idle_groups: usize,
     /// How many groups are measured against one.
     pub many_groups: usize,
+    /// By how many connections many and one are loaded.
+    pub connections: Vec<usize>,
+    /// Settings of the nodes beside their defaults, each as `key=value`.
+    pub set: Vec<String>,
     /// How often many and one are measured in turn.
     pub rounds: usize,
     /// How long each run is measured.
@@ -61,6 +65,19 @@ pub struct Settings {
     pub data_bytes: u64,
     /// How long a member is dead before it is replaced.
     pub replace_after: Duration,
+}
+
+impl Settings {
+    /// A cluster with an admin program, settings of its own, and so many nodes to be started later.
+    fn extras(&self, own: impl IntoIterator<Item = String>, spare: usize) -> Extras {
+        Extras { settings: own.into_iter().chain(self.set.iter().cloned()).collect(), admin: true, spare }
+    }
+}
+
+/// Settings with which groups stay as they were ordered to be.
+fn as_ordered() -> impl Iterator<Item = String> {
+    let policies = ["split", "merge", "repartition", "leaders", "latency", "migrate"];
+    policies.into_iter().map(|policy| format!("policy.{policy}=false"))
 }
 
 /// Why measuring ended early.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{GroupsError, Settings, disk_bytes, fill, keys_in_upper_half, metric, operator, plan};
-use crate::cluster::{Cluster, Extras, Programs};
+use super::{GroupsError, Settings, as_ordered, disk_bytes, fill, keys_in_upper_half, metric, operator, plan};
+use crate::cluster::{Cluster, Programs};
 use crate::interrupt;
 use crate::load::{self, Length};
 use crate::measure::{longest_gap, longest_wait};
@@ -76,10 +76,7 @@ pub struct Disks {
 /// Fills one group, then splits and merges it again and again.
 pub fn moves(settings: &Settings, programs: &Programs, folder: &Path) -> Result<Moves, GroupsError> {
     eprintln!("splits and merges with {} MiB", settings.data_bytes >> 20);
-    let policies = ["split", "merge", "repartition", "leaders", "latency", "migrate"];
-    let settings_off = policies.map(|policy| format!("policy.{policy}=false")).to_vec();
-    let extras = Extras { settings: settings_off, admin: true, spare: 0 };
-    let (cluster, _) = Cluster::start_with(&extras, programs, folder)?;
+    let (cluster, _) = Cluster::start_with(&settings.extras(as_ordered(), 0), programs, folder)?;
     let operator = operator(&cluster)?;
     let keys = settings.data_bytes / VALUE_BYTES as u64;
     fill(&cluster, Workload { keys, value_bytes: VALUE_BYTES, put_percent: 100 })?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{GroupsError, Settings, fill, node_ids, operator, plan, status};
-use crate::cluster::{Cluster, Extras, Programs};
+use crate::cluster::{Cluster, Programs};
 use crate::interrupt;
 use crate::load::{self, Length};
 use crate::measure::quantile;
@@ -67,8 +67,7 @@ pub fn replace(settings: &Settings, programs: &Programs, folder: &Path) -> Resul
         "policy.split=false".to_owned(),
         format!("policy.replace_dead_after_ms={}", settings.replace_after.as_millis()),
     ];
-    let extras = Extras { settings: set.to_vec(), admin: true, spare: 1 };
-    let (mut cluster, spare) = Cluster::start_with(&extras, programs, folder)?;
+    let (mut cluster, spare) = Cluster::start_with(&settings.extras(set, 1), programs, folder)?;
     let (disk_rate, loopback_rate) = (disk_rate(folder)?, loopback_rate()?);
     let workload =
         Workload { keys: settings.data_bytes / VALUE_BYTES as u64, value_bytes: VALUE_BYTES, put_percent: 100 };

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::Findings;
-use super::cost::Many;
 use super::moves::{Disks, Trial};
 use crate::machine::Facts;
 use crate::report::{Table, grouped, spread};
+use crate::workload::Op;
 
 /// Everything that is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -116,7 +116,7 @@ impl Report {
             let rate = routing.hits / (routing.hits + routing.misses).max(1.0);
             let found = format!("{:.4} %", rate * 100.0);
             all.push(verdict("Warm routing: hits in the gateway's cache", "> 99.9 %", found, rate > 0.999));
-            for (connections, op) in Many::cases() {
+            for (connections, op) in many.cases() {
                 let Some(ratio) = spread(many.ratios(connections, op)) else { continue };
                 let what = format!("{op} at {connections}: CPU with {} groups, ratio to one", many.groups);
                 let found = format!("{:.2} ({:.2} – {:.2})", ratio.median, ratio.min, ratio.max);
@@ -149,9 +149,18 @@ impl Report {
 
     fn many(&self) -> String {
         let Some(many) = &self.findings.many else { return String::new() };
-        let mut table =
-            Table::new(&["C", "operation", "groups", "CPU µs/op (min – max)", "ops/s", "p50 ms", "p99 ms", "failures"]);
-        for (connections, op) in Many::cases() {
+        let mut table = Table::new(&[
+            "C",
+            "operation",
+            "groups",
+            "CPU µs/op (min – max)",
+            "commands of an entry",
+            "ops/s",
+            "p50 ms",
+            "p99 ms",
+            "failures",
+        ]);
+        for (connections, op) in many.cases() {
             for groups in [1, many.groups] {
                 let runs: Vec<_> = many.of(connections, op, groups).collect();
                 let Some(cpu) = spread(runs.iter().map(|run| run.cpu_us)) else { continue };
@@ -163,6 +172,10 @@ impl Report {
                     op.to_string(),
                     groups.to_string(),
                     format!("{:.1} ({:.1} – {:.1})", cpu.median, cpu.min, cpu.max),
+                    match spread(runs.iter().filter_map(|run| run.entry_commands)) {
+                        Some(commands) if op == Op::Put => format!("{:.1}", commands.median),
+                        _ => String::new(),
+                    },
                     grouped(median(|latency| latency.operations_per_second)),
                     format!("{:.2}", median(|latency| latency.p50_us) / 1e3),
                     format!("{:.2}", median(|latency| latency.p99_us) / 1e3),

@@ -18,6 +18,11 @@ use std::time::Duration;
 /// What environment variables that hold settings begin with.
 const PREFIX: &str = "SCATTER_";
 
+/// The sections of all of Scatter's programs. In an environment that several of them share, a variable for a section of another
+/// one is none of this program's business, and only one for a section that none of them has is a mistake.
+const SECTIONS: &[&str] =
+    &["admin", "api", "client", "cluster", "consensus", "gossip", "http", "log", "node", "peer", "policy", "storage"];
+
 /// Who the program is, for `--help`, `--version` and `/version`.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
@@ -103,7 +108,7 @@ pub fn load<T: Settings>(
         Err(shown) => return Ok(Loaded::Print(shown.to_string())),
     };
     let file = matches.get_one::<PathBuf>("config").map(|path| File::read(path)).transpose()?;
-    let mut overrides = from_environment(environment)?;
+    let mut overrides = from_environment(&known, environment)?;
     overrides.extend(from_flags(program, &matches)?);
     let merged = layers::merge(&known, file.as_ref(), &overrides)?;
     let settings: T = merged.read()?;
@@ -126,7 +131,10 @@ pub fn check_sample<T: Settings>() -> Result<(), ConfigurationError> {
             return Err(ConfigurationError::Sample(format!("the sample lacks `{key}` or a comment right above it")));
         }
     }
-    Ok(())
+    let unlisted = known.keys().find(|key| !SECTIONS.contains(&section(key)));
+    unlisted.map_or(Ok(()), |key| {
+        Err(ConfigurationError::Sample(format!("the list of all programs' sections lacks that of `{key}`")))
+    })
 }
 
 fn command(program: &Program, known: &Known) -> Command {
@@ -190,8 +198,9 @@ fn from_flags(program: &Program, matches: &ArgMatches) -> Result<Vec<Override>, 
 }
 
 /// Variables of the form `SCATTER_<SECTION>__<KEY>`. Others with the prefix are somebody else's, such as those that
-/// Kubernetes makes for a service named `scatter`.
+/// Kubernetes makes for a service named `scatter`; so are those for another program's section.
 fn from_environment(
+    known: &Known,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Vec<Override>, ConfigurationError> {
     let mut overrides = Vec::new();
@@ -199,6 +208,10 @@ fn from_environment(
         let Some(name) = name.to_str() else { continue };
         let Some(rest) = name.strip_prefix(PREFIX).filter(|rest| rest.contains("__")) else { continue };
         let key = rest.to_ascii_lowercase().replace("__", ".");
+        let is_own = known.keys().any(|known| section(known) == section(&key));
+        if !is_own && SECTIONS.contains(&section(&key)) {
+            continue;
+        }
         let origin = Origin::Environment(name.to_owned());
         let Ok(value) = value.into_string() else {
             let (value, problem) = ("(not UTF-8)".to_owned(), "a value is UTF-8 text".to_owned());
@@ -210,6 +223,10 @@ fn from_environment(
     // The environment has no order; errors should not depend on it.
     overrides.sort_by(|one, other| one.key.cmp(&other.key));
     Ok(overrides)
+}
+
+fn section(key: &str) -> &str {
+    key.split_once('.').map_or(key, |(section, _)| section)
 }
 
 #[cfg(test)]

@@ -143,6 +143,14 @@ fn variables_of_another_form_are_somebody_elses() {
 }
 
 #[test]
+fn variables_for_another_program_are_left_to_it() {
+    let environment = [("SCATTER_POLICY__SPLIT", "false"), ("SCATTER_GROUP__ZONE", "b")];
+    assert_eq!(run(&[], &environment).group.zone, "b");
+    // A flag is given to this program alone.
+    refused(&["--set", "policy.split=false"], &[], &["unknown setting `policy.split`"]);
+}
+
+#[test]
 fn a_bad_value_is_refused_with_key_value_origin_and_meaning() {
     let meaning = "Milliseconds of a lease, 1 to 60000.";
     refused(&["--set", "group.lease_ms=soon"], &[], &["`group.lease_ms` = \"soon\"", "--set", "integer", meaning]);
