@@ -190,11 +190,12 @@ impl Observer {
         })
     }
 
-    /// I15: what a group state says of itself.
+    /// I15, I38: what a group state says of itself, and beside the one before.
     ///
     /// # Errors
     /// It does not hold.
     pub fn state(&mut self, state: &GroupState, now: Time) -> Checked {
+        self.check_held_still(state)?;
         self.keep(state);
         let record = self.group(state.group);
         let (since, shown) = *record.clock.get_or_insert((now, state.log_time));
@@ -202,6 +203,19 @@ impl Observer {
         let most = shown.0 + elapsed_micros * 3 / 2 + 2 * (SECOND / 1_000);
         require(15, state.log_time.0 <= most, || {
             format!("the clock of group {} ran {} us in {elapsed_micros} us", state.group, state.log_time.0 - shown.0)
+        })
+    }
+
+    /// I38: whoever was a member when an operation took hold of a group is one until it is over, but for a recovery.
+    fn check_held_still(&self, state: &GroupState) -> Checked {
+        let Some(record) = self.groups.get(&state.group).filter(|record| record.survivors.is_empty()) else {
+            return Ok(());
+        };
+        let Some(known) = &record.state else { return Ok(()) };
+        let held = state.pending.as_ref().filter(|pending| known.pending.as_ref() == Some(pending));
+        require(38, held.is_none() || known.configuration == state.configuration, || {
+            let changed = (&known.configuration, &state.configuration);
+            format!("the members of group {} changed during an operation: {changed:?}, {held:?}", state.group)
         })
     }
 
