@@ -57,8 +57,6 @@ struct GroupRecord {
     judged: Slot,
     /// The highest version given so far.
     stamp: Version,
-    /// What became of each lane's operations.
-    lanes: BTreeMap<(SessionId, u32, u64), Outcome>,
     /// When the group's clock was first seen, and what it showed.
     clock: Option<(Time, LogTime)>,
     /// The last slot whose write was acknowledged, and when each that was the last became so.
@@ -97,6 +95,8 @@ impl GroupRecord {
 #[derive(Debug, Default)]
 pub struct Observer {
     groups: BTreeMap<GroupId, GroupRecord>,
+    /// What became of each lane's operations, in whichever group.
+    lanes: BTreeMap<(SessionId, u32, u64), Outcome>,
     /// Nodes whose disk was wiped, rolled back or cloned: what they held is not counted on, and not missed.
     condemned: BTreeSet<NodeId>,
     /// The cluster that was founded.
@@ -190,12 +190,13 @@ impl Observer {
         })
     }
 
-    /// I15, I38: what a group state says of itself, and beside the one before.
+    /// I15, I38, I39: what a group state says of itself, and beside the one before.
     ///
     /// # Errors
     /// It does not hold.
     pub fn state(&mut self, state: &GroupState, now: Time) -> Checked {
         self.check_held_still(state)?;
+        self.check_versions(state)?;
         self.keep(state);
         let record = self.group(state.group);
         let (since, shown) = *record.clock.get_or_insert((now, state.log_time));
@@ -217,6 +218,17 @@ impl Observer {
             let changed = (&known.configuration, &state.configuration);
             format!("the members of group {} changed during an operation: {changed:?}, {held:?}", state.group)
         })
+    }
+
+    /// I39: what numbers the changes of a group never falls.
+    fn check_versions(&self, state: &GroupState) -> Checked {
+        let Some(known) = self.newest(state.group).filter(|known| known.applied < state.applied) else { return Ok(()) };
+        let numbers = |state: &GroupState| {
+            (state.configuration.version, state.range_version, state.links.version, state.operations)
+        };
+        let (before, after) = (numbers(known), numbers(state));
+        let risen = before.0 <= after.0 && before.1 <= after.1 && before.2 <= after.2 && before.3 <= after.3;
+        require(39, risen, || format!("versions of group {} fell from {before:?} to {after:?}", state.group))
     }
 
     /// Keeps the newest state of a group.
@@ -451,7 +463,7 @@ impl Observer {
     /// # Errors
     /// I8: versions do not rise. I10: a request was applied twice.
     pub fn applied(&mut self, group: GroupId, slot: Slot, entry: &Entry, outcomes: &[Outcome]) -> Result<bool, Broken> {
-        let record = self.group(group);
+        let record = self.groups.entry(group).or_default();
         if slot <= record.judged || entry.kind != EntryKind::Commands {
             record.judged = record.judged.max(slot);
             return Ok(false);
@@ -462,7 +474,7 @@ impl Observer {
             let Ok(command) = Command::from_all(command) else { continue };
             if let (Some(lane), true) = (&command.lane, is_recorded(outcome)) {
                 let known =
-                    record.lanes.entry((lane.session, lane.lane, lane.sequence)).or_insert_with(|| outcome.clone());
+                    self.lanes.entry((lane.session, lane.lane, lane.sequence)).or_insert_with(|| outcome.clone());
                 require(10, known == outcome, || {
                     format!("slot {slot} of group {group}: {command:?} was {known:?} before, now {outcome:?}")
                 })?;

@@ -157,7 +157,7 @@ impl Replica {
     }
 
     fn take_link(&mut self, link: Link) {
-        if planted::on(Bug::LinkAcknowledgedUnread) || self.under_way(EntryKind::Links) {
+        if self.under_way(EntryKind::Links) {
             return;
         }
         if let Role::Leader(leader) = &mut self.role {
