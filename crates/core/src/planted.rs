@@ -168,6 +168,10 @@ bugs! {
     GoneUntold => "gone-untold",
     /// A later leader does not take over what an earlier one owed.
     OutboxNotInherited => "outbox-not-inherited",
+    /// A leader that finds a commit decided before it tells of an abort.
+    DecisionLostAtLeaderChange => "decision-lost-at-leader-change",
+    /// A loser that asks hears of an abort although the commit is decided.
+    AbortAfterCommit => "abort-after-commit",
     /// A merged group is buried before every member has assembled it (hazard 6).
     BuriedAtOnce => "buried-at-once",
     /// A leader that lags takes the lack of a record for an abort (hazard 7).

@@ -291,7 +291,9 @@ impl Replica {
                 Obligation::Tell { operation, committed: Some(at), .. }
                     if !all_applied(leader, applied, slot_here(self.name.group, operation, *at)) => {}
                 Obligation::Tell { operation, loser, committed } if due => {
-                    let message = GroupMessage::Resolve { operation: *operation, committed: *committed };
+                    let lost = planted::on(Bug::DecisionLostAtLeaderChange);
+                    let committed = committed.filter(|at| !lost || *at >= leader.barrier);
+                    let message = GroupMessage::Resolve { operation: *operation, committed };
                     self.tell_group_as(operation.coordinator, loser, &message, cx);
                 }
                 Obligation::Tell { .. } => {}
@@ -332,6 +334,7 @@ impl Replica {
         let own = self.name.group;
         let assembled = |at: Slot| all_applied(leader, self.assembled_through(cx), slot_here(own, &operation, at));
         let standing = match owed {
+            Some(Obligation::Tell { .. }) if planted::on(Bug::AbortAfterCommit) => Standing::Aborted,
             Some(Obligation::Tell { committed: Some(at), .. }) if !assembled(*at) => Standing::Undecided,
             Some(Obligation::Tell { committed: Some(at), .. } | Obligation::Bury { at, .. }) => {
                 Standing::Committed { at: *at }
