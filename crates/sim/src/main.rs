@@ -5,6 +5,7 @@ mod planted;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use scatter_sim::nemesis::steps::{Blow, Step};
 use scatter_sim::plan::Profile;
 use scatter_sim::run::{Report, catch_panics, run};
 use std::io::Write;
@@ -115,6 +116,7 @@ fn run_seeds(arguments: &Run) -> bool {
     let stop = AtomicBool::new(false);
     let failed: Mutex<Vec<Report>> = Mutex::new(Vec::new());
     let totals: Mutex<(u64, u64, u64)> = Mutex::new((0, 0, 0));
+    let struck: Mutex<Vec<Blow>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..threads(arguments.threads) {
             scope.spawn(|| {
@@ -130,6 +132,11 @@ fn run_seeds(arguments: &Run) -> bool {
                         totals.1 += report.answered as u64;
                         totals.2 += report.time / 1_000_000_000;
                     }
+                    if let Ok(mut struck) = struck.lock() {
+                        let new: Vec<Blow> =
+                            report.struck.iter().filter(|blow| !struck.contains(blow)).copied().collect();
+                        struck.extend(new);
+                    }
                     if report.failure.is_some()
                         && let Ok(mut failed) = failed.lock()
                     {
@@ -144,6 +151,7 @@ fn run_seeds(arguments: &Run) -> bool {
     bar.finish_and_clear();
     let (events, answered, seconds) = totals.into_inner().unwrap_or_default();
     say(&format!("{events} events, {answered} answered operations, {seconds} virtual seconds"));
+    say(&coverage(&struck.into_inner().unwrap_or_default()));
     let failed = failed.into_inner().unwrap_or_default();
     for report in &failed {
         say(&format!("replay: {}", replay(report, arguments.profile)));
@@ -152,6 +160,25 @@ fn run_seeds(arguments: &Run) -> bool {
         say(&format!("{} seeds passed", arguments.seeds));
     }
     failed.is_empty()
+}
+
+/// At which steps of operations somebody crashed, and which were spared.
+fn coverage(struck: &[Blow]) -> String {
+    let spared: Vec<String> = Step::all()
+        .filter(|step| struck.iter().all(|blow| blow.step != *step))
+        .map(|step| format!("{step:?}"))
+        .collect();
+    let steps = Step::all().count();
+    let mut text = format!(
+        "crashes at {} of {steps} steps of operations, in {} of {} ways",
+        steps - spared.len(),
+        struck.len(),
+        Blow::all().count()
+    );
+    if !spared.is_empty() {
+        text += &format!("; spared: {}", spared.join(", "));
+    }
+    text
 }
 
 fn progress_bar(length: u64) -> ProgressBar {

@@ -104,6 +104,8 @@ pub struct Nemesis {
     boots: BTreeMap<NodeId, (u64, u64)>,
     /// The step that brings a crash with it.
     armed: Option<steps::Armed>,
+    /// The steps that brought a crash so far, each way once.
+    pub struck: Vec<steps::Blow>,
     /// Nodes whose disk was put back.
     tampered: BTreeSet<NodeId>,
     /// The nonces of processes that run on such a disk.
@@ -137,6 +139,7 @@ impl Nemesis {
             replaced: Vec::new(),
             ordered: Vec::new(),
             armed: None,
+            struck: Vec::new(),
             boots: BTreeMap::new(),
             tampered: BTreeSet::new(),
             impostors: BTreeSet::new(),

@@ -3,6 +3,7 @@
 use crate::history::Time;
 use crate::invariants::{Broken, Checked, require};
 use crate::linearizability;
+use crate::nemesis::steps::Blow;
 use crate::plan::{MILLISECOND, Plan, Profile, SECOND};
 use crate::world::{Event, World};
 use scatter_core::group::{Configuration, Role, kv};
@@ -32,6 +33,8 @@ pub struct Report {
     pub operations: usize,
     /// Of these, answered.
     pub answered: usize,
+    /// Crashes that were placed at a step of an operation.
+    pub struck: Vec<Blow>,
     /// Tells runs apart.
     pub digest: u64,
     /// What went wrong, if anything.
@@ -74,6 +77,7 @@ pub fn run(seed: u64, profile: Option<Profile>, text: bool) -> Report {
         time: world.now,
         operations: history.len(),
         answered: history.iter().filter(|operation| operation.response().is_some()).count(),
+        struck: world.nemesis.struck.clone(),
         digest: world.trace.digest(),
         failure: result.as_ref().err().map(ToString::to_string),
         invariant: result.as_ref().err().map(|broken| broken.number),

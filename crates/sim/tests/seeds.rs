@@ -1,5 +1,6 @@
 //! Seeds: a fixed set, fresh ones, the regressions, and that a seed is a run.
 
+use scatter_sim::nemesis::steps::Step;
 use scatter_sim::plan::Profile;
 use scatter_sim::run::{catch_panics, run};
 
@@ -42,6 +43,22 @@ fn seeds_that_once_failed_pass() {
         let profile = words.next().and_then(|word| word.parse().ok());
         must_pass(seed, profile);
     }
+}
+
+#[test]
+fn somebody_crashes_at_every_step_of_an_operation() {
+    catch_panics();
+    let mut spared: Vec<Step> = Step::all().collect();
+    // Profile disaster has every step, those of recoveries included.
+    for seed in 1..=600 {
+        let report = run(seed, Some(Profile::Disaster), false);
+        assert_eq!(report.failure, None, "replay: scatter-sim run --seed {seed} --profile disaster --trace");
+        spared.retain(|step| report.struck.iter().all(|blow| blow.step != *step));
+        if spared.is_empty() {
+            return;
+        }
+    }
+    panic!("nobody ever crashed at {spared:?}");
 }
 
 #[test]

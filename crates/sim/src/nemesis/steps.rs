@@ -61,11 +61,45 @@ pub enum Victims {
     },
 }
 
+/// Who dies of which step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Blow {
+    /// The step.
+    pub step: Step,
+    /// Who dies of it.
+    pub victims: Victims,
+}
+
+impl Blow {
+    /// Each way to die of each step.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Step::all().flat_map(|step| Victims::ALL.map(|victims| Self { step, victims }))
+    }
+}
+
+impl Step {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let entries =
+            KINDS.into_iter().flat_map(|kind| [Self::Proposed(kind), Self::Accepted(kind), Self::Applied(kind)]);
+        entries.chain([Self::Born, Self::Stalled, Self::Assembled, Self::Buried])
+    }
+}
+
+impl Victims {
+    const ALL: [Self; 5] = [
+        Self::Itself,
+        Self::Leader { other: false },
+        Self::Leader { other: true },
+        Self::All { other: false },
+        Self::All { other: true },
+    ];
+}
+
 /// What the nemesis waits for.
 #[derive(Clone, Copy, Debug)]
 pub struct Armed {
-    step: Step,
-    victims: Victims,
+    blow: Blow,
     /// How long after the step.
     after: Time,
 }
@@ -91,20 +125,23 @@ impl World {
             _ => Victims::All { other },
         };
         let after = if random.permille(500) { 0 } else { random.spread(MICROSECOND, 100 * MILLISECOND) };
-        let armed = Armed { step, victims, after };
+        let armed = Armed { blow: Blow { step, victims }, after };
         self.note([31, 0, 0], || format!("armed: {armed:?}"));
         self.nemesis.armed = Some(armed);
     }
 
     /// A host has taken a step of a group. Nothing happens before the event under way has ended.
     fn step_taken(&mut self, host: usize, group: GroupId, step: Step) {
-        let Some(armed) = self.nemesis.armed.filter(|armed| armed.step == step && !self.nemesis.stopped) else {
+        let Some(armed) = self.nemesis.armed.filter(|armed| armed.blow.step == step && !self.nemesis.stopped) else {
             return;
         };
         self.nemesis.armed = None;
-        let victims = self.victims(host, group, armed.victims);
+        let victims = self.victims(host, group, armed.blow.victims);
+        if !victims.is_empty() && !self.nemesis.struck.contains(&armed.blow) {
+            self.nemesis.struck.push(armed.blow);
+        }
         self.note([32, host as u64, group.0], || {
-            format!("struck at {step:?} of group {group} on host {host}: {:?}, hosts {victims:?}", armed.victims)
+            format!("struck at {step:?} of group {group} on host {host}: {:?}, hosts {victims:?}", armed.blow.victims)
         });
         self.at(self.now + armed.after, Event::Undo(Undo::Strike(victims)));
         if self.nemesis.random.permille(600) {
