@@ -7,15 +7,19 @@
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use rand::seq::IndexedRandom as _;
 use scatter_core::group::{Descriptor, Member, Role};
 use scatter_core::ring::{Position, routing};
 use scatter_core::types::{Ballot, GroupId, NodeId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// The most groups that are remembered; past that, unknown ones are not taken in until a refresh drops some.
+/// The most groups that are remembered. Past that those go first whose claims do not stand, then any: who is asked for again is
+/// found again.
 pub const MAX_GROUPS: usize = 1 << 16;
+/// When some must go, room is made for so many more, so that not each new group costs a search: one part in this many.
+const ROOM: usize = 16;
 
 /// One consistent picture of the ring.
 #[derive(Clone, Default, Debug)]
@@ -68,7 +72,24 @@ impl RingView {
     fn merged(&self, heard: &Descriptor) -> Option<Descriptor> {
         match self.groups.get(&heard.group) {
             Some(known) => routing::merged(known, heard),
-            None => (self.groups.len() < MAX_GROUPS).then(|| heard.clone()),
+            None => Some(heard.clone()),
+        }
+    }
+
+    /// Forgets groups until there are at most `most`, and none of those that `keep` names.
+    fn make_room(&mut self, most: usize, keep: &BTreeSet<GroupId>) {
+        if self.groups.len() <= most {
+            return;
+        }
+        let standing: BTreeSet<GroupId> =
+            routing::standing(self.groups.values().cloned()).iter().map(|route| route.group).collect();
+        self.groups.retain(|group, _| standing.contains(group) || keep.contains(group));
+        let excess = self.groups.len().saturating_sub(most);
+        if excess > 0 {
+            let spared: Vec<GroupId> = self.groups.keys().filter(|group| !keep.contains(group)).copied().collect();
+            for group in spared.choose_multiple(&mut rand::rng(), excess + most / ROOM) {
+                self.groups.remove(group);
+            }
         }
     }
 
@@ -84,11 +105,14 @@ pub struct RingCache {
     /// Serialises writers; readers never touch it.
     writer: Mutex<()>,
     changes: watch::Sender<u64>,
+    /// How many groups are remembered at most.
+    most: usize,
 }
 
 impl Default for RingCache {
     fn default() -> Self {
-        Self { view: ArcSwap::default(), writer: Mutex::new(()), changes: watch::Sender::new(0) }
+        let (view, writer) = (ArcSwap::default(), Mutex::new(()));
+        Self { view, writer, changes: watch::Sender::new(0), most: MAX_GROUPS }
     }
 }
 
@@ -105,12 +129,15 @@ impl RingCache {
             return false;
         }
         drop(view);
+        let mut keep = BTreeSet::new();
         self.change(|view| {
             for descriptor in heard {
                 if let Some(merged) = view.merged(descriptor) {
+                    keep.insert(merged.group);
                     view.groups.insert(merged.group, Arc::new(merged));
                 }
             }
+            view.make_room(self.most, &keep);
         });
         true
     }
@@ -312,6 +339,26 @@ mod tests {
         assert_eq!(leader(&cache), Some(NodeId(2)));
         cache.leader_says(GroupId(1), NodeId(1));
         assert_eq!(leader(&cache), Some(NodeId(2)), "who is deposed and does not know it is not believed");
+    }
+
+    #[test]
+    fn a_full_cache_goes_on_learning() {
+        let cache = RingCache { most: 32, ..RingCache::default() };
+        // The ring is split again and again: the claims that fell are worth nothing.
+        for byte in 0..32_u8 {
+            cache.learn(&[descriptor(u64::from(byte) + 1, (byte * 2, 0), u64::from(byte) + 1)]);
+            cache.learn(&[descriptor(u64::from(byte) + 1, (byte * 2, byte * 2 + 2), u64::from(byte) + 2)]);
+        }
+        cache.learn(&[descriptor(100, (64, 0), 40)]);
+        assert!(cache.view().groups().count() <= 32);
+        assert_eq!(owner(&cache, 200), Some(100), "what was heard last is known");
+        // One takes the place of all.
+        cache.learn(&[descriptor(101, (0, 0), 50)]);
+        for group in 200..300 {
+            cache.learn(&[descriptor(group, (0, 0), 50 + group)]);
+            assert_eq!(owner(&cache, 9), Some(group));
+            assert!(cache.view().groups().count() <= 32);
+        }
     }
 
     #[tokio::test]

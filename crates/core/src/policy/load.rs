@@ -47,7 +47,7 @@ pub(super) fn propose(
         proposals.extend(repartition(situation, roster, memory, rng));
     }
     if switches.merge {
-        proposals.extend(merge(situation, memory, rng));
+        proposals.extend(merge(situation, roster, memory, rng));
     }
     proposals
 }
@@ -80,9 +80,11 @@ fn split(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rn
     Some(Proposal { action: Action::Split { by }, reason: Reason::Hot { by, value, threshold } })
 }
 
-fn merge(situation: &Situation<'_>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
+/// Takes over a successor if both have little to do. What comes of it has the own group's members: not if that leaves too few.
+fn merge(situation: &Situation<'_>, roster: &Roster<'_>, memory: &mut Memory, rng: &mut Rng) -> Option<Proposal> {
     let Situation { group, nodes, settings, now, .. } = *situation;
-    let successor = group.neighbour(Side::Successor);
+    let large_enough = |theirs: usize| roster.size() >= settings.min_size.min(theirs);
+    let successor = group.neighbour(Side::Successor).filter(|known| large_enough(known.voters().count()));
     let (mine, theirs) = (group.load, successor.and_then(|successor| successor.load));
     let bytes = theirs.map(|theirs| mine.bytes.saturating_add(theirs.bytes));
     let operations = theirs.map(|theirs| mine.operations_per_second.saturating_add(theirs.operations_per_second));

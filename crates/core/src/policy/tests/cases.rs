@@ -255,6 +255,11 @@ fn cold_neighbours_merge_and_others_do_not() {
     assert_eq!(scene.first(1), None, "the successor is not cold");
     scene.successor.2 = scene.load;
     assert_eq!(scene.first(1), Some((Action::Merge { successor: GroupId(2) }, "cold")));
+    scene.settings.target_size = 2;
+    scene.members.truncate(2);
+    assert_eq!(scene.first(1), None, "too few members would be left");
+    scene.successor.1.truncate(2);
+    assert_eq!(scene.first(1), Some((Action::Merge { successor: GroupId(2) }, "cold")), "none less than before");
     scene.successor.0 = 1;
     assert_eq!(scene.first(1), None, "a group alone on the ring");
 }
