@@ -76,7 +76,7 @@ impl RingView {
         }
     }
 
-    /// Forgets groups until there are at most `most`, and none of those that `keep` names.
+    /// Forgets groups until there are at most `most`, those that `keep` names last.
     fn make_room(&mut self, most: usize, keep: &BTreeSet<GroupId>) {
         if self.groups.len() <= most {
             return;
@@ -90,6 +90,9 @@ impl RingView {
             for group in spared.choose_multiple(&mut rand::rng(), excess + most / ROOM) {
                 self.groups.remove(group);
             }
+        }
+        while self.groups.len() > most {
+            self.groups.pop_last();
         }
     }
 
@@ -359,6 +362,10 @@ mod tests {
             assert_eq!(owner(&cache, 9), Some(group));
             assert!(cache.view().groups().count() <= 32);
         }
+        let many: Vec<Descriptor> =
+            (0..100).map(|byte| descriptor(1000 + u64::from(byte), (byte, byte + 1), 900)).collect();
+        cache.learn(&many);
+        assert_eq!(cache.view().groups().count(), 32, "also of what comes at once");
     }
 
     #[tokio::test]

@@ -137,7 +137,8 @@ pub struct Routing {
 impl Many {
     /// What was measured: connections and operations.
     pub fn cases(&self) -> impl Iterator<Item = (usize, Op)> + use<> {
-        cases(self.connections.clone())
+        let each = |connections| [Op::Put, Op::Get].map(|op| (connections, op));
+        self.connections.clone().into_iter().flat_map(each)
     }
 
     /// The runs of one case.
@@ -155,10 +156,6 @@ impl Many {
         let rounds = self.runs.iter().map(|run| run.round).max().map_or(0, |last| last + 1);
         (0..rounds).filter_map(|round| Some(of(round, self.groups)? / of(round, 1)?)).collect()
     }
-}
-
-fn cases(connections: Vec<usize>) -> impl Iterator<Item = (usize, Op)> {
-    connections.into_iter().flat_map(|connections| [Op::Put, Op::Get].map(|op| (connections, op)))
 }
 
 /// Loads one group and many in turn, both with policies off so that they stay as they are.
