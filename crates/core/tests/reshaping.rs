@@ -27,6 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const FIRST: GroupId = GroupId(1);
+/// For how long a snapshot that nobody pulls is kept.
+const PATIENCE: Duration = Duration::from_secs(10);
 const KEYS: u32 = 24;
 
 fn limits() -> Limits {
@@ -120,6 +122,7 @@ struct World {
     behind: Stage<MapStore>,
     store: MapStore,
     boots: u64,
+    now: Instant,
     /// How often what is hoped for came about: births, mergers, stalls, snapshots.
     turns: [usize; 4],
 }
@@ -130,7 +133,7 @@ fn prints(machine: &Machine<MapStore>) -> (u64, u64) {
 }
 
 fn open(store: &MapStore, boots: u64) -> Stage<MapStore> {
-    Stage::open(store.clone(), limits(), &BTreeSet::new(), boots, Duration::from_secs(10)).unwrap()
+    Stage::open(store.clone(), limits(), &BTreeSet::new(), boots, PATIENCE).unwrap()
 }
 
 impl World {
@@ -154,6 +157,7 @@ impl World {
             behind,
             store,
             boots: 3,
+            now: Instant(0),
             turns: [0; 4],
         };
         world.print(FIRST);
@@ -373,10 +377,12 @@ impl World {
         if here.is_some_and(|here| here >= self.state(group).applied) {
             return true;
         }
+        // Those that were left after their first piece are let go by now: the sender keeps but a few at once.
+        self.now = self.now.after(2 * PATIENCE);
         let (mut number, mut from) = (0, None);
         loop {
             let order = MachineOrder::ReadSnapshot { group, to, snapshot: number, cursor: from, bytes: 200 };
-            let done = self.ahead.order(&order, Instant(0)).unwrap();
+            let done = self.ahead.order(&order, self.now).unwrap();
             let Some(Input::SnapshotRead { piece, .. }) = done.inputs.into_iter().next() else { panic!() };
             let Piece { snapshot, chunk, .. } = piece;
             number = snapshot;
