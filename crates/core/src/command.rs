@@ -90,6 +90,16 @@ codec_enum!(Operation {
 });
 
 impl Operation {
+    /// Whether it writes nothing but the absence of keys, so that it takes hardly any room and gives some back.
+    #[must_use]
+    pub fn only_removes(&self) -> bool {
+        match self {
+            Self::Put { .. } => false,
+            Self::Delete { .. } => true,
+            Self::Batch { writes, .. } => writes.iter().all(|write| matches!(write, Write::Delete { .. })),
+        }
+    }
+
     /// Every key the operation reads or writes, in order of mention.
     pub fn keys(&self) -> Vec<&Key> {
         match self {

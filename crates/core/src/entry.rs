@@ -1,6 +1,7 @@
 //! Log entries: what Paxos decides, one for each slot.
 
 use crate::codec::{Decode, DecodeError, Encode};
+use crate::command::Command;
 use crate::types::Version;
 use crate::{codec_enum, codec_struct};
 use bytes::{Bytes, BytesMut};
@@ -93,6 +94,39 @@ impl EntryKind {
     #[must_use]
     pub const fn uses_reserve(self) -> bool {
         !matches!(self, Self::Commands)
+    }
+}
+
+/// How much room a node's disk has, the least first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+pub enum Room {
+    /// Only what has space reserved for it ([`EntryKind::uses_reserve`]).
+    Reserve,
+    /// Also commands that only remove keys: with them users make room.
+    Removals,
+    /// For everything.
+    #[default]
+    Enough,
+}
+
+codec_enum!(Room { 0 => Reserve, 1 => Removals, 2 => Enough });
+
+impl Room {
+    /// Whether a client's encoded [`Command`] has room.
+    #[must_use]
+    pub fn admits_command(self, command: &Bytes) -> bool {
+        match self {
+            Self::Enough => true,
+            Self::Removals => Command::from_all(command.clone()).is_ok_and(|command| command.operation.only_removes()),
+            Self::Reserve => false,
+        }
+    }
+
+    /// Whether an entry has room.
+    #[must_use]
+    pub fn admits(self, entry: &Entry) -> bool {
+        let admits_all = |commands: Vec<Bytes>| commands.iter().all(|command| self.admits_command(command));
+        self == Self::Enough || entry.kind.uses_reserve() || Vec::from_all(entry.body.clone()).is_ok_and(admits_all)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Everything that can happen to a node.
 
+use crate::entry::Room;
 use crate::group::{GroupState, Link};
 use crate::message::{PeerMessage, Piece};
 use crate::ops::order::Order;
@@ -49,10 +50,10 @@ pub enum Input {
         /// The batch.
         write: WriteId,
     },
-    /// The log has (no) room for client data. Structural entries have a reserve.
-    DiskFull {
-        /// Whether it is full.
-        full: bool,
+    /// The disk has more or less room than before.
+    Room {
+        /// How much.
+        room: Room,
     },
     /// A client wants a command decided.
     Propose {

@@ -5,7 +5,7 @@
 
 use crate::cover::Covered;
 use crate::durable::{Binding, PeerRecord};
-use crate::entry::Entry;
+use crate::entry::{Entry, Room};
 use crate::group::Configuration;
 use crate::ops::messages::GroupEnvelope;
 use crate::time::Instant;
@@ -147,6 +147,9 @@ pub enum Message {
         /// The receiver's ask that this answers: when it was heard, everything acknowledged lay at or below `decided`. Zero
         /// for none.
         vouches: u64,
+        /// A majority has no room for all of what is under way, and the group's own entries stand behind it: a full disk takes
+        /// these entries out of its reserve.
+        presses: bool,
     },
     /// Phase 2b, cumulative: everything up to `through` is on disk here, accepted in this ballot or decided.
     Accepted {
@@ -166,6 +169,8 @@ pub enum Message {
         level: FeatureLevel,
         /// Asks the leader to vouch for what it knows decided; a number that the sender uses once.
         ask: u64,
+        /// How much room the sender's disk has.
+        room: Room,
     },
     /// Asks for decided entries.
     CatchUp {
@@ -229,8 +234,8 @@ codec_enum!(Message {
     3 => Prepare { ballot, configuration, decided, ticket },
     4 => Promise { ballot, decided, truncated, accepted },
     5 => Refuse { ballot, refusal, promised, decided },
-    6 => Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches },
-    7 => Accepted { ballot, stamp, lease_nanos, through, want, applied, level, ask },
+    6 => Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches, presses },
+    7 => Accepted { ballot, stamp, lease_nanos, through, want, applied, level, ask, room },
     8 => CatchUp { first },
     9 => Decided { first, entries, decided },
     10 => Truncated { through },

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::cover::{Beat, Beaten, Covers};
 use crate::durable::{Merger, NodeRecord, PeerRecord, Tombstone, Write};
 use crate::effects::{Effects, MachineOrder, Outgoing, Refused, Reply};
+use crate::entry::Room;
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::{Input, MachineReport};
 use crate::message::{Envelope, Message, PeerMessage};
@@ -148,7 +149,7 @@ pub struct Node {
     pub(crate) next_write: WriteId,
     /// Batches handed to the disk, with when.
     outstanding: VecDeque<(WriteId, Instant)>,
-    disk_full: bool,
+    room: Room,
     /// The record of this boot is on disk: the node may speak.
     booted: bool,
     /// The longest lease that the disk knows was granted, in nanoseconds.
@@ -340,7 +341,7 @@ impl Node {
             Input::Message { from, .. } if self.is_condemned(from) => {}
             Input::Message { from, message } => self.on_message(now, from, message, effects),
             Input::Synced { write } => self.on_synced(now, write, effects),
-            Input::DiskFull { full } => self.disk_full = full,
+            Input::Room { room } => self.room = room,
             Input::RolledBack { by: _ } => self.give_up(effects),
             Input::Answered { address, node, cluster } => self.on_answered(address, node, cluster, now, effects),
             Input::Propose { request, group, command } => {
@@ -525,7 +526,7 @@ impl Node {
             rng: &mut self.rng,
             write: self.next_write,
             disk_stalled: stalled,
-            disk_full: self.disk_full,
+            room: self.room,
             record: &mut self.record,
             lease_on_disk: self.lease_on_disk,
             beside: &self.replicas,
@@ -741,7 +742,7 @@ fn from_outside(input: &Input) -> bool {
         | Input::Found { .. }
         | Input::Condemn { .. } => true,
         Input::Synced { .. }
-        | Input::DiskFull { .. }
+        | Input::Room { .. }
         | Input::RolledBack { .. }
         | Input::Applied { .. }
         | Input::Installed { .. }

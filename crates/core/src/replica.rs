@@ -7,7 +7,7 @@ use crate::codec::Decode;
 use crate::config::Config;
 use crate::durable::{HardState, Merger, NodeRecord, RecoveredReplica, Tombstone, Write};
 use crate::effects::{Apply, Effects, LogRead, Outgoing, Refused, Reply};
-use crate::entry::{Entry, EntryKind};
+use crate::entry::{Entry, EntryKind, Room};
 use crate::group::{Configuration, read_word::ReadWord};
 use crate::input::MachineReport;
 use crate::message::{Envelope, Message, PeerMessage};
@@ -42,8 +42,8 @@ pub(crate) struct Context<'a> {
     pub(crate) write: WriteId,
     /// The node's own disk has not answered for too long.
     pub(crate) disk_stalled: bool,
-    /// The node's log has no room for client data.
-    pub(crate) disk_full: bool,
+    /// How much room the node's own disk has.
+    pub(crate) room: Room,
     pub(crate) record: &'a mut NodeRecord,
     /// The longest lease that the disk knows was granted, in nanoseconds.
     pub(crate) lease_on_disk: u64,
@@ -364,14 +364,22 @@ impl Replica {
             Message::Refuse { ballot, refusal, promised, decided } => {
                 self.on_refuse(from, ballot, refusal, promised, decided, cx);
             }
-            Message::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches } => {
-                let accept =
-                    crate::paxos::acceptor::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches };
+            Message::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches, presses } => {
+                let accept = crate::paxos::acceptor::Accept {
+                    ballot,
+                    stamp,
+                    lease_nanos,
+                    first,
+                    entries,
+                    decided,
+                    vouches,
+                    presses,
+                };
                 self.on_accept(from, accept, cx);
             }
-            Message::Accepted { ballot, stamp, lease_nanos, through, want, applied, level, ask } => {
-                let accepted =
-                    crate::paxos::leader::Accepted { ballot, stamp, lease_nanos, through, want, applied, level, ask };
+            Message::Accepted { ballot, stamp, lease_nanos, through, want, applied, level, ask, room } => {
+                use crate::paxos::leader::Accepted;
+                let accepted = Accepted { ballot, stamp, lease_nanos, through, want, applied, level, ask, room };
                 self.on_accepted(from, accepted, cx);
             }
             Message::CatchUp { first } => self.on_catch_up(from, first, cx),

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use scatter_core::codec::{Decode, DecodeError, Encode, MAX_LIST};
 use scatter_core::cover::Covered;
 use scatter_core::durable::{Binding, HardState, Merger, NodeRecord, PeerRecord, Tombstone, Write};
-use scatter_core::entry::{Entry, EntryClock, EntryKind, MAX_ENTRY_BYTES};
+use scatter_core::entry::{Entry, EntryClock, EntryKind, MAX_ENTRY_BYTES, Room};
 use scatter_core::group::{Configuration, Correction, GroupState, Link, Member, Role};
 use scatter_core::message::{AcceptedEntry, Envelope, Hello, HelloError, Message, PeerMessage, Piece, Refusal, Ticket};
 use scatter_core::ops::messages::GroupEnvelope;
@@ -125,27 +125,26 @@ fn election() -> impl Strategy<Value = Message> {
 }
 
 fn stream() -> impl Strategy<Value = Message> {
-    let accept = (ballot(), any::<(u64, u64)>(), slot(), vec(entry(), 0..4), slot(), any::<u64>());
-    let accepted = (ballot(), any::<(u64, u64)>(), slot(), option::of(slot()), slot(), any::<u16>(), any::<u64>());
+    let accept = (ballot(), any::<(u64, u64)>(), slot(), vec(entry(), 0..4), slot(), any::<(u64, bool)>());
+    let room = prop_oneof![Just(Room::Reserve), Just(Room::Removals), Just(Room::Enough)];
+    let told = (any::<u16>(), any::<u64>(), room);
+    let accepted = (ballot(), any::<(u64, u64)>(), slot(), option::of(slot()), slot(), told);
     prop_oneof![
-        accept.prop_map(|(ballot, (stamp, lease_nanos), first, entries, decided, vouches)| Message::Accept {
-            ballot,
-            stamp: Instant(stamp),
-            lease_nanos,
-            first,
-            entries,
-            decided,
-            vouches
+        accept.prop_map(|(ballot, (stamp, lease_nanos), first, entries, decided, (vouches, presses))| {
+            Message::Accept { ballot, stamp: Instant(stamp), lease_nanos, first, entries, decided, vouches, presses }
         }),
-        accepted.prop_map(|(ballot, (stamp, lease_nanos), through, want, applied, level, ask)| Message::Accepted {
-            ballot,
-            stamp: Instant(stamp),
-            lease_nanos,
-            through,
-            want,
-            applied,
-            level: FeatureLevel(level),
-            ask
+        accepted.prop_map(|(ballot, (stamp, lease_nanos), through, want, applied, (level, ask, room))| {
+            Message::Accepted {
+                ballot,
+                stamp: Instant(stamp),
+                lease_nanos,
+                through,
+                want,
+                applied,
+                level: FeatureLevel(level),
+                ask,
+                room,
+            }
         }),
         slot().prop_map(|first| Message::CatchUp { first }),
         (slot(), vec(entry(), 0..4), slot()).prop_map(|(first, entries, decided)| Message::Decided {

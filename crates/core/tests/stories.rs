@@ -39,6 +39,7 @@ mod harness;
 use harness::disk::{Disk, copy_store};
 use harness::network::{Fate, Rule};
 use harness::{Cluster, address, config, render};
+use scatter_core::entry::Room;
 use scatter_core::ops::order::{Order, Side};
 use scatter_core::policy::GroupLoad;
 use scatter_core::ring::{Key, Position};
@@ -197,8 +198,9 @@ impl Story {
             ["crash", nodes @ ..] => nodes.iter().for_each(|node| cluster.crash(only(node))),
             ["pause", node] => cluster.pause(only(node), true),
             ["resume", node] => cluster.pause(only(node), false),
-            ["full", node] => cluster.input(only(node), Input::DiskFull { full: true }),
-            ["room", node] => cluster.input(only(node), Input::DiskFull { full: false }),
+            ["full", node] => cluster.input(only(node), Input::Room { room: Room::Reserve }),
+            ["short", node] => cluster.input(only(node), Input::Room { room: Room::Removals }),
+            ["room", node] => cluster.input(only(node), Input::Room { room: Room::Enough }),
             ["flush", node] => cluster.flush(only(node)),
             ["hold-sync", node] => cluster.hold_sync(only(node), true),
             ["hold-machines", node] => cluster.hold_machines(only(node), true),
@@ -235,8 +237,10 @@ impl Story {
         match (what, words) {
             ("propose", pairs) => {
                 for pair in pairs {
-                    let (key, value) = pair.split_once('=').unwrap();
-                    cluster.put_in(node, group, key, value);
+                    match pair.split_once('=') {
+                        Some((key, value)) => cluster.put_in(node, group, key, value),
+                        None => cluster.delete_in(node, group, pair),
+                    };
                 }
             }
             ("read", [key]) => cluster.read(node, group, key),

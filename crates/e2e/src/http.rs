@@ -223,6 +223,15 @@ pub fn put(to: SocketAddr, key: &str, value: &[u8]) -> Result<Reply, Failed> {
     Request::new("PUT", &format!("/v1/kv/{key}")).with_body(value).ask(to)
 }
 
+/// Deletes a key.
+///
+/// # Errors
+/// Without an answer.
+pub fn delete(to: SocketAddr, key: &str) -> Result<Reply, Failed> {
+    let path = format!("/v1/kv/{key}");
+    Request::new("DELETE", &path).ask(to)
+}
+
 /// A whole figure without labels among a program's metrics.
 #[must_use]
 pub fn metric(from: SocketAddr, name: &str) -> Option<u64> {

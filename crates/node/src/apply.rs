@@ -14,6 +14,7 @@ use reader::Reader;
 use scatter_core::Input;
 use scatter_core::command::Outcome;
 use scatter_core::effects::{Apply, MachineOrder};
+use scatter_core::entry::Room;
 use scatter_core::group::Descriptor;
 use scatter_core::group::read_word::ReadWord;
 use scatter_core::input::MachineReport;
@@ -108,7 +109,7 @@ struct Worker {
     waiters: HashMap<RequestId, (GroupId, Waiter)>,
     failing: bool,
     /// The driver was told that there is no room for clients' writes.
-    told_full: bool,
+    told_room: Room,
     /// When it looks next whether the disk has room.
     space_at: Instant,
 }
@@ -131,14 +132,14 @@ impl Worker {
             held: BTreeMap::new(),
             waiters: HashMap::new(),
             failing: false,
-            told_full: false,
+            told_room: Room::Enough,
             space_at: Instant::now(),
         })
     }
 
     fn run(mut self, work: &Receiver<(Instant, Job)>) {
         loop {
-            let (since, job) = if self.told_full {
+            let (since, job) = if self.told_room < Room::Enough {
                 match work.recv_timeout(STORE_PAUSE) {
                     Ok(job) => job,
                     Err(RecvTimeoutError::Timeout) => {
@@ -194,13 +195,20 @@ impl Worker {
     fn tell_space(&mut self) {
         self.space_at = Instant::now() + SPACE_EVERY;
         let needed = self.store.needed_bytes();
+        let was_short = self.told_room < Room::Enough;
         // Once it was short, a little more is asked for, so that the answer does not change with every file that goes.
-        let wanted = if self.told_full { needed + needed / 4 } else { needed };
-        let full = self.failing || self.store.free_bytes().is_some_and(|free| free < wanted);
-        if full != self.told_full {
-            self.told_full = full;
-            tracing::warn!(full, needed, "room for the data store on its disk");
-            self.inbox.push(Event::StoreFull(full));
+        let wanted = if was_short { needed + needed / 4 } else { needed };
+        let room = if self.failing {
+            Room::Reserve
+        } else if self.store.free_bytes().is_some_and(|free| free < wanted) {
+            Room::Removals
+        } else {
+            Room::Enough
+        };
+        if room != self.told_room {
+            self.told_room = room;
+            tracing::warn!(?room, needed, "room for the data store on its disk");
+            self.inbox.push(Event::StoreRoom(room));
         }
     }
 

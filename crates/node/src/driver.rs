@@ -26,7 +26,7 @@ use bytes::Bytes;
 use scatter_core::codec::Decode;
 use scatter_core::durable::Write;
 use scatter_core::effects::{Apply, Outgoing, Refused, Reply};
-use scatter_core::entry::EntryKind;
+use scatter_core::entry::Room;
 use scatter_core::message::{Hello, HelloError, PeerMessage};
 use scatter_core::ring::Key;
 use scatter_core::time::Instant;
@@ -135,8 +135,8 @@ pub struct Driver {
     far_routes_at: Instant,
     organiser: Organiser,
     organise_at: Instant,
-    log_full: bool,
-    store_full: bool,
+    log_room: Room,
+    store_room: Room,
     /// An operator wants the node to host nothing.
     emptying: bool,
     /// The process is about to end.
@@ -189,8 +189,8 @@ impl Driver {
             far_routes_at: crate::clock::instant(),
             organiser: Organiser::new(parts.policies, rand::random()),
             organise_at: crate::clock::instant(),
-            log_full: false,
-            store_full: false,
+            log_room: Room::Enough,
+            store_room: Room::Enough,
             emptying: parts.emptying,
             draining: false,
             handed_over: BTreeMap::new(),
@@ -362,7 +362,7 @@ impl Driver {
         let mut entries = 0;
         while let Some((write, writes)) = self.backlog.pop_front() {
             let accepts = writes.iter().filter(|write| matches!(write, Write::Accept { .. })).count();
-            let may_use_reserve = !writes.iter().any(is_of_clients);
+            let may_use_reserve = writes.iter().any(may_use_reserve);
             match self.log.submit(write, writes, may_use_reserve) {
                 Ok(()) => entries += accepts,
                 Err(SubmitError::Full(writes)) => {
@@ -596,9 +596,9 @@ impl Driver {
                 waiter.answer(ReplyBody::Administered { json: format!(r#"{{"draining":{on}}}"#) });
             }
             Event::Misdirected { address } => self.forget_address(&address),
-            Event::StoreFull(full) => {
-                self.store_full = full;
-                self.step(Input::DiskFull { full: self.log_full || self.store_full });
+            Event::StoreRoom(room) => {
+                self.store_room = room;
+                self.step(Input::Room { room: self.room() });
             }
             Event::Drain => self.draining = true,
             Event::Fatal(why) => self.ended = Some(Ended::Fatal(why)),
@@ -616,21 +616,30 @@ impl Driver {
                 }
             }
             LogEvent::Space(space) => {
-                let full = space < Space::Enough;
-                if full != self.log_full {
-                    tracing::warn!(full, "the log's disk");
+                let room = match space {
+                    Space::Full => Room::Reserve,
+                    Space::Low => Room::Removals,
+                    Space::Enough => Room::Enough,
+                };
+                if room != self.log_room {
+                    tracing::warn!(?room, "the log's disk");
                 }
-                self.log_full = full;
-                self.step(Input::DiskFull { full: self.log_full || self.store_full });
+                self.log_room = room;
+                self.step(Input::Room { room: self.room() });
             }
             LogEvent::Failed(error) => self.ended = Some(Ended::Fatal(format!("the log failed: {error}"))),
         }
     }
 
+    /// How much room there is for what clients write.
+    fn room(&self) -> Room {
+        self.log_room.min(self.store_room)
+    }
+
     /// A leader without room refuses every write of its groups: others may have room.
     fn hand_over_if_full(&mut self) {
         let now = crate::clock::instant();
-        let is_full = self.log_full || self.store_full;
+        let is_full = self.room() < Room::Enough;
         if is_full && !self.draining && self.full_hand_over_at.is_none_or(|at| at <= now) {
             self.handed_over.clear();
             self.hand_over();
@@ -693,16 +702,16 @@ impl Driver {
     }
 }
 
-/// Whether a write holds what clients want, for which the log's reserve is not.
-fn is_of_clients(write: &Write) -> bool {
+/// Whether a write has a right to the log's reserve: any but such as hold nothing but what clients want.
+fn may_use_reserve(write: &Write) -> bool {
     match write {
-        Write::Accept { entries, .. } => entries.iter().any(|entry| entry.kind == EntryKind::Commands),
+        Write::Accept { entries, .. } => entries.iter().any(|entry| entry.kind.uses_reserve()),
         Write::Node { .. }
         | Write::Peer { .. }
         | Write::Create { .. }
         | Write::Hard { .. }
         | Write::Truncate { .. }
-        | Write::Tombstone { .. } => false,
+        | Write::Tombstone { .. } => true,
     }
 }
 

@@ -4,6 +4,7 @@ use crate::storage::sync::LogEvent;
 use crate::transport::Responder;
 use parking_lot::Mutex;
 use scatter_core::Input;
+use scatter_core::entry::Room;
 use scatter_core::ops::order::Order;
 use scatter_core::policy::Outcome;
 use scatter_core::ring::Key;
@@ -123,7 +124,7 @@ pub enum Event {
         address: String,
     },
     /// The data store could not be written, or can again.
-    StoreFull(bool),
+    StoreRoom(Room),
     /// Stop taking requests and hand over what is led here.
     Drain,
     /// Something failed for good.

@@ -12,6 +12,7 @@ use crate::policies::Policies;
 use crate::world::{Event, World};
 use scatter_core::durable::Write;
 use scatter_core::effects::{Apply, Effects, LogRead, MachineOrder, Reply};
+use scatter_core::entry::Room;
 use scatter_core::group::GroupState;
 use scatter_core::input::Input;
 use scatter_core::message::{Message, PeerMessage};
@@ -118,9 +119,9 @@ impl World {
             let first = now + self.random.below(SECOND);
             self.at(first, Event::Policies(host, epoch));
         }
-        let full = self.hosts[host].disk_full;
+        let room = self.hosts[host].room;
         self.carry_out(host, effects)?;
-        if full { self.input(host, Input::DiskFull { full }) } else { Ok(()) }
+        if room < Room::Enough { self.input(host, Input::Room { room }) } else { Ok(()) }
     }
 
     /// A process ends because a group uses features that it does not know; the operator starts the newer program.
@@ -658,7 +659,7 @@ fn kind_of(input: &Input) -> u64 {
         Input::Tick => 1,
         Input::Message { .. } => 2,
         Input::Synced { .. } => 3,
-        Input::DiskFull { .. } => 4,
+        Input::Room { .. } => 4,
         Input::Propose { .. } => 5,
         Input::Read { .. } => 6,
         Input::Applied { .. } => 7,

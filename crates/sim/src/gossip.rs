@@ -6,6 +6,7 @@ use crate::plan::{MILLISECOND, SECOND};
 use crate::world::{Event, World};
 use bytes::Bytes;
 use scatter_core::effects::Outgoing;
+use scatter_core::entry::Room;
 use scatter_core::group::Link;
 use scatter_core::input::Input;
 use scatter_core::message::PeerMessage;
@@ -27,7 +28,7 @@ impl World {
         if self.hosts[host].draining {
             flags = flags.with(Flags::DRAINING);
         }
-        if self.hosts[host].disk_full {
+        if self.hosts[host].room < Room::Enough {
             flags = flags.with(Flags::FULL);
         }
         let zone = if rules.zones > 0 { format!("zone-{}", host % rules.zones) } else { String::new() };

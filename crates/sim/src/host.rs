@@ -6,6 +6,7 @@ use crate::history::Time;
 use crate::policies::Policies;
 use scatter_core::config::Config;
 use scatter_core::effects::{Apply, MachineOrder};
+use scatter_core::entry::Room;
 use scatter_core::group::TabletMap;
 use scatter_core::group::read_word::{Glance, ReadWord};
 use scatter_core::input::Input;
@@ -213,8 +214,8 @@ pub struct Host {
     pub disk_hangs_until: Time,
     /// The next sync fails.
     pub sync_fails: bool,
-    /// The log has no room.
-    pub disk_full: bool,
+    /// How much room the disk has.
+    pub room: Room,
     /// Whether it founds the cluster.
     pub founder: bool,
     /// The replicas whose records were handed to the log and that no tombstone ended, with how much of them it knows decided.

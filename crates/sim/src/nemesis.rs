@@ -20,6 +20,7 @@ use crate::transport::Packet;
 use crate::world::{Event, World};
 use losses::Ordered;
 use scatter_core::birth::Origin;
+use scatter_core::entry::Room;
 use scatter_core::group::Role;
 use scatter_core::input::Input;
 use scatter_core::types::{FeatureLevel, GroupId, NodeId};
@@ -395,9 +396,11 @@ impl World {
             Fault::HangDisk => self.hosts[host].disk_hangs_until = end,
             Fault::FailSync => self.hosts[host].sync_fails = true,
             _ => {
-                self.hosts[host].disk_full = true;
+                // One that is a little larger still takes commands that remove.
+                let room = if host % 2 == 0 { Room::Reserve } else { Room::Removals };
+                self.hosts[host].room = room;
                 self.at(end, Event::Undo(Undo::Space(host)));
-                return self.input(host, Input::DiskFull { full: true });
+                return self.input(host, Input::Room { room });
             }
         }
         Ok(())
@@ -556,8 +559,8 @@ impl World {
             Undo::Start(host) => return self.start(host),
             Undo::Disk(host) => self.hosts[host].disk_slowness = 1,
             Undo::Space(host) => {
-                self.hosts[host].disk_full = false;
-                return self.input(host, Input::DiskFull { full: false });
+                self.hosts[host].room = Room::Enough;
+                return self.input(host, Input::Room { room: Room::Enough });
             }
             Undo::Wall(host) => self.hosts[host].clock.set_wall_offset(0),
             Undo::Strike(victims) if !self.nemesis.stopped => self.strike(&victims),
@@ -635,7 +638,7 @@ impl World {
             self.hosts[host].disk_hangs_until = 0;
             self.hosts[host].sync_fails = false;
             self.hosts[host].paused_until = self.hosts[host].paused_until.min(self.now);
-            self.hosts[host].disk_full = false;
+            self.hosts[host].room = Room::Enough;
             self.hosts[host].draining = false;
             let home = self.hosts[host].home.clone();
             if self.hosts[host].address != home {
@@ -643,7 +646,7 @@ impl World {
                 self.hosts[host].address.clone_from(&home);
             }
             self.addresses.insert(home, host);
-            self.input(host, Input::DiskFull { full: false })?;
+            self.input(host, Input::Room { room: Room::Enough })?;
         }
         for host in 0..self.hosts.len() {
             self.start(host)?;

@@ -21,6 +21,7 @@ use crate::workload::{Workload, key_of};
 use scatter_core::config::Config;
 use scatter_core::durable::{NodeRecord, Write};
 use scatter_core::effects::LogRead;
+use scatter_core::entry::Room;
 use scatter_core::group::{Configuration, GroupState, Holding, Limits, Link, Machine, Member, Role};
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::store::Store;
@@ -222,7 +223,7 @@ impl World {
             disk_slowness: 1,
             disk_hangs_until: 0,
             sync_fails: false,
-            disk_full: false,
+            room: Room::Enough,
             founder: index < self.plan.founders,
             live: BTreeMap::new(),
             flushed: BTreeMap::new(),

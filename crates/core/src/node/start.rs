@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::cover::Covers;
 use crate::durable::{HardState, MAX_NONCES, NodeRecord, Recovered, RecoveredReplica, Write};
 use crate::effects::{Effects, MachineOrder};
+use crate::entry::Room;
 use crate::ops::surroundings::Looking;
 use crate::replica::Replica;
 use crate::rng::Rng;
@@ -51,7 +52,7 @@ impl Node {
             after_sync: VecDeque::from([(WriteId(1), AfterSync::Boot)]),
             next_write: WriteId(1),
             outstanding: VecDeque::new(),
-            disk_full: false,
+            room: Room::Enough,
             booted: false,
             lease_on_disk: 0,
             touched: BTreeSet::new(),

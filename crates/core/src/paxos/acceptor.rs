@@ -77,6 +77,7 @@ pub(crate) struct Accept {
     pub(crate) entries: Vec<Entry>,
     pub(crate) decided: Slot,
     pub(crate) vouches: u64,
+    pub(crate) presses: bool,
 }
 
 impl Replica {
@@ -273,9 +274,9 @@ impl Replica {
             return false;
         }
         let skip = usize::try_from(next.0 - accept.first.0).unwrap_or(usize::MAX);
-        let fresh: Vec<Entry> = accept.entries.iter().skip(skip).cloned().collect();
-        let refuse_for_space = cx.disk_full && fresh.iter().any(|entry| !entry.kind.uses_reserve());
-        if fresh.is_empty() || refuse_for_space {
+        let has_room = |entry: &&Entry| accept.presses || cx.room.admits(entry);
+        let fresh: Vec<Entry> = accept.entries.iter().skip(skip).take_while(has_room).cloned().collect();
+        if fresh.is_empty() {
             return false;
         }
         self.append(accept.ballot, next, fresh, cx);
@@ -344,6 +345,7 @@ impl Replica {
             applied,
             level: cx.config.feature_level,
             ask,
+            room: cx.room,
         };
         self.send(owed.to, accepted, cx);
     }

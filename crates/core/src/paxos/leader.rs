@@ -14,7 +14,7 @@
 //! on the next message. Every message asks for a lease; see [`crate::paxos::lease`].
 
 use crate::effects::{MachineOrder, Refused, Reply};
-use crate::entry::{Entry, EntryClock, EntryKind};
+use crate::entry::{Entry, EntryClock, EntryKind, Room};
 use crate::input::MachineReport;
 use crate::message::Message;
 use crate::ops::coordinator::Operations;
@@ -52,6 +52,7 @@ pub(crate) struct Accepted {
     pub(crate) applied: Slot,
     pub(crate) level: FeatureLevel,
     pub(crate) ask: u64,
+    pub(crate) room: Room,
 }
 
 /// What the leader knows of another member.
@@ -70,6 +71,8 @@ pub(crate) struct Peer {
     pub(crate) spared_until: Instant,
     pub(crate) answered_at: Instant,
     pub(crate) level: FeatureLevel,
+    /// How much room its disk has, as it said last.
+    pub(crate) room: Room,
     /// What it asked last, and which of its asks was answered last.
     pub(crate) ask: u64,
     pub(crate) vouched: u64,
@@ -94,6 +97,7 @@ impl Peer {
             spared_until: Instant(0),
             answered_at: now,
             level: FeatureLevel(0),
+            room: Room::Enough,
             ask: 0,
             vouched: 0,
             in_flight: VecDeque::new(),
@@ -151,6 +155,8 @@ pub(crate) struct Leader {
     pub(crate) structural: Option<Structural>,
     queue: VecDeque<(RequestId, Bytes)>,
     queue_bytes: usize,
+    /// How much room there is for what clients write on the disks of a majority.
+    room: Room,
     /// How many commands the last entry took, and when it was made.
     last_batch: usize,
     batched_at: Instant,
@@ -198,6 +204,7 @@ impl Leader {
             structural: adopted.map(|slot| Structural { slot, adopted: true, members: true }),
             queue: VecDeque::new(),
             queue_bytes: 0,
+            room: Room::Enough,
             last_batch: 0,
             batched_at: Instant(0),
             lingers_until: None,
@@ -383,13 +390,18 @@ impl Replica {
     /// A client's command.
     pub(crate) fn on_propose(&mut self, request: RequestId, command: Bytes, cx: &mut Context<'_>) {
         let serves = self.recovery.is_none();
+        if matches!(&self.role, Role::Leader(leader) if leader.room < Room::Enough) {
+            self.look_for_room(cx);
+        }
         let Some(leader) = self.role.leader_mut().filter(|_| serves) else {
             let refused = self.refused_not_leader();
             cx.reply(request, Reply::Refused(refused));
             return;
         };
         let bytes = leader.queue_bytes + command.len();
-        let refused = if cx.disk_full {
+        let refused = if !leader.room.min(cx.room).admits_command(&command) {
+            // That others have room again is heard only from answers.
+            leader.round_wanted |= leader.room < cx.room;
             Some(Refused::DiskFull)
         } else if leader.queue.len() >= cx.config.queue_commands || bytes > cx.config.queue_bytes {
             Some(Refused::Overloaded)
@@ -461,6 +473,7 @@ impl Replica {
         let Some(peer) = leader.peers.get_mut(&from.node).filter(|peer| peer.name == from) else { return };
         peer.level = accepted.level;
         peer.ask = accepted.ask;
+        peer.room = accepted.room;
         peer.applied = peer.applied.max(accepted.applied);
         leader.granted(from.node, accepted.stamp, accepted.lease_nanos, cx);
         let Some(peer) = leader.peers.get_mut(&from.node) else { return };
@@ -575,6 +588,7 @@ impl Replica {
         self.advance_operations(cx);
         self.look_around(cx);
         self.advance_recovery();
+        self.look_for_room(cx);
         self.propose_waiting(cx);
         self.release_reads(cx);
         if self.advance_hand_over(cx) {
@@ -606,6 +620,39 @@ impl Replica {
         self.renew_own_grant(cx);
         self.release_reads(cx);
         self.publish(cx);
+    }
+
+    /// Counts whose disks have room, and refuses what waits and has none: once proposed, nobody could tell what became of it.
+    fn look_for_room(&mut self, cx: &mut Context<'_>) {
+        let Some(configuration) = &self.configuration else { return };
+        let Role::Leader(leader) = &mut self.role else { return };
+        let least = leader.peers.values().map(|peer| peer.room).fold(cx.room, Room::min);
+        if least == Room::Enough && leader.room == Room::Enough {
+            return;
+        }
+        let voters = configuration.members.iter().filter(|member| member.role == crate::group::Role::Voter);
+        let mut rooms: Vec<Room> =
+            voters.map(|voter| leader.peers.get(&voter.node).map_or(cx.room, |peer| peer.room)).collect();
+        rooms.sort_unstable_by(|a, b| b.cmp(a));
+        let majority = rooms.get(configuration.majority() - 1).copied().unwrap_or(cx.room);
+        leader.room = majority;
+        let room = majority.min(cx.room);
+        for (request, command) in std::mem::take(&mut leader.queue) {
+            if room.admits_command(&command) {
+                leader.queue.push_back((request, command));
+            } else {
+                leader.queue_bytes -= command.len();
+                cx.effects.replies.push((request, Reply::Refused(Refused::DiskFull)));
+            }
+        }
+    }
+
+    /// Whether full disks are to take what is under way out of their reserve, for the group's own entries stand behind it. What
+    /// that takes is bounded by the pipeline: nothing else of clients is proposed meanwhile.
+    fn presses(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let own = |(_, _, entry): (Slot, Ballot, &Entry)| entry.kind.uses_reserve();
+        leader.room < Room::Enough && (!leader.own.is_empty() || self.log.above(self.decided).any(own))
     }
 
     /// Turns what waits into entries, as far as the pipeline allows.
@@ -661,7 +708,7 @@ impl Replica {
     /// Sends a member what it lacks, or a heartbeat if one is due: for a round that somebody waits for, or else unless a cover
     /// spares it.
     fn stream_to(&mut self, node: NodeId, beat: bool, round: bool, cx: &mut Context<'_>) {
-        let (last, truncated) = (self.cursor.through, self.log.truncated());
+        let (last, truncated, presses) = (self.cursor.through, self.log.truncated(), self.presses());
         let mut sent = false;
         loop {
             let Role::Leader(leader) = &mut self.role else { return };
@@ -670,14 +717,21 @@ impl Replica {
                 break;
             }
             let (name, first) = (peer.name, peer.next);
-            let entries = self.log.run(first, last, cx.config.message_bytes);
+            let room = if presses { Room::Enough } else { peer.room };
+            let mut entries = self.log.run(first, last, cx.config.message_bytes);
             if entries.is_empty() {
+                // What has no room would be read again and again.
+                let reads = !peer.reading && (room == Room::Enough || beat);
                 if first <= truncated && beat {
                     self.send(name, Message::Truncated { through: truncated }, cx);
-                } else if first > truncated && !peer.reading {
+                } else if first > truncated && reads {
                     peer.reading = true;
                     self.read_log(name, first, cx);
                 }
+                break;
+            }
+            entries.truncate(entries.iter().take_while(|entry| room.admits(entry)).count());
+            if entries.is_empty() {
                 break;
             }
             let weight = entries.iter().map(Entry::weight).sum();
@@ -699,12 +753,14 @@ impl Replica {
     pub(crate) fn send_accept(&mut self, to: ReplicaName, first: Slot, entries: Vec<Entry>, cx: &mut Context<'_>) {
         let decided = self.decided;
         let vouches = self.vouch_for(to.node, cx);
+        let presses = self.presses();
         let Role::Leader(leader) = &mut self.role else { return };
         let adopted = leader.structural.as_ref().is_some_and(|structural| structural.adopted);
         let leased = cx.config.read_mode == crate::config::ReadMode::Lease && !adopted;
         let lease_nanos = if leased { crate::time::nanos(cx.config.lease) } else { 0 };
         let (ballot, stamp) = (leader.ballot, leader.next_stamp(cx.now.instant));
-        self.send(to, Message::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches }, cx);
+        let accept = Message::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches, presses };
+        self.send(to, accept, cx);
     }
 
     /// Old entries came back from the disk for a member that lags.

@@ -286,10 +286,19 @@ impl Cluster {
 
     /// A client sets a key at a node.
     pub(crate) fn put_in(&mut self, letter: char, group: GroupId, key: &str, value: &str) -> RequestId {
-        let request = self.request(format!("{key}={value}"));
-        let key = Key::new(key.as_bytes().to_vec()).unwrap();
+        let (label, key) = (format!("{key}={value}"), Key::new(key.as_bytes().to_vec()).unwrap());
         let value = Bytes::copy_from_slice(value.as_bytes());
         let operation = Operation::Put { key, value, ttl_ms: None, condition: Condition::Always };
+        self.propose(letter, group, label, operation)
+    }
+
+    pub(crate) fn delete_in(&mut self, letter: char, group: GroupId, key: &str) -> RequestId {
+        let (label, key) = (format!("delete {key}"), Key::new(key.as_bytes().to_vec()).unwrap());
+        self.propose(letter, group, label, Operation::Delete { key, condition: Condition::Always })
+    }
+
+    fn propose(&mut self, letter: char, group: GroupId, label: String, operation: Operation) -> RequestId {
+        let request = self.request(label);
         let command = Command { lane: None, idempotency: None, operation }.to_bytes();
         self.input(letter, Input::Propose { request, group, command });
         request

@@ -1,6 +1,7 @@
 //! What lies between the nodes: delay, rules that lose or hold back messages, and connections that were greeted.
 
 use super::render;
+use scatter_core::entry::Room;
 use scatter_core::message::{Message, PeerMessage};
 use scatter_core::ops::messages::GroupMessage;
 use scatter_core::types::{Ballot, ConfigurationVersion, GroupId, Slot};
@@ -64,7 +65,7 @@ pub(crate) struct Network {
     pub(crate) tell_all: bool,
     /// The last heartbeat, and the last answer, from one node to another.
     heartbeats: BTreeMap<Way, (Ballot, Slot)>,
-    answers: BTreeMap<Way, (Ballot, Slot)>,
+    answers: BTreeMap<Way, (Ballot, Slot, Room)>,
     /// The members of a group that one node last told another of, in answer to what was meant for its leader.
     pointers: BTreeMap<Way, ConfigurationVersion>,
     /// The beats told of.
@@ -131,9 +132,9 @@ impl Network {
                 let before = self.heartbeats.insert(way, (*ballot, *decided));
                 !entries.is_empty() || before != Some((*ballot, *decided))
             }
-            Message::Accepted { ballot, through, want, .. } => {
-                let before = self.answers.insert(way, (*ballot, *through));
-                want.is_some() || before != Some((*ballot, *through))
+            Message::Accepted { ballot, through, want, room, .. } => {
+                let before = self.answers.insert(way, (*ballot, *through, *room));
+                want.is_some() || before != Some((*ballot, *through, *room))
             }
             _ => true,
         }

@@ -12,7 +12,7 @@ use scatter_core::codec::Decode;
 use scatter_core::command::{Command, Operation, Outcome};
 use scatter_core::durable::{Binding, NodeRecord, Write};
 use scatter_core::effects::{Refused, Reply};
-use scatter_core::entry::{Entry, EntryKind};
+use scatter_core::entry::{Entry, EntryKind, Room};
 use scatter_core::group::{Configuration, GroupState, Link, Role};
 use scatter_core::message::{Message, PeerMessage, Refusal, Ticket};
 use scatter_core::ops::messages::{GroupEnvelope, GroupMessage, Standing, Vote};
@@ -394,13 +394,23 @@ fn between_replicas(names: &Names, message: &Message) -> String {
                 .collect();
             format!("{} d{decided}{}", ballot(*it), accepted.join(""))
         }
-        Message::Accept { ballot: it, first, entries: list, decided, .. } => match list.len() {
-            0 => format!("{} nothing d{decided}", ballot(*it)),
-            count => format!("{} {} {} d{decided}", ballot(*it), slots(*first, count), entries(names, list)),
-        },
-        Message::Accepted { ballot: it, through, want, .. } => {
+        Message::Accept { ballot: it, first, entries: list, decided, presses, .. } => {
+            let presses = if *presses && !list.is_empty() { ", presses" } else { "" };
+            match list.len() {
+                0 => format!("{} nothing d{decided}", ballot(*it)),
+                count => {
+                    format!("{} {} {} d{decided}{presses}", ballot(*it), slots(*first, count), entries(names, list))
+                }
+            }
+        }
+        Message::Accepted { ballot: it, through, want, room, .. } => {
             let want = want.map(|slot| format!(", wants {slot}")).unwrap_or_default();
-            format!("{} through {through}{want}", ballot(*it))
+            let room = match room {
+                Room::Reserve => ", full",
+                Room::Removals => ", short",
+                Room::Enough => "",
+            };
+            format!("{} through {through}{want}{room}", ballot(*it))
         }
         Message::CatchUp { first } => format!("from {first}"),
         Message::Decided { first, entries: list, decided } => {

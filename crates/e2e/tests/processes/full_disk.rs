@@ -19,7 +19,7 @@ fn value(number: usize) -> Vec<u8> {
 /// The outcome of the write that meets the end of the disk may be unknown: the log still took it, the store did not yet.
 fn fill(to: SocketAddr, from: usize) -> Vec<usize> {
     let (mut acknowledged, mut unknown) = (Vec::new(), 0);
-    for number in from..10_000 {
+    for number in from..from + 10_000 {
         let reply = http::put(to, &format!("fill/{number}"), &value(number)).expect("an answer");
         match reply.status {
             200 | 201 => acknowledged.push(number),
@@ -104,6 +104,43 @@ fn a_full_disk_refuses_writes_reads_on_and_recovers() {
     put_patiently(http, "refused", b"no more");
     wait::until_true("the node says there is room", || node.status()["disk_full"] == false);
     assert!(!fill(http, 10_000 / 2).is_empty(), "the room can be used");
+}
+
+#[test]
+fn removing_keys_makes_room() {
+    let Some(disk) = small_disk::run_again("full_disk::removing_keys_makes_room", DISK_MEBIBYTES) else { return };
+    let small = [
+        ("storage.segment_bytes", "1048576"),
+        ("storage.memtable_bytes", "1048576"),
+        ("storage.flush_interval_ms", "500"),
+    ];
+    let mut cluster = Cluster::prepare(1, &small);
+    let node = &mut cluster.nodes[0];
+    node.set("node.data_dir", &disk.join("data").display().to_string());
+    node.start();
+    node.wait_ready();
+    let http = node.http;
+
+    // Flushes still give some of the log's room back for a while.
+    let (mut acknowledged, mut tries) = (Vec::new(), 0);
+    wait::until_true("the disk stays full", || {
+        let more = fill(http, acknowledged.last().map_or(0, |last| last + 1));
+        tries = if more.is_empty() { tries + 1 } else { 0 };
+        acknowledged.extend(more);
+        tries == 30
+    });
+    let (removed, kept) = acknowledged.split_at(acknowledged.len() * 3 / 4);
+    assert!(removed.len() > 100, "only {} writes fitted", acknowledged.len());
+    for number in removed {
+        let reply = http::delete(http, &format!("fill/{number}")).expect("an answer");
+        assert_eq!(reply.status, 204, "{}", reply.text());
+    }
+    // Nobody has to do more than that.
+    wait::until_true("there is room again", || node.status()["disk_full"] == false);
+    put_patiently(http, "room", b"is there");
+    expect_all(http, kept);
+    assert_eq!(get_patiently(http, "fill/0"), None);
+    assert!(fill(http, 20_000).len() > removed.len() / 4, "the room can be used");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::hearsay::{Hearsay, Own};
 use crate::organiser::{LOOK_EVERY, Look};
 use crate::serving::NodeView;
 use scatter_core::Input;
+use scatter_core::entry::Room;
 use scatter_core::message::PeerMessage;
 use scatter_core::policy::{Health, Proposal};
 use scatter_core::time::Instant;
@@ -65,6 +66,7 @@ impl Driver {
 
     /// Tells by gossip what is new here.
     fn tell_hearsay(&mut self, view: &NodeView) {
+        let full = self.room() < Room::Enough;
         let Some(hearsay) = &mut self.hearsay else { return };
         let count = |roles: &[&str]| {
             let found = view.replicas.iter().filter(|status| roles.contains(&status.role)).count();
@@ -72,7 +74,7 @@ impl Driver {
         };
         let own = Own {
             draining: self.emptying || self.draining,
-            full: self.log_full || self.store_full,
+            full,
             incoming: u32::try_from(self.node.incoming()).unwrap_or(u32::MAX),
             joining: count(&["joining"]),
             leaders: count(&["leader"]),
@@ -160,7 +162,7 @@ impl Driver {
             proposals: self.pending.values().filter(|pending| matches!(pending, Pending::Write(..))).count(),
             queues: self.queues(),
             round_trips: self.round_trips(),
-            disk_full: self.log_full || self.store_full,
+            disk_full: self.room() < Room::Enough,
             leader_changes: self.leader_changes,
             far_links: self.far_links(),
             looked: self.node.looked(),

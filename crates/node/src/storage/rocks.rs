@@ -41,6 +41,9 @@ const MOST_MEMTABLES: usize = 3;
 /// Files of the first level beyond which writes are slowed by RocksDB, and held back here.
 const SLOW_FIRST_LEVEL_FILES: i32 = 20;
 const MOST_FIRST_LEVEL_FILES: u64 = 36;
+/// A table file is compacted at once if, of so many records in a row, half are removals, or so large a share of all its records.
+const REMOVALS_WINDOW: usize = 512;
+const REMOVALS_SHARE: f64 = 0.5;
 /// Out of reach of the limits above.
 const NEVER: i32 = 1000;
 /// Room on the disk beside what memtables need when they are flushed.
@@ -501,6 +504,8 @@ fn options(settings: &RocksSettings, cache: &Cache) -> Options {
     let levels: [DBCompressionType; LEVELS] =
         std::array::from_fn(|level| if level == 0 { DBCompressionType::None } else { DBCompressionType::Lz4 });
     options.set_compression_per_level(&levels);
+    // What holds many removals is compacted soon: users who remove want their room back.
+    options.add_compact_on_deletion_collector_factory(REMOVALS_WINDOW, REMOVALS_WINDOW / 2, REMOVALS_SHARE);
     // Table files are handed to the disk as they grow, so that no sync of the log queues behind a whole one.
     options.set_bytes_per_sync(1 << 20);
     options.set_skip_stats_update_on_db_open(true);
