@@ -8,8 +8,12 @@ use harness::Cluster;
 use scatter_core::command::Outcome;
 use scatter_core::effects::Reply;
 use scatter_core::group::{GroupState, Machine};
+use scatter_core::message::PeerMessage;
+use scatter_core::ops::OperationId;
+use scatter_core::ops::messages::{GroupEnvelope, GroupMessage};
 use scatter_core::store::Store;
-use scatter_core::types::{GroupId, RequestId, TabletId};
+use scatter_core::types::{GroupId, RequestId, Slot, TabletId};
+use scatter_core::{Config, Input, ReadMode};
 
 fn written(cluster: &Cluster, request: RequestId) -> bool {
     matches!(cluster.outcomes.get(&request), Some(Outcome::Written { .. }))
@@ -43,6 +47,40 @@ fn three_founders_elect_a_leader_and_decide() {
     let request = cluster.put(third, "k", "y");
     cluster.run(20);
     assert!(written(&cluster, request));
+}
+
+/// Somebody asks about an operation that nobody knows of: it was aborted and is forgotten. A leader without a lease may be one of the
+/// past, which does not know of it yet: it first makes sure that it leads.
+#[test]
+fn a_forgotten_operation_was_aborted_without_a_lease_too() {
+    let mut cluster = Cluster::empty();
+    for letter in "ABC".chars() {
+        let config = Config { read_mode: ReadMode::Quorum, ..harness::config(letter) };
+        cluster.add(letter, harness::address(letter), "ABC", "ABC", config);
+    }
+    "ABC".chars().for_each(|letter| cluster.start(letter));
+    cluster.quiet = true;
+    cluster.run(1500);
+    let leader = cluster.leader().unwrap();
+    let (own, asker) = (cluster.group(), GroupId(77));
+    let operation = OperationId { coordinator: own, slot: Slot(2) };
+    let other = if leader == 'A' { 'B' } else { 'A' };
+    let mut answers = |cluster: &mut Cluster| {
+        let envelope = GroupEnvelope { from: asker, to: own, message: GroupMessage::Ask { operation } };
+        let input = Input::Message { from: harness::id(other), message: PeerMessage::Group { envelope } };
+        cluster.quiet = false;
+        cluster.input(leader, input);
+        cluster.run(20);
+        std::mem::take(&mut cluster.trace).join("\n")
+    };
+    assert!(!answers(&mut cluster).contains("Answer"));
+    let told = answers(&mut cluster);
+    assert!(told.contains("Answer") && told.contains("aborted"), "{told}");
+    // One that a majority does not answer does not know.
+    "ABC".chars().filter(|letter| *letter != leader).for_each(|letter| cluster.crash(letter));
+    for _ in 0..3 {
+        assert!(!answers(&mut cluster).contains("Answer"));
+    }
 }
 
 /// Gives a dead node's replica a state whose counters are estimates, with nothing in its tablet.

@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// Of how many other groups a leader remembers that their members have changed.
 const MAX_MOVED: usize = 16;
 
+/// Of how many operations that others ask about a leader remembers when they did.
+const MOST_ASKED: usize = 64;
+
 /// What a leader remembers of group operations beside what is applied. All of it can be lost.
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
@@ -38,6 +41,8 @@ pub(crate) struct Operations {
     pub(crate) voting: Option<(OperationId, NodeId)>,
     /// The Resolve made here, and who waits for the acknowledgement.
     pub(crate) resolving: Option<(OperationId, NodeId)>,
+    /// Operations nobody here knows of that somebody asked about, and the last stamp before the first time.
+    asked: BTreeMap<OperationId, Instant>,
     /// When unanswered messages are repeated.
     again_at: Instant,
     /// Something is outstanding.
@@ -344,7 +349,7 @@ impl Replica {
             None if planted::on(Bug::NoRecordIsAbort) => Standing::Aborted,
             // Everybody has heard: the asker is behind and hears it from its own group, unless that has forgotten.
             None => {
-                let current = cx.now.instant < self.lease_deadline(cx) && self.applied >= self.decided;
+                let current = self.knows_what_was_decided(operation, cx);
                 match self.standing_of_unknown(operation, current) {
                     Some(standing) => standing,
                     None => return,
@@ -352,5 +357,31 @@ impl Replica {
             }
         };
         self.tell_as(operation.coordinator, (node, None), group, GroupMessage::Answer { operation, standing }, cx);
+    }
+
+    /// Whether this leader has applied all that was decided before it was first asked about an operation: by its lease, or, without
+    /// one, because a majority has answered what it sent since. Whoever asks, asks again.
+    fn knows_what_was_decided(&mut self, operation: OperationId, cx: &Context<'_>) -> bool {
+        if self.applied < self.decided {
+            return false;
+        }
+        if cx.now.instant < self.lease_deadline(cx) {
+            return true;
+        }
+        let round = self.confirmed_stamp();
+        let Role::Leader(leader) = &mut self.role else { return false };
+        let asked = &mut leader.operations.asked;
+        if asked.get(&operation).is_some_and(|after| round > *after) {
+            asked.remove(&operation);
+            return true;
+        }
+        if asked.len() < MOST_ASKED || asked.contains_key(&operation) {
+            asked.entry(operation).or_insert(leader.last_stamp);
+        } else {
+            // Whoever asked about these has gone, or asks again.
+            asked.clear();
+        }
+        leader.round_wanted = true;
+        false
     }
 }
