@@ -183,6 +183,8 @@ pub(crate) struct Leader {
     pub(crate) count: Count,
     pub(crate) change: Option<Change>,
     pub(crate) hand_over: Option<HandingOver>,
+    /// Since when it leads with a machine that stands still.
+    pub(crate) stalled_since: Option<Instant>,
     level_proposed: bool,
     /// Operations among groups.
     pub(crate) operations: Operations,
@@ -223,6 +225,7 @@ impl Leader {
             count: Count::Idle,
             change: None,
             hand_over: None,
+            stalled_since: None,
             level_proposed: false,
             operations: Operations::default(),
         }
@@ -788,6 +791,7 @@ impl Replica {
             self.step_down(None, cx);
             return;
         }
+        self.hand_on_if_stalled(cx);
         self.propose_level(cx);
         self.order_count(cx);
         // What the members must have assembled may have become durable without a word from any of them.

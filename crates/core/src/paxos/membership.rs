@@ -430,6 +430,29 @@ impl Replica {
         }
     }
 
+    /// A leader whose machine stands still has things decided and can answer nobody. If it does for longer than an election takes,
+    /// it lets somebody lead who has assembled what it lacks.
+    pub(crate) fn hand_on_if_stalled(&mut self, cx: &Context<'_>) {
+        let (stalled, configuration) = (self.stalled, &self.configuration);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some((slot, _)) = stalled else {
+            leader.stalled_since = None;
+            return;
+        };
+        let since = *leader.stalled_since.get_or_insert(cx.now.instant);
+        let busy = leader.hand_over.is_some() || leader.structural.is_some() || leader.change.is_some();
+        if busy || cx.now.instant.since(since) < cx.config.election_max {
+            return;
+        }
+        let votes =
+            |peer: &&Peer| configuration.as_ref().is_some_and(|configuration| configuration.is_voter(peer.name));
+        let assembled = leader.peers.values().filter(|peer| peer.applied >= slot).filter(votes);
+        if let Some(to) = assembled.max_by_key(|peer| (peer.through, peer.name)).map(|peer| peer.name.node) {
+            let deadline = cx.now.instant.after(cx.config.election_max * 4);
+            leader.hand_over = Some(HandingOver { request: None, to, deadline });
+        }
+    }
+
     /// Lets go of leadership once the target has everything. True if it did.
     pub(crate) fn advance_hand_over(&mut self, cx: &mut Context<'_>) -> bool {
         let (through, decided) = (self.cursor.through, self.decided);
