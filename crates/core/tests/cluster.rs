@@ -65,7 +65,7 @@ fn a_forgotten_operation_was_aborted_without_a_lease_too() {
     let (own, asker) = (cluster.group(), GroupId(77));
     let operation = OperationId { coordinator: own, slot: Slot(2) };
     let other = if leader == 'A' { 'B' } else { 'A' };
-    let mut answers = |cluster: &mut Cluster| {
+    let answers = |cluster: &mut Cluster| {
         let envelope = GroupEnvelope { from: asker, to: own, message: GroupMessage::Ask { operation } };
         let input = Input::Message { from: harness::id(other), message: PeerMessage::Group { envelope } };
         cluster.quiet = false;

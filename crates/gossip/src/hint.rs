@@ -44,6 +44,20 @@ impl Decode for Flags {
     }
 }
 
+/// The most zones of which a profile tells how far they are.
+pub const MAX_ZONES: usize = 16;
+
+/// How far a zone is from a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ZoneTrip {
+    /// The zone; at most [`MAX_ZONE_BYTES`].
+    pub zone: String,
+    /// The mean round trip to its nodes, in microseconds.
+    pub micros: u32,
+}
+
+codec_struct!(ZoneTrip { zone, micros });
+
 /// What seldom changes about a node. A change is news and travels at once.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Profile {
@@ -53,6 +67,8 @@ pub struct Profile {
     pub zone: String,
     /// Its state.
     pub flags: Flags,
+    /// How far zones are from it, as far as it knows; at most [`MAX_ZONES`]. Told anew when it has changed much.
+    pub trips: Vec<ZoneTrip>,
 }
 
 /// The plain fields, decoded before they are checked.
@@ -60,9 +76,10 @@ struct ProfileBody {
     http_address: String,
     zone: String,
     flags: Flags,
+    trips: Vec<ZoneTrip>,
 }
 
-codec_struct!(ProfileBody { http_address, zone, flags });
+codec_struct!(ProfileBody { http_address, zone, flags, trips });
 
 impl Profile {
     /// Whether the texts are within their limits.
@@ -71,7 +88,9 @@ impl Profile {
             if length > limit { Err(DecodeError::TooLong { what, length, limit }) } else { Ok(()) }
         };
         within("HTTP address", self.http_address.len(), MAX_ADDRESS_BYTES)?;
-        within("zone", self.zone.len(), MAX_ZONE_BYTES)
+        within("zones", self.trips.len(), MAX_ZONES)?;
+        let zones = self.trips.iter().map(|trip| &trip.zone).chain([&self.zone]);
+        zones.into_iter().try_for_each(|zone| within("zone", zone.len(), MAX_ZONE_BYTES))
     }
 }
 
@@ -80,13 +99,14 @@ impl Encode for Profile {
         self.http_address.encode(out);
         self.zone.encode(out);
         self.flags.encode(out);
+        self.trips.encode(out);
     }
 }
 
 impl Decode for Profile {
     fn decode(from: &mut Bytes) -> Result<Self, DecodeError> {
-        let ProfileBody { http_address, zone, flags } = Decode::decode(from)?;
-        let profile = Self { http_address, zone, flags };
+        let ProfileBody { http_address, zone, flags, trips } = Decode::decode(from)?;
+        let profile = Self { http_address, zone, flags, trips };
         profile.check().map(|()| profile)
     }
 }

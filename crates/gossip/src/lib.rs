@@ -69,7 +69,7 @@ mod swim;
 mod wire;
 
 pub use gossip::{Counters, Gossip, MAX_EVENTS, Outgoing, StartError};
-pub use hint::{Flags, Load, MAX_ZONE_BYTES, Profile, Told};
+pub use hint::{Flags, Load, MAX_ZONE_BYTES, MAX_ZONES, Profile, Told, ZoneTrip};
 pub use identity::{Identity, MAX_ADDRESS_BYTES};
 pub use nodes::{Event, Node, State};
 pub use settings::{MIN_DATAGRAM_BYTES, Settings, SettingsError};

@@ -19,12 +19,14 @@ impl Gossip {
 /// What is known of one node. A node that has not told its load yet has no free disk, so nothing is given to it.
 fn hint(node: &Node, capacity: u64) -> NodeHint {
     let (load, told) = node.load().unwrap_or((Load::default(), Instant(0)));
+    let trips = node.profile().map(|profile| profile.trips.as_slice()).unwrap_or_default();
     let flags = node.profile().map(|profile| profile.flags).unwrap_or_default();
     let busy = load.operations_per_second.saturating_mul(1000) / capacity.max(1);
     NodeHint {
         node: node.identity().node,
         address: node.identity().address.to_string(),
         zone: node.profile().map(|profile| profile.zone.clone()).unwrap_or_default(),
+        round_trips: trips.iter().map(|trip| (trip.zone.clone(), Duration::from_micros(trip.micros.into()))).collect(),
         health: match node.state() {
             State::Alive => Health::Alive,
             State::Suspect => Health::Suspect,

@@ -213,7 +213,7 @@ impl Reply {
 mod tests {
     use super::*;
     use crate::exchange::{Digest, Element, Span};
-    use crate::hint::{Flags, Load, Profile, Told};
+    use crate::hint::{Flags, Load, Profile, Told, ZoneTrip};
     use proptest::prelude::*;
     use scatter_core::types::NodeId;
 
@@ -224,9 +224,15 @@ mod tests {
     }
 
     fn news() -> impl Strategy<Value = NodeNews> {
-        let profile = ("[a-z.:0-9]{0,40}", "[a-z0-9-]{0,20}", any::<u32>());
-        let profile =
-            profile.prop_map(|(http_address, zone, flags)| Profile { http_address, zone, flags: Flags(flags) });
+        let trip = ("[a-z0-9-]{0,20}", any::<u32>()).prop_map(|(zone, micros)| ZoneTrip { zone, micros });
+        let trips = prop::collection::vec(trip, 0..3);
+        let profile = ("[a-z.:0-9]{0,40}", "[a-z0-9-]{0,20}", any::<u32>(), trips);
+        let profile = profile.prop_map(|(http_address, zone, flags, trips)| Profile {
+            http_address,
+            zone,
+            flags: Flags(flags),
+            trips,
+        });
         let told = (any::<u64>(), any::<u32>(), profile);
         let told = told.prop_map(|(boot, revision, profile)| Told { boot, revision, profile });
         (identity(), any::<u16>(), any::<Option<u64>>(), prop::option::of(told))

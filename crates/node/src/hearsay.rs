@@ -6,7 +6,7 @@ use bytes::Bytes;
 use scatter_core::policy::NodeHint;
 use scatter_core::time::Instant;
 use scatter_core::types::{GroupId, NodeId};
-use scatter_gossip::{Flags, Gossip, Load, Outgoing, Profile, Settings, StartError, State};
+use scatter_gossip::{Flags, Gossip, Load, MAX_ZONES, Outgoing, Profile, Settings, StartError, State, ZoneTrip};
 use scatter_wire::{Identity, NodeInfo, NodeState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +15,10 @@ use std::time::Duration;
 
 /// How often this node tells how busy it is.
 const LOAD_EVERY: Duration = Duration::from_secs(2);
+
+/// A zone's round trip is told anew when it has changed by more than this and by this part of what was told.
+const TRIP_CHANGE_MICROS: u32 = 500;
+const TRIP_CHANGE_PART: u32 = 4;
 
 /// What the driver knows of the node and other threads do not.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +58,7 @@ impl Hearsay {
             http_address: identity.http_address.clone(),
             zone: identity.zone.clone(),
             flags: Flags::default(),
+            trips: Vec::new(),
         };
         let own = scatter_gossip::Identity::new(identity.node, identity.boot, &identity.peer_address);
         let max_groups = settings.max_groups;
@@ -95,14 +100,23 @@ impl Hearsay {
         self.gossip.leave(now);
     }
 
-    /// Tells others what is new about this node and its groups, and readers here what was heard of other groups.
-    pub fn exchange(&mut self, now: Instant, serving: &Serving, own: Own) {
+    /// Tells others what is new about this node and its groups, and readers here what was heard of other groups. `round_trips`
+    /// says how far other nodes are.
+    pub fn exchange(&mut self, now: Instant, serving: &Serving, own: Own, round_trips: &BTreeMap<NodeId, Duration>) {
         let mut flags = Flags::default();
         for (flag, set) in [(Flags::DRAINING, own.draining), (Flags::FULL, own.full)] {
             flags = if set { flags.with(flag) } else { flags };
         }
-        if flags != self.profile.flags {
-            self.profile.flags = flags;
+        let mut is_news = flags != self.profile.flags;
+        self.profile.flags = flags;
+        if now >= self.load_at {
+            let trips = self.trips(round_trips);
+            if have_changed(&self.profile.trips, &trips) {
+                self.profile.trips = trips;
+                is_news = true;
+            }
+        }
+        if is_news {
             if let Err(error) = self.gossip.set_profile(now, self.profile.clone()) {
                 tracing::warn!(%error, "the node's profile is not told");
             }
@@ -127,6 +141,22 @@ impl Hearsay {
         }
     }
 
+    /// How far the zones of these nodes are.
+    fn trips(&self, round_trips: &BTreeMap<NodeId, Duration>) -> Vec<ZoneTrip> {
+        let mut zones: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+        for node in self.gossip.nodes() {
+            let zone = node.profile().map(|profile| profile.zone.as_str()).filter(|zone| !zone.is_empty());
+            if let (Some(zone), Some(round_trip)) = (zone, round_trips.get(&node.identity().node)) {
+                zones.entry(zone).or_default().push(*round_trip);
+            }
+        }
+        let trip = |(zone, trips): (&str, Vec<Duration>)| {
+            let mean = trips.iter().sum::<Duration>() / u32::try_from(trips.len()).unwrap_or(u32::MAX).max(1);
+            ZoneTrip { zone: zone.to_owned(), micros: u32::try_from(mean.as_micros()).unwrap_or(u32::MAX) }
+        };
+        zones.into_iter().take(MAX_ZONES).map(trip).collect()
+    }
+
     /// Whether the ring may soon be too large for gossip to tell of all its groups.
     #[must_use]
     pub fn is_half_full(&self) -> bool {
@@ -144,6 +174,15 @@ impl Hearsay {
     pub fn nodes(&self) -> Vec<NodeInfo> {
         self.gossip.nodes().map(info).collect()
     }
+}
+
+/// Whether others should hear how far zones are now.
+fn have_changed(told: &[ZoneTrip], now: &[ZoneTrip]) -> bool {
+    let has_changed = |(told, now): (&ZoneTrip, &ZoneTrip)| {
+        let much = TRIP_CHANGE_MICROS.max(told.micros / TRIP_CHANGE_PART);
+        told.zone != now.zone || told.micros.abs_diff(now.micros) > much
+    };
+    told.len() != now.len() || told.iter().zip(now).any(has_changed)
 }
 
 fn info(node: &scatter_gossip::Node) -> NodeInfo {
@@ -180,5 +219,28 @@ fn load(serving: &Serving, own: Own, uptime: Duration) -> Load {
         operations_per_second: sum(|figures| &figures.per_second),
         free_disk_bytes: serving.store.free_bytes().unwrap_or(0),
         uptime_seconds: uptime.as_secs(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trips(of: &[(&str, u32)]) -> Vec<ZoneTrip> {
+        of.iter().map(|(zone, micros)| ZoneTrip { zone: (*zone).to_owned(), micros: *micros }).collect()
+    }
+
+    #[test]
+    fn round_trips_are_told_anew_when_they_have_changed_much() {
+        let told = trips(&[("a", 300), ("b", 40_000)]);
+        for (now, changed) in [
+            (trips(&[("a", 700), ("b", 49_000)]), false),
+            (trips(&[("a", 900), ("b", 40_000)]), true),
+            (trips(&[("a", 300), ("b", 29_000)]), true),
+            (trips(&[("a", 300)]), true),
+            (trips(&[("a", 300), ("c", 40_000)]), true),
+        ] {
+            assert_eq!(have_changed(&told, &now), changed, "{now:?}");
+        }
     }
 }

@@ -25,6 +25,7 @@ pub(crate) fn hint(shape: &Shape, node: usize, replicas: u32, leaders: u32) -> N
         node: NodeId(node as u64),
         address: address(node),
         zone: zone_name(node, shape.zones),
+        round_trips: Vec::new(),
         health: Health::Alive,
         // The older the lower its number, as if they had joined one after the other.
         age: Duration::from_secs(86_400 + 60 * (shape.nodes - node) as u64),

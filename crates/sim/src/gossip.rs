@@ -12,7 +12,7 @@ use scatter_core::input::Input;
 use scatter_core::message::PeerMessage;
 use scatter_core::ring::routing::RoutingTable;
 use scatter_core::types::{GroupId, NodeId};
-use scatter_gossip::{Flags, Gossip, Identity, Profile};
+use scatter_gossip::{Flags, Gossip, Identity, Profile, ZoneTrip};
 
 /// How often a process that belongs to no cluster yet looks whether it does.
 const BEGIN_PERIOD: Time = 100 * MILLISECOND;
@@ -32,7 +32,12 @@ impl World {
             flags = flags.with(Flags::FULL);
         }
         let zone = if rules.zones > 0 { format!("zone-{}", host % rules.zones) } else { String::new() };
-        Profile { http_address: String::new(), zone, flags }
+        let far = |other: usize| {
+            let micros = u32::try_from((host % rules.zones * 7 + other * 11) % 5 * 8_000).unwrap_or(u32::MAX);
+            ZoneTrip { zone: format!("zone-{other}"), micros }
+        };
+        let trips = if rules.round_trips { (0..rules.zones).map(far).collect() } else { Vec::new() };
+        Profile { http_address: String::new(), zone, flags, trips }
     }
 
     /// A deadline of a process's gossip may have come.

@@ -88,7 +88,7 @@ pub struct GroupFacts<'a> {
     pub predecessor: Neighbour<'a>,
     /// The neighbour above.
     pub successor: Neighbour<'a>,
-    /// Round trips among the members, and to them from clients.
+    /// Round trips among the members, as far as they were measured here.
     pub round_trips: &'a RoundTrips,
 }
 
@@ -109,8 +109,6 @@ impl<'a> GroupFacts<'a> {
 pub struct RoundTrips {
     /// By pair of nodes, the smaller id first.
     between: BTreeMap<(NodeId, NodeId), Duration>,
-    /// From this group's clients to a node: the mean over their requests.
-    clients: BTreeMap<NodeId, Duration>,
 }
 
 impl RoundTrips {
@@ -119,20 +117,9 @@ impl RoundTrips {
         self.between.insert((a.min(b), a.max(b)), round_trip);
     }
 
-    /// Notes the mean round trip from the group's clients to a node.
-    pub fn set_clients(&mut self, node: NodeId, round_trip: Duration) {
-        self.clients.insert(node, round_trip);
-    }
-
     /// The round trip between two nodes; none to oneself.
     #[must_use]
     pub fn between(&self, a: NodeId, b: NodeId) -> Option<Duration> {
         if a == b { Some(Duration::ZERO) } else { self.between.get(&(a.min(b), a.max(b))).copied() }
-    }
-
-    /// The mean round trip from the group's clients to a node.
-    #[must_use]
-    pub fn clients(&self, node: NodeId) -> Option<Duration> {
-        self.clients.get(&node).copied()
     }
 }

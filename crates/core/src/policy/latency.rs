@@ -1,8 +1,9 @@
 //! The leader sits where round trips are short.
 //!
-//! What a write costs beyond disks is the way from the client to the leader and from the leader to a majority. Both are
-//! compared for each member that could lead. The leader moves only for a clear gain, and [`super::load`] does not spread
-//! leaders to where the loss would be as clear, so the two do not send a leader to and fro.
+//! What a write costs beyond disks is the way from the leader to a majority. It is compared for each member that could lead:
+//! what this node measured itself, and, between others, what they tell of each other's zones. The leader moves only for a clear
+//! gain, and [`super::load`] does not spread leaders to where the loss would be as clear, so the two do not send a leader to and
+//! fro.
 
 use super::memory::{Condition, Memory};
 use super::roster::{Roster, Seat};
@@ -11,21 +12,20 @@ use crate::rng::Rng;
 use crate::types::NodeId;
 use std::time::Duration;
 
-/// What a write would cost with each member as the leader: the round trip to the member that completes a majority, and the
-/// one from clients if it is known of every member. `None` if too few round trips are known.
+/// The round trip between two members.
+fn round_trip(situation: &Situation<'_>, one: &Seat<'_>, other: &Seat<'_>) -> Option<Duration> {
+    let measured = situation.group.round_trips.between(one.node(), other.node());
+    measured.or_else(|| one.hint?.round_trip(other.hint?))
+}
+
+/// What a write would cost with each member as the leader: the round trip to the member that completes a majority. `None` if too
+/// few round trips are known.
 fn cost(situation: &Situation<'_>, roster: &Roster<'_>, leader: NodeId) -> Option<Duration> {
-    let known = situation.group.round_trips;
-    let mut to_others: Vec<Duration> = roster
-        .seats
-        .iter()
-        .filter(|seat| seat.is_alive())
-        .filter_map(|seat| known.between(leader, seat.node()))
-        .collect();
+    let leader = roster.seats.iter().find(|seat| seat.node() == leader)?;
+    let alive = roster.seats.iter().filter(|seat| seat.is_alive());
+    let mut to_others: Vec<Duration> = alive.filter_map(|seat| round_trip(situation, leader, seat)).collect();
     to_others.sort_unstable();
-    let majority = *to_others.get(roster.size() / 2)?;
-    let clients_known = roster.seats.iter().filter(|seat| seat.is_alive()).all(|s| known.clients(s.node()).is_some());
-    let clients = if clients_known { known.clients(leader)? } else { Duration::ZERO };
-    Some(majority.saturating_add(clients))
+    to_others.get(roster.size() / 2).copied()
 }
 
 /// Whether going from one cost to the other is a clear gain.

@@ -30,6 +30,8 @@ pub struct NodeHint {
     pub address: String,
     /// What fails together with it: a rack, a room, a region. Empty if that was not set: then it shares nothing.
     pub zone: String,
+    /// The mean round trip from it to the nodes of some zones.
+    pub round_trips: Vec<(String, Duration)>,
     /// Whether it answers.
     pub health: Health,
     /// How long ago its data directory was made. Of nodes with heavy-tailed lifetimes the old ones live longest.
@@ -60,6 +62,20 @@ impl NodeHint {
         match self.health {
             Health::Alive => !self.draining,
             Health::Suspect | Health::Dead { .. } => false,
+        }
+    }
+
+    /// The round trip to another node, as far as either has told how far the other's zone is. None is known within what has no
+    /// name.
+    #[must_use]
+    pub fn round_trip(&self, other: &Self) -> Option<Duration> {
+        let to = |from: &Self, to: &Self| {
+            let named = !to.zone.is_empty();
+            from.round_trips.iter().find(|(zone, _)| named && *zone == to.zone).map(|(_, round_trip)| *round_trip)
+        };
+        match (to(self, other), to(other, self)) {
+            (Some(there), Some(back)) => Some((there + back) / 2),
+            (one, other) => one.or(other),
         }
     }
 

@@ -79,7 +79,7 @@ impl Driver {
             joining: count(&["joining"]),
             leaders: count(&["leader"]),
         };
-        hearsay.exchange(crate::clock::instant(), &self.serving, own);
+        hearsay.exchange(crate::clock::instant(), &self.serving, own, &view.round_trips);
     }
 
     /// Has the groups led here looked after.

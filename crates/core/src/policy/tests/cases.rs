@@ -348,10 +348,29 @@ fn the_leader_moves_nearer_only_for_a_clear_gain() {
     assert_eq!(scene.first(1), None);
     scene.round_trips.set_between(NodeId(2), NodeId(3), millis(2));
     assert_eq!(scene.first(1), Some((Action::TransferLeader { to: NodeId(2) }, "nearer")));
-    // Clients beside node 1 outweigh it.
-    for (node, round_trip) in [(1, 1), (2, 50), (3, 50)] {
-        scene.round_trips.set_clients(NodeId(node), millis(round_trip));
+}
+
+/// A leader measures how far others are from itself. How far they are from each other they tell, by zones.
+#[test]
+fn what_lies_between_others_is_known_by_their_zones() {
+    let mut scene = Scene::new(3);
+    let millis = Duration::from_millis;
+    for node in 1..=3 {
+        scene.node(node).zone = format!("zone-{node}");
     }
+    scene.round_trips.set_between(NodeId(1), NodeId(2), millis(40));
+    scene.round_trips.set_between(NodeId(1), NodeId(3), millis(40));
+    assert_eq!(scene.first(1), None);
+    // One of them is enough: the other has yet to tell.
+    scene.node(3).round_trips = vec![("zone-1".to_owned(), millis(40)), ("zone-2".to_owned(), millis(2))];
+    assert_eq!(scene.first(1), Some((Action::TransferLeader { to: NodeId(2) }, "nearer")));
+    scene.node(2).round_trips = vec![("zone-3".to_owned(), millis(76))];
+    assert_eq!(scene.first(1), None, "39 ms between them is no clear gain");
+    // Nodes without a zone may be anywhere.
+    scene.node(2).zone = String::new();
+    scene.node(3).zone = String::new();
+    scene.node(2).round_trips = vec![(String::new(), millis(2))];
+    scene.node(3).round_trips.clear();
     assert_eq!(scene.first(1), None);
 }
 

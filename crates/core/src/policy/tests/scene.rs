@@ -25,6 +25,7 @@ pub(super) fn hint(node: u64) -> NodeHint {
         node: NodeId(node),
         address: format!("node-{node}:1"),
         zone: String::new(),
+        round_trips: Vec::new(),
         health: Health::Alive,
         age: Duration::from_secs(3600),
         load_permille: 100,
