@@ -49,6 +49,27 @@ fn three_founders_elect_a_leader_and_decide() {
     assert!(written(&cluster, request));
 }
 
+/// Reads that allow for some age are answered where the leader was, too.
+#[test]
+fn a_former_leader_knows_how_old_its_data_is() {
+    let mut cluster = Cluster::founded_by("ABC");
+    cluster.quiet = true;
+    cluster.run(1500);
+    let leader = cluster.leader().unwrap();
+    let request = cluster.put(leader, "k", "x");
+    cluster.run(20);
+    assert!(written(&cluster, request));
+    "ABC".chars().filter(|letter| *letter != leader).for_each(|letter| cluster.crash(letter));
+    let left = cluster.clock(leader).instant;
+    cluster.run(3000);
+    assert_eq!(cluster.leader(), None);
+    let group = cluster.group();
+    let word = cluster.process(leader).node.read_word(group).unwrap();
+    let fresh = word.fresh().expect("it has led");
+    let lease = harness::config(leader).lease;
+    assert!(fresh.after(lease) >= left && fresh <= left.after(lease), "{fresh:?} {left:?}");
+}
+
 /// Somebody asks about an operation that nobody knows of: it was aborted and is forgotten. A leader without a lease may be one of the
 /// past, which does not know of it yet: it first makes sure that it leads.
 #[test]

@@ -5,10 +5,11 @@ mod planted;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use scatter_sim::nemesis::steps::{Blow, Step};
+use scatter_sim::nemesis::steps::{Blow, Fate, Step};
 use scatter_sim::plan::Profile;
 use scatter_sim::run::{Report, catch_panics, run};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -65,6 +66,12 @@ struct Planted {
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     from: u64,
+    /// A file that names for each bug the seed to begin with: one that has caught it.
+    #[arg(long)]
+    known: Option<PathBuf>,
+    /// Write the seeds that catch bugs to such a file.
+    #[arg(long)]
+    note: Option<PathBuf>,
     /// Print everything that happens.
     #[arg(long)]
     trace: bool,
@@ -162,21 +169,24 @@ fn run_seeds(arguments: &Run) -> bool {
     failed.is_empty()
 }
 
-/// At which steps of operations somebody crashed, and which were spared.
+/// At which steps of operations somebody crashed or was cut off, and which were spared.
 fn coverage(struck: &[Blow]) -> String {
-    let spared: Vec<String> = Step::all()
-        .filter(|step| struck.iter().all(|blow| blow.step != *step))
-        .map(|step| format!("{step:?}"))
-        .collect();
-    let steps = Step::all().count();
+    let at = |is_meant: &dyn Fn(&Blow) -> bool| {
+        Step::all().partition::<Vec<Step>, _>(|step| struck.iter().any(|blow| blow.step == *step && is_meant(blow)))
+    };
+    let (crashes, spared) = at(&|blow| blow.fate == Fate::Dead);
+    let (partitions, _) = at(&|blow| blow.fate != Fate::Dead);
     let mut text = format!(
-        "crashes at {} of {steps} steps of operations, in {} of {} ways",
-        steps - spared.len(),
+        "of {} steps of operations, somebody crashed at {} and was cut off at {}, in {} of {} ways",
+        Step::all().count(),
+        crashes.len(),
+        partitions.len(),
         struck.len(),
         Blow::all().count()
     );
     if !spared.is_empty() {
-        text += &format!("; spared: {}", spared.join(", "));
+        let spared: Vec<String> = spared.iter().map(|step| format!("{step:?}")).collect();
+        text += &format!("; nobody crashed at {}", spared.join(", "));
     }
     text
 }
@@ -211,5 +221,8 @@ fn run_planted(_: &Planted) -> bool {
 
 #[cfg(feature = "planted")]
 fn run_planted(arguments: &Planted) -> bool {
-    planted::run_all(arguments)
+    planted::run_all(arguments).unwrap_or_else(|error| {
+        say(&error);
+        false
+    })
 }

@@ -60,8 +60,8 @@ pub enum Undo {
     Restart(usize),
     /// A host's node is made a member of a group again.
     Add(GroupId, usize, u32),
-    /// These hosts' processes die.
-    Strike(Vec<usize>),
+    /// This becomes of these hosts.
+    Strike(Vec<usize>, steps::Blow),
     /// A host is to be emptied, or no more.
     Drain(usize, bool),
     /// Whoever lies in wait looks.
@@ -92,6 +92,8 @@ pub enum Weakness {
 pub struct Nemesis {
     random: Random,
     faults: Vec<Fault>,
+    /// Further faults, and what is drawn for them.
+    further: (Vec<Fault>, Random),
     gap: Time,
     /// No more faults.
     pub stopped: bool,
@@ -105,7 +107,7 @@ pub struct Nemesis {
     boots: BTreeMap<NodeId, (u64, u64)>,
     /// The step that brings a crash with it.
     armed: Option<steps::Armed>,
-    /// The steps that brought a crash so far, each way once.
+    /// What has happened at steps so far, each way once.
     pub struck: Vec<steps::Blow>,
     /// Nodes whose disk was put back.
     tampered: BTreeSet<NodeId>,
@@ -134,6 +136,7 @@ impl Nemesis {
         Self {
             random,
             faults: plan.faults.clone(),
+            further: (plan.further.clone(), Random::new(plan.further_seed)),
             gap: plan.fault_gap,
             stopped: false,
             spoiled: false,
@@ -209,7 +212,22 @@ impl World {
             *nemesis.random.pick(&nemesis.faults)
         };
         self.note([20, fault as u64, 0], || format!("fault: {fault:?}"));
-        self.befall(fault)
+        self.befall(fault)?;
+        self.befall_further()
+    }
+
+    /// Perhaps a further fault. Whatever is drawn for it comes from a stream of its own.
+    fn befall_further(&mut self) -> Checked {
+        let (faults, random) = &mut self.nemesis.further;
+        if faults.is_empty() || !random.permille(300) {
+            return Ok(());
+        }
+        let fault = *random.pick(faults);
+        self.note([33, fault as u64, 0], || format!("further fault: {fault:?}"));
+        std::mem::swap(&mut self.nemesis.random, &mut self.nemesis.further.1);
+        let befallen = self.befall(fault);
+        std::mem::swap(&mut self.nemesis.random, &mut self.nemesis.further.1);
+        befallen
     }
 
     /// Chance for faults.
@@ -563,7 +581,7 @@ impl World {
                 return self.input(host, Input::Room { room: Room::Enough });
             }
             Undo::Wall(host) => self.hosts[host].clock.set_wall_offset(0),
-            Undo::Strike(victims) if !self.nemesis.stopped => self.strike(&victims),
+            Undo::Strike(victims, blow) if !self.nemesis.stopped => self.strike(&victims, blow),
             Undo::Order(group) if !self.nemesis.stopped => return self.order_members_of(group),
             Undo::Unseat(group) if !self.nemesis.stopped => {
                 if let Some(host) = (0..self.hosts.len()).rfind(|host| self.leads(*host, group)) {
@@ -586,7 +604,7 @@ impl World {
             Undo::ComeBack(host) => return self.come_back(host),
             Undo::Rehear(from, to) if !self.nemesis.stopped => self.rehear(from, to),
             Undo::Crown(host) if !self.nemesis.stopped => return self.crown(host),
-            Undo::Strike(_) | Undo::Ambush(_) | Undo::Rehear(..) | Undo::Crown(_) => {}
+            Undo::Strike(..) | Undo::Ambush(_) | Undo::Rehear(..) | Undo::Crown(_) => {}
             Undo::Usurp(leader, victim, weakness, until) => {
                 if !self.nemesis.stopped {
                     self.part(leader, &[victim], until);

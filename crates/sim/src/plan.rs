@@ -18,6 +18,9 @@ pub const SECOND: Time = 1_000_000_000;
 /// Sets the draw of disasters apart.
 const DISASTERS: u64 = 0xd15a_57e2;
 
+/// Sets the draw of whether a whole ring sees further faults apart, and what is drawn for them.
+const FURTHER: u64 = 0xfa17_5e7d;
+
 /// Sets the draw of how leaders look around apart.
 const LOOKS: u64 = 0x100c_a400;
 
@@ -220,6 +223,10 @@ pub struct Plan {
     pub fault_gap: Time,
     /// What may happen.
     pub faults: Vec<Fault>,
+    /// What may happen beside it, drawn from a stream of its own. At the steps of operations somebody may then be cut off, too.
+    pub further: Vec<Fault>,
+    /// What that is drawn from.
+    pub further_seed: u64,
     /// The protocol's settings.
     pub config: Config,
     /// How well packets travel.
@@ -288,6 +295,8 @@ impl Plan {
             duration: random.between(6, 25) * SECOND,
             fault_gap: random.spread(300 * MILLISECOND, 4 * SECOND),
             faults: faults_of(profile),
+            further: if Random::new(seed ^ FURTHER).permille(500) { further_faults_of(profile) } else { Vec::new() },
+            further_seed: seed.rotate_left(32) ^ FURTHER,
             config,
             quality,
             speed: draw_speed(&mut random, profile),
@@ -386,6 +395,40 @@ fn draw_speed(random: &mut Random, profile: Profile) -> Speed {
         sync_spread: random.spread(sync_least / 2 + 1, sync_least * 4),
         apply_spread: if random.permille(300) { random.spread(MICROSECOND, 30 * MILLISECOND) } else { 0 },
         flush_every: random.spread(200 * MILLISECOND, flush),
+    }
+}
+
+/// What half of the seeds see beside the faults of their weather. The other half shows what comes of fewer faults at once.
+fn further_faults_of(profile: Profile) -> Vec<Fault> {
+    use Fault::*;
+    match profile {
+        Profile::Ring | Profile::Churn => vec![
+            OneWay,
+            OneWay,
+            Flap,
+            HangDisk,
+            FailSync,
+            FullDisk,
+            FullDisk,
+            WallJump,
+            WallYears,
+            Rate,
+            LeaseTerm,
+            Upgrade,
+            Rollback,
+            SwapAddresses,
+            StallLoop,
+            RemoveAndAdd,
+            Usurp,
+            Strand,
+            Mishear,
+            Lengthen,
+            CrashAtStep,
+            CrashAtStep,
+            CrashAtStep,
+        ],
+        Profile::Everything => vec![Ambush, Ambush, CrashAtStep, Drain],
+        _ => Vec::new(),
     }
 }
 

@@ -5,6 +5,8 @@ use indicatif::ProgressBar;
 use scatter_core::planted::{Bug, plant};
 use scatter_sim::plan::Profile;
 use scatter_sim::run::{Report, run};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -22,24 +24,50 @@ fn habitat(bug: Bug) -> Option<Profile> {
     }
 }
 
+/// Seeds that caught bugs, by the bugs' names: a line each.
+type Known = BTreeMap<String, u64>;
+
+fn read(path: &Path) -> Result<Known, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let parse = |line: &str| {
+        let (name, seed) = line.split_once(' ')?;
+        Some((name.to_owned(), seed.parse().ok()?))
+    };
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(|line| parse(line).ok_or_else(|| format!("{}: not a bug and a seed: {line}", path.display()))).collect()
+}
+
+fn write(path: &Path, known: &Known) -> Result<(), String> {
+    let mut text =
+        "# Seeds that caught planted bugs last; `make planted ARGS=\"--note FILE\"` writes them.\n".to_owned();
+    for (name, seed) in known {
+        text += &format!("{name} {seed}\n");
+    }
+    std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
 /// Plants one bug after the other and tells which were caught. True if all were.
-pub(crate) fn run_all(arguments: &Planted) -> bool {
+pub(crate) fn run_all(arguments: &Planted) -> Result<bool, String> {
+    let known = arguments.known.as_deref().map(read).transpose()?.unwrap_or_default();
+    let noted = arguments.note.as_deref().filter(|path| path.exists());
+    let mut noted = noted.map(read).transpose()?.unwrap_or_default();
     let bugs: Vec<Bug> =
         Bug::ALL.iter().copied().filter(|bug| arguments.bug.as_deref().is_none_or(|name| name == bug.name())).collect();
     if bugs.is_empty() {
-        say("no planted bug has that name");
-        return false;
+        return Err("no planted bug has that name".to_owned());
     }
     let mut survivors = Vec::new();
     for bug in &bugs {
         let bar = progress_bar(arguments.seeds);
         bar.set_message(bug.name());
-        let caught = catch(*bug, arguments, &bar);
+        let from = known.get(bug.name()).copied().unwrap_or(arguments.from);
+        let caught = catch(*bug, from, arguments, &bar);
         bar.finish_and_clear();
         let profile = habitat(*bug).map_or("any", Profile::name);
         match caught {
             Some((tried, report)) => {
                 let (name, invariant) = (bug.name(), report.invariant.unwrap_or_default());
+                noted.insert(name.to_owned(), report.seed);
                 say(&format!(
                     "{name}: caught after {tried} seeds (profile {profile}, seed {}, I{invariant})",
                     report.seed
@@ -55,7 +83,10 @@ pub(crate) fn run_all(arguments: &Planted) -> bool {
     if !survivors.is_empty() {
         say(&format!("survivors: {}", survivors.join(", ")));
     }
-    survivors.is_empty()
+    if let Some(path) = &arguments.note {
+        write(path, &noted)?;
+    }
+    Ok(survivors.is_empty())
 }
 
 /// Whether a seed passes with no bug in: else its failure says nothing about the bug.
@@ -66,9 +97,9 @@ fn passes_without(bug: Bug, seed: u64) -> bool {
     passes
 }
 
-/// Runs seeds with one bug until one fails.
-fn catch(bug: Bug, arguments: &Planted, bar: &ProgressBar) -> Option<(u64, Report)> {
-    let next = AtomicU64::new(arguments.from);
+/// Runs seeds from `from` on with one bug until one fails.
+fn catch(bug: Bug, from: u64, arguments: &Planted, bar: &ProgressBar) -> Option<(u64, Report)> {
+    let next = AtomicU64::new(from);
     let caught: Mutex<Option<Report>> = Mutex::new(None);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -77,7 +108,7 @@ fn catch(bug: Bug, arguments: &Planted, bar: &ProgressBar) -> Option<(u64, Repor
                 plant(Some(bug));
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= arguments.from + arguments.seeds {
+                    if seed >= from + arguments.seeds {
                         break;
                     }
                     let report = run(seed, habitat(bug), arguments.trace);
@@ -95,5 +126,5 @@ fn catch(bug: Bug, arguments: &Planted, bar: &ProgressBar) -> Option<(u64, Repor
             });
         }
     });
-    caught.into_inner().ok().flatten().map(|report| (report.seed - arguments.from + 1, report))
+    caught.into_inner().ok().flatten().map(|report| (report.seed - from + 1, report))
 }

@@ -1,6 +1,7 @@
 //! Seeds: a fixed set, fresh ones, the regressions, and that a seed is a run.
 
-use scatter_sim::nemesis::steps::Step;
+use scatter_core::entry::EntryKind;
+use scatter_sim::nemesis::steps::{Fate, Step};
 use scatter_sim::plan::Profile;
 use scatter_sim::run::{catch_panics, run};
 
@@ -53,12 +54,34 @@ fn somebody_crashes_at_every_step_of_an_operation() {
     for seed in 1..=600 {
         let report = run(seed, Some(Profile::Disaster), false);
         assert_eq!(report.failure, None, "replay: scatter-sim run --seed {seed} --profile disaster --trace");
-        spared.retain(|step| report.struck.iter().all(|blow| blow.step != *step));
+        let crashed = |step: &Step| report.struck.iter().any(|blow| blow.step == *step && blow.fate == Fate::Dead);
+        spared.retain(|step| !crashed(step));
         if spared.is_empty() {
             return;
         }
     }
     panic!("nobody ever crashed at {spared:?}");
+}
+
+/// Operations are also survived if somebody is cut off at a step, one way or both. Disasters have steps of their own.
+#[test]
+fn somebody_is_cut_off_at_every_step_of_an_operation() {
+    catch_panics();
+    let of_recovery = |step: &Step| {
+        let kinds = [Step::Proposed, Step::Accepted, Step::Applied];
+        kinds.iter().any(|kind| *step == kind(EntryKind::Recover))
+    };
+    let mut spared: Vec<Step> = Step::all().filter(|step| !of_recovery(step)).collect();
+    for seed in 1..=600 {
+        let report = run(seed, Some(Profile::Ring), false);
+        assert_eq!(report.failure, None, "replay: scatter-sim run --seed {seed} --profile ring --trace");
+        let cut_off = |step: &Step| report.struck.iter().any(|blow| blow.step == *step && blow.fate != Fate::Dead);
+        spared.retain(|step| !cut_off(step));
+        if spared.is_empty() {
+            return;
+        }
+    }
+    panic!("nobody was ever cut off at {spared:?}");
 }
 
 #[test]

@@ -101,6 +101,7 @@ impl Replica {
 
     /// Stops leading or standing, in favour of `leader` if somebody is known to lead.
     pub(crate) fn step_down(&mut self, leader: Option<ReplicaName>, cx: &mut Context<'_>) {
+        self.vouch_for_itself(cx);
         let mut follower = Follower::waiting(cx);
         follower.leader = leader;
         match std::mem::replace(&mut self.role, Role::Follower(follower)) {

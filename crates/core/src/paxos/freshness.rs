@@ -55,6 +55,11 @@ impl Freshness {
         // The newest stays, so that the next is a new number.
         self.asks.drain(..index);
         let at = if planted::on(Bug::FreshFromArrival) { now } else { at };
+        self.note(decided, at);
+    }
+
+    /// Everything acknowledged before the moment lies at or below `decided`.
+    fn note(&mut self, decided: Slot, at: Instant) {
         let known = self.vouched.back().is_some_and(|(_, known)| *known >= at);
         if !known && self.vouched.len() < MOST_KEPT {
             self.vouched.push_back((decided, at));
@@ -79,6 +84,20 @@ impl Replica {
     pub(crate) fn settle_freshness(&mut self) {
         if let Some(at) = self.freshness.settle(self.applied) {
             self.word.set_fresh(at);
+        }
+    }
+
+    /// A leader that ceases to lead vouches for itself: as long as its lease held, nobody else had decided anything. If nobody else
+    /// leads, its data is the youngest there is.
+    pub(crate) fn vouch_for_itself(&mut self, cx: &Context<'_>) {
+        let Role::Leader(leader) = &self.role else { return };
+        if leader.structural.is_some() || self.applied < leader.barrier {
+            return;
+        }
+        let until = self.lease_deadline(cx).min(cx.now.instant);
+        if until > Instant(0) {
+            self.freshness.note(self.decided, until);
+            self.settle_freshness();
         }
     }
 

@@ -79,7 +79,10 @@ async fn greet(inner: &Inner, stream: &mut TcpStream) -> Result<Option<Introduce
         }
         Err(refused) => {
             inner.metrics.refused_here.add(1);
-            tracing::info!(hello = ?introduced.hello, reason = ?refused.reason, %refused, "refused a connection");
+            let what = format!("{:?} {:?}", introduced.hello, refused.reason);
+            if inner.refusals.borrow_mut().is_news(what, std::time::Instant::now()) {
+                tracing::info!(hello = ?introduced.hello, reason = ?refused.reason, %refused, "refused a connection");
+            }
             handshake::refuse(stream, refused).await?;
             Ok(None)
         }

@@ -20,6 +20,7 @@ mod link;
 mod metrics;
 mod mover;
 mod queue;
+mod repeats;
 
 pub use clients::{ClientService, Incoming, Responder};
 pub use gatekeeper::{Gatekeeper, check_introduction, check_target};
@@ -32,6 +33,7 @@ use link::Link;
 use mover::Mover;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use repeats::Repeats;
 use scatter_core::types::NodeId;
 use scatter_wire::handshake::{self, HandshakeError};
 use scatter_wire::{
@@ -134,6 +136,7 @@ struct Inner {
     addresses: RefCell<HashMap<NodeId, String>>,
     links: RefCell<HashMap<(NodeId, Channel), Rc<Link>>>,
     random: RefCell<SmallRng>,
+    refusals: RefCell<Repeats>,
 }
 
 /// Stops every task when the last [`Transport`] goes.
@@ -173,6 +176,7 @@ impl Transport {
             addresses: RefCell::default(),
             links: RefCell::default(),
             random: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
+            refusals: RefCell::default(),
         });
         let accepting = tokio::task::spawn_local(incoming::accept(Rc::clone(&inner), listener)).abort_handle();
         Ok(Self { guard: Rc::new(Guard { inner: Rc::clone(&inner), accepting, local_address }), inner })

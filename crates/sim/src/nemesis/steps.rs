@@ -1,10 +1,12 @@
-//! Crashes placed at a step: a kind of step is drawn, and the next time that any group takes one of that kind, whoever took it
-//! dies at that moment, or its leader, or all its members, or those of the other group of the operation.
+//! Crashes and partitions placed at a step: a kind of step is drawn, and the next time that any group takes one of that kind,
+//! whoever took it dies at that moment or is cut off, or its leader, or all its members, or those of the other group of the
+//! operation.
 
 use super::Undo;
 use crate::history::Time;
 use crate::invariants::voters;
-use crate::plan::{MICROSECOND, MILLISECOND};
+use crate::network::Cut;
+use crate::plan::{MICROSECOND, MILLISECOND, SECOND};
 use crate::world::{Event, World};
 use scatter_core::durable::Write;
 use scatter_core::entry::EntryKind;
@@ -44,7 +46,7 @@ const KINDS: [EntryKind; 8] = [
     EntryKind::Recover,
 ];
 
-/// Who dies of it.
+/// Whom it befalls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Victims {
     /// Whoever took the step.
@@ -61,20 +63,40 @@ pub enum Victims {
     },
 }
 
-/// Who dies of which step.
+/// What becomes of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// They die, and come back.
+    Dead,
+    /// They and the others do not hear each other, for a while.
+    Parted,
+    /// They hear nobody else, for a while.
+    Deaf,
+    /// Nobody else hears them, for a while.
+    Mute,
+}
+
+/// What becomes of whom at which step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Blow {
     /// The step.
     pub step: Step,
-    /// Who dies of it.
+    /// Whom it befalls.
     pub victims: Victims,
+    /// What becomes of them.
+    pub fate: Fate,
 }
 
 impl Blow {
-    /// Each way to die of each step.
+    /// Each fate of each victim at each step.
     pub fn all() -> impl Iterator<Item = Self> {
-        Step::all().flat_map(|step| Victims::ALL.map(|victims| Self { step, victims }))
+        let ways = || Victims::ALL.into_iter().flat_map(|victims| Fate::ALL.map(|fate| (victims, fate)));
+        Step::all().flat_map(move |step| ways().map(move |(victims, fate)| Self { step, victims, fate }))
     }
+}
+
+impl Fate {
+    const ALL: [Self; 4] = [Self::Dead, Self::Parted, Self::Deaf, Self::Mute];
 }
 
 impl Step {
@@ -125,7 +147,9 @@ impl World {
             _ => Victims::All { other },
         };
         let after = if random.permille(500) { 0 } else { random.spread(MICROSECOND, 100 * MILLISECOND) };
-        let armed = Armed { blow: Blow { step, victims }, after };
+        let (further, random) = &mut self.nemesis.further;
+        let fate = if !further.is_empty() && random.permille(500) { *random.pick(&Fate::ALL) } else { Fate::Dead };
+        let armed = Armed { blow: Blow { step, victims, fate }, after };
         self.note([31, 0, 0], || format!("armed: {armed:?}"));
         self.nemesis.armed = Some(armed);
     }
@@ -137,13 +161,10 @@ impl World {
         };
         self.nemesis.armed = None;
         let victims = self.victims(host, group, armed.blow.victims);
-        if !victims.is_empty() && !self.nemesis.struck.contains(&armed.blow) {
-            self.nemesis.struck.push(armed.blow);
-        }
         self.note([32, host as u64, group.0], || {
-            format!("struck at {step:?} of group {group} on host {host}: {:?}, hosts {victims:?}", armed.blow.victims)
+            format!("struck at {step:?} of group {group} on host {host}: {:?}, hosts {victims:?}", armed.blow)
         });
-        self.at(self.now + armed.after, Event::Undo(Undo::Strike(victims)));
+        self.at(self.now + armed.after, Event::Undo(Undo::Strike(victims, armed.blow)));
         if self.nemesis.random.permille(600) {
             self.arm();
         }
@@ -215,10 +236,25 @@ impl World {
         }
     }
 
-    /// Those that were to die do.
-    pub(super) fn strike(&mut self, victims: &[usize]) {
-        for host in victims {
-            self.crash_and_start(*host);
+    /// What was to become of them does.
+    pub(super) fn strike(&mut self, victims: &[usize], blow: Blow) {
+        let lives = victims.iter().any(|host| self.hosts[*host].process.is_some());
+        if lives && !self.nemesis.struck.contains(&blow) {
+            self.nemesis.struck.push(blow);
         }
+        if blow.fate == Fate::Dead {
+            victims.iter().for_each(|host| self.crash_and_start(*host));
+            return;
+        }
+        let others: Vec<usize> = (0..self.hosts.len()).filter(|host| !victims.contains(host)).collect();
+        let pairs = || victims.iter().flat_map(|victim| others.iter().map(move |other| (*victim, *other)));
+        let hear = pairs().filter(|_| blow.fate != Fate::Mute).map(|(victim, other)| (other, victim));
+        let speak = pairs().filter(|_| blow.fate != Fate::Deaf);
+        let links: Vec<(usize, usize)> = hear.chain(speak).collect();
+        for (from, to) in &links {
+            self.network.cut(*from, *to, Cut::Drop);
+        }
+        let end = self.now + self.nemesis.further.1.spread(50 * MILLISECOND, 6 * SECOND);
+        self.at(end, Event::Undo(Undo::Mend(links, Cut::Drop)));
     }
 }
