@@ -144,6 +144,35 @@ fn a_dead_node_is_removed_and_what_it_held_is_held_elsewhere() {
 }
 
 #[test]
+fn nodes_die_one_after_the_other_and_every_group_gets_back_to_its_size() {
+    let settings: Vec<(&str, &str)> = REPAIRS
+        .iter()
+        .map(|(key, value)| (*key, if *key == "policy.replace_dead_after_ms" { "3000" } else { *value }))
+        .collect();
+    let (mut cluster, operator) = start(3, &settings);
+    split(operator);
+    let gateway = cluster.start_gateway();
+    put_patiently(gateway, "from", b"the beginning");
+    let workload = Workload::start(3, &[gateway]);
+    // Those that founded the cluster go, and those that came first.
+    for victim in 0..4 {
+        let (index, newcomer) = join(&mut cluster, operator, &settings);
+        workload.wait_progress(ENOUGH);
+        let dead = cluster.nodes[victim].id();
+        cluster.nodes[victim].kill();
+        wait::until_true("every group has its size again, without a hand", || {
+            let voters = operator.voters();
+            voters.len() == 2 && voters.iter().all(|voters| voters.len() == 3 && !voters.contains(&dead))
+        });
+        assert!(cluster.nodes[index].is_running() && operator.node_state(&newcomer) == "alive");
+        workload.wait_progress(ENOUGH);
+    }
+    let _ = operator.settled_with(2);
+    assert_eq!(get_patiently(gateway, "from").as_deref(), Some(&b"the beginning"[..]));
+    workload.finish(&[gateway]);
+}
+
+#[test]
 fn a_node_comes_back_after_its_groups_were_split_merged_and_moved_away() {
     let (mut cluster, operator) = start(3, &BY_HAND);
     let (_, newcomer) = join(&mut cluster, operator, &BY_HAND);

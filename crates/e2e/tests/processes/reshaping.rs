@@ -27,8 +27,17 @@ fn only(groups: &[Group]) -> &Group {
 
 #[test]
 fn no_request_fails_or_goes_wrong_while_the_ring_is_reshaped() {
-    let (_cluster, addresses, operator) = start(3);
+    let (mut cluster, addresses, operator) = start(3);
     let gateway = addresses[3];
+    let newcomers: Vec<String> = (0..2)
+        .map(|_| {
+            let index = cluster.push_node(&BY_HAND);
+            cluster.nodes[index].start();
+            let id = cluster.nodes[index].id();
+            operator.wait_node_state(&id, "alive");
+            id
+        })
+        .collect();
     let workload = Workload::start(5, &[gateway, addresses[0], gateway, addresses[1]]);
     workload.wait_progress(ENOUGH);
     let parent = only(&operator.settled()).clone();
@@ -60,6 +69,15 @@ fn no_request_fails_or_goes_wrong_while_the_ring_is_reshaped() {
     }
     assert_ne!(upper.start, "70");
 
+    // Members move to the other nodes, of each group to another one: those that merge have to be given the same members first.
+    for (group, newcomer) in [&parent.id, &child].into_iter().zip(&newcomers) {
+        let leader = operator.groups().into_iter().find(|known| known.id == *group).expect("it is there").leader;
+        operator.order(group, "members", &format!(r#"{{"add":["{newcomer}"],"remove":["{leader}"]}}"#));
+        workload.wait_progress(ENOUGH);
+        let voters = operator.voters();
+        assert!(voters.iter().any(|voters| voters.contains(newcomer) && !voters.contains(&leader)), "{voters:?}");
+    }
+
     // All become one again.
     for count in [2, 1] {
         operator.order(&parent.id, "merge", "");
@@ -71,7 +89,7 @@ fn no_request_fails_or_goes_wrong_while_the_ring_is_reshaped() {
     let operations = http::get(operator.admin, "/v1/operations").expect("an answer").json();
     let list = operations["operations"].as_array().expect("a list");
     let done = list.iter().filter(|entry| entry["origin"] == "ordered" && entry["state"] == "done").count();
-    assert_eq!(done, 8, "{operations:#}");
+    assert_eq!(done, 10, "{operations:#}");
     workload.finish(&addresses);
 }
 
