@@ -17,6 +17,7 @@ use scatter_service::{Problem, WriteOutcome};
 use scatter_wire::NodeState;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -249,6 +250,7 @@ pub(crate) async fn members(
     admin.forget().await;
     let picture = admin.picture().await;
     let after = members_after(&picture, group, &add, &remove)?;
+    enough_left(&admin, &picture, group, &add, &remove).await?;
     let newcomers = add.iter().map(|node| {
         let address = picture.peer_address(*node);
         let address = address.ok_or_else(|| Problem::new(Kind::NotFound, format!("no node {node} is known")))?;
@@ -318,6 +320,11 @@ fn members_after(picture: &Picture, group: GroupId, add: &[NodeId], remove: &[No
     if add.is_empty() && remove.is_empty() {
         return Err(malformed("the body names nobody under `add` or `remove`"));
     }
+    for (nodes, name) in [(add, "add"), (remove, "remove")] {
+        if let Some(twice) = twice(nodes) {
+            return Err(malformed(format!("the body names node {twice} twice under `{name}`")));
+        }
+    }
     if let Some(both) = add.iter().find(|node| remove.contains(node)) {
         return Err(malformed(format!("node {both} is both to be added and to be removed")));
     }
@@ -338,6 +345,43 @@ fn members_after(picture: &Picture, group: GroupId, add: &[NodeId], remove: &[No
         return Err(conflict(format!("group {group} would have no member left")));
     }
     Ok(after)
+}
+
+/// What is read of a leader's status before its group shrinks.
+#[derive(Deserialize)]
+struct Sizes {
+    min_size: Option<usize>,
+}
+
+/// Refuses what leaves a group with fewer voters than the policies' `min_size` on its leader. A group that is smaller already may
+/// stay as it is, and voters that are dead may always be taken out: they are no help to it.
+async fn enough_left(
+    admin: &Admin,
+    picture: &Picture,
+    group: GroupId,
+    add: &[NodeId],
+    remove: &[NodeId],
+) -> Result<(), Problem> {
+    let Some(descriptor) = picture.descriptor(group) else { return Ok(()) };
+    let voters = || descriptor.configuration.voters().map(|voter| voter.node);
+    let mut leaving = voters().filter(|node| remove.contains(node));
+    let left = voters().filter(|node| !remove.contains(node)).count() + add.len();
+    if left >= voters().count() || leaving.all(|node| picture.is_gone(node)) {
+        return Ok(());
+    }
+    let unknown = || {
+        let text = format!("the leader of group {group} does not say how small the group may become");
+        Problem::new(Kind::Unavailable, text).with_outcome(WriteOutcome::NotApplied)
+    };
+    let leader = picture.leader_of(group).ok_or_else(unknown)?;
+    let status = admin.client.node_status(leader, Some(STATUS_LIMIT)).await.map_err(|_| unknown())?;
+    let sizes: Sizes = serde_json::from_str(&status).map_err(|_| unknown())?;
+    // A node of an earlier release has no word on it.
+    let Some(least) = sizes.min_size.filter(|least| left < *least) else { return Ok(()) };
+    Err(conflict(format!(
+        "group {group} would have {left} voters left, fewer than `policy.min_size`, which is {least}: add another node in the \
+         same order"
+    )))
 }
 
 /// The body of `POST /v1/groups/{id}/transfer-leader`.
@@ -415,6 +459,12 @@ fn order_failed(error: AdminError) -> Problem {
             Problem::new(kind, text).with_outcome(WriteOutcome::NotApplied).with_retry_after(retry_after)
         }
     }
+}
+
+/// A node that is named more than once.
+fn twice(nodes: &[NodeId]) -> Option<NodeId> {
+    let mut seen = BTreeSet::new();
+    nodes.iter().copied().find(|node| !seen.insert(*node))
 }
 
 fn texts(nodes: &[NodeId]) -> Vec<String> {

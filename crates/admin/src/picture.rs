@@ -266,6 +266,18 @@ impl Picture {
         self.survey.hearsay.get(&node).is_some_and(|info| info.state != NodeState::Dead)
     }
 
+    /// Whether a node did not answer and nobody else hears it either.
+    #[must_use]
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        !self.survey.descriptions.contains_key(&node) && !self.is_heard(node)
+    }
+
+    /// Who leads a group, if somebody says so.
+    #[must_use]
+    pub fn leader_of(&self, group: GroupId) -> Option<NodeId> {
+        self.leader(group).map(|(node, _)| node)
+    }
+
     /// Why nobody can carry out an order to a group: nobody says that it leads, and too few answer to make somebody a leader.
     #[must_use]
     pub fn out_of_action(&self, descriptor: &Descriptor) -> Option<String> {

@@ -136,6 +136,42 @@ async fn a_learner_left_over_is_removed_or_made_a_member_by_hand() {
 }
 
 #[tokio::test]
+async fn a_group_is_not_made_smaller_than_the_policies_would_make_it() {
+    let admin = Admin::start().await;
+    let path = format!("/v1/groups/{GROUP}/members");
+    let address = admin.cluster.run_node(NodeId(4), &format!("{}:0", admin.cluster.host)).await;
+    admin.cluster.introduce(4, &address);
+    let refused = async |body| {
+        for path in [format!("{path}?dry_run=true"), path.clone()] {
+            let (status, problem) = admin.post(&path, body).await;
+            assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{body}: {problem}");
+            assert_eq!(problem["retryable"], false, "{problem}");
+            assert!(problem["detail"].as_str().is_some_and(|text| text.contains("min_size")), "{problem}");
+        }
+    };
+    refused(r#"{"remove":["2"]}"#).await;
+    refused(r#"{"remove":["2","3"],"add":["4"]}"#).await;
+    assert_eq!(
+        admin.post(&path, r#"{"remove":["2"],"add":["4"]}"#).await.0,
+        StatusCode::OK,
+        "it is as large as before"
+    );
+
+    // Who is dead may always go; who is merely silent, or goes beside the dead, not.
+    admin.cluster.kill(3).await;
+    admin.cluster.set_state(3, NodeState::Suspect);
+    refused(r#"{"remove":["3"]}"#).await;
+    admin.cluster.set_state(3, NodeState::Dead);
+    refused(r#"{"remove":["2","3"]}"#).await;
+    assert_eq!(admin.post(&path, r#"{"remove":["3"]}"#).await.0, StatusCode::OK);
+
+    // A group that is too small already may change one for another, and gets no smaller.
+    admin.cluster.only_learns(NodeId(3));
+    refused(r#"{"remove":["2"]}"#).await;
+    assert_eq!(admin.post(&path, r#"{"remove":["2"],"add":["4"]}"#).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn transfers_leadership() {
     let admin = Admin::start().await;
     let path = format!("/v1/groups/{GROUP}/transfer-leader");
@@ -192,6 +228,8 @@ async fn bad_requests_are_refused() {
         (members.clone(), r#"{"remove":["9"]}"#, 409),
         (members.clone(), r#"{"remove":["1","2","3"]}"#, 409),
         (members.clone(), r#"{"add":["9"],"remove":["9"]}"#, 400),
+        (members.clone(), r#"{"add":["9","9"],"remove":["1"]}"#, 400),
+        (members.clone(), r#"{"remove":["2","02"]}"#, 400),
         (format!("{members}?dry_run=maybe"), r#"{"remove":["1"]}"#, 400),
         (format!("{members}?dry=true"), r#"{"remove":["1"]}"#, 400),
         ("/v1/groups/zz/members".into(), r#"{"remove":["1"]}"#, 400),

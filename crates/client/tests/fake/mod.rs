@@ -320,7 +320,7 @@ impl Cluster {
             }
             ClientBody::Administer { request: AdminRequest::Status } => {
                 let decisions = self.decisions.lock().get(&id).cloned().unwrap_or_else(|| "[]".into());
-                Some(ReplyBody::Administered { json: format!("{{\"policy\":{decisions}}}") })
+                Some(ReplyBody::Administered { json: format!("{{\"min_size\":3,\"policy\":{decisions}}}") })
             }
             ClientBody::Administer { request } => {
                 if !self.leads(id) {
