@@ -569,6 +569,11 @@ impl Driver {
                 let request = self.request(Pending::Order(waiter, group));
                 self.step(Input::HandOver { request, group, to });
             }
+            Event::NameHeir { group, waiter } => {
+                let heir = self.node.successor(group).ok_or_else(|| "nobody else could lead the group".to_owned());
+                let plan = heir.and_then(|heir| crate::status::plan_transfer(&self.serving, group, Some(heir)));
+                waiter.answer(crate::service::planned(plan));
+            }
             Event::Reshape { group, order, waiter } => {
                 tracing::info!(%group, ?order, "ordered");
                 let request = self.request(Pending::Order(waiter, group));
