@@ -86,6 +86,18 @@ impl Node {
         }
         self.birth.others().into_iter().filter(|address| !self.birth.answered.contains_key(address)).collect()
     }
+
+    /// The seeds of which a node that founds nothing needs one: nobody answered at any of them yet. Without one it belongs to no
+    /// cluster, or, started again without replicas, finds nobody of its cluster.
+    #[must_use]
+    pub fn seeds_awaited(&self) -> Vec<String> {
+        let founds = self.birth.origin.founders.contains(&self.birth.origin.address);
+        let alone = match self.record.cluster {
+            None => !founds && self.birth.answered.is_empty(),
+            Some(_) => !self.birth.announced && self.replicas.is_empty(),
+        };
+        if alone { self.birth.others().into_iter().collect() } else { Vec::new() }
+    }
 }
 
 /// Where a binding's founders live.

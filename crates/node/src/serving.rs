@@ -293,7 +293,7 @@ pub struct NodeView {
     pub spoken_to: usize,
     /// This node is being emptied.
     pub draining: bool,
-    /// Why there is no cluster yet.
+    /// Why there is no cluster yet, or nobody of it is found.
     pub problem: Option<String>,
     /// Commands, reads and orders that wait for the protocol.
     pub waiting: usize,
