@@ -3,7 +3,7 @@
 use crate::orders::see_through;
 use crate::picture::Picture;
 use crate::request::Order;
-use crate::routes::{Admin, conflict_for_now, document, node_id};
+use crate::routes::{Admin, conflict, conflict_for_now, document, node_id};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use scatter_client::{AdminError, Client, NewMember, Reason};
@@ -47,8 +47,8 @@ async fn set_draining(admin: &Arc<Admin>, id: &str, dry_run: bool, on: bool) -> 
     let picture = admin.picture().await;
     match picture.state(node) {
         None => return Err(unknown_node(node)),
-        Some(NodeState::Dead) if on => return Err(conflict_for_now(format!("node {node} is dead: remove it instead"))),
-        Some(NodeState::Dead) => return Err(conflict_for_now(format!("node {node} is dead"))),
+        Some(NodeState::Dead) if on => return Err(conflict(format!("node {node} is dead: remove it instead"))),
+        Some(NodeState::Dead) => return Err(conflict(format!("node {node} is dead"))),
         Some(_) => {}
     }
     let groups = hosted(&picture, node);

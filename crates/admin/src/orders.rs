@@ -11,17 +11,25 @@ use axum::response::Response;
 use scatter_client::reshape::{neighbour, shift};
 use scatter_client::{AdminError, Boundary, Client, Key, NewMember, Position, Reason, ReshapeOptions, Side};
 use scatter_core::group::{Descriptor, Role};
-use scatter_core::types::{GroupId, NodeId};
+use scatter_core::types::{GroupId, NodeId, RangeVersion};
 use scatter_service::problem::Kind;
 use scatter_service::{Problem, WriteOutcome};
-use scatter_wire::NodeState;
+use scatter_wire::{NodeState, ReplicaRole};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a question what an order would do may take.
 const DRY_RUN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the groups that were reshaped may take to say that it is over, once who gains has.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long they are left alone before they are asked again: at first, and at most.
+const SETTLE_PAUSE: Duration = Duration::from_millis(5);
+const MOST_SETTLE_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a node may take to tell its status.
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
@@ -80,7 +88,13 @@ pub(crate) async fn split(
 ) -> Result<Response, Problem> {
     let group = group_id(&id)?;
     let at = position(body.at.as_deref(), body.key.as_deref(), "at")?;
-    let options = prepare(&admin, group, body.range_version, dry_run).await?.1;
+    let (picture, options) = prepare(&admin, group, body.range_version, dry_run).await?;
+    let range = picture.descriptor(group).map(|known| &known.range);
+    if let (Some(at), Some(range)) = (&at, range)
+        && (*at == range.start || !range.contains(at))
+    {
+        return Err(conflict("the boundary lies outside the group's range or on its end"));
+    }
     let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "at": at.as_ref().map(ToString::to_string) });
     let client = admin.client.clone();
     carry_out(&admin, "split", group, plan, dry_run, async move { client.split(group, at, options).await }).await
@@ -95,12 +109,22 @@ pub(crate) async fn merge(
     let group = group_id(&id)?;
     let (picture, options) = prepare(&admin, group, body.range_version, dry_run).await?;
     let side = body.side.map_or(Side::Successor, Side::from);
-    if let Some(neighbour) = picture.descriptor(group).and_then(|known| neighbour(picture.view(), known, side)) {
+    let known = acting(&picture, group)?;
+    if known.range.is_whole() {
+        return Err(conflict("the group has no neighbour: it owns the whole ring"));
+    }
+    if let Some(neighbour) = neighbour(picture.view(), known, side) {
         in_action(&picture, neighbour)?;
     }
+    let reshaped = Reshaped::new(&picture, &[group]);
     let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "side": side_name(side) });
     let client = admin.client.clone();
-    carry_out(&admin, "merge", group, plan, dry_run, async move { client.merge(group, side, options).await }).await
+    let order = async move {
+        let said = client.merge(group, side, options).await?;
+        reshaped.settle(&client, dry_run).await;
+        Ok(said)
+    };
+    carry_out(&admin, "merge", group, plan, dry_run, order).await
 }
 
 /// Moves a boundary of a group.
@@ -115,7 +139,10 @@ pub(crate) async fn repartition(
         boundary.ok_or_else(|| malformed("the body says under `boundary` or `key` where the boundary shall lie"))?;
     let side = body.side.map_or(Side::Successor, Side::from);
     let (picture, options) = prepare(&admin, group, body.range_version, dry_run).await?;
-    let shift = shift(picture.view(), group, &boundary, side).map_err(|reason| conflict(reason.to_string()))?;
+    let shift = shift(picture.view(), group, &boundary, side).map_err(|reason| match reason {
+        Reason::Conflict(text) => conflict(text),
+        reason => order_failed(AdminError::Refused { reason }, dry_run),
+    })?;
     for group in [shift.gainer, shift.loser] {
         acting(&picture, group)?;
     }
@@ -123,8 +150,13 @@ pub(crate) async fn repartition(
         "group": group.to_string(), "dry_run": dry_run, "boundary": boundary.to_string(), "side": side_name(side),
         "gainer": shift.gainer.to_string(), "loser": shift.loser.to_string(),
     });
+    let reshaped = Reshaped::new(&picture, &[shift.gainer, shift.loser]);
     let client = admin.client.clone();
-    let order = async move { client.repartition(group, boundary, side, options).await };
+    let order = async move {
+        let said = client.repartition(group, boundary, side, options).await?;
+        reshaped.settle(&client, dry_run).await;
+        Ok(said)
+    };
     carry_out(&admin, "repartition", shift.gainer, plan, dry_run, order).await
 }
 
@@ -143,8 +175,61 @@ async fn prepare(
         let text = format!("the range of group {group} has version {known}, not {wanted}");
         return Err(conflict(text));
     }
-    let timeout = Some(if dry_run { admin.order.min(DRY_RUN_LIMIT) } else { admin.order });
-    Ok((picture, ReshapeOptions { range_version: Some(known), dry_run, timeout }))
+    Ok((picture, ReshapeOptions { range_version: Some(known), dry_run, timeout: Some(admin.limit(dry_run)) }))
+}
+
+impl Admin {
+    /// How long an order may take, or the question what it would do.
+    fn limit(&self, dry_run: bool) -> Duration {
+        if dry_run { self.order.min(DRY_RUN_LIMIT) } else { self.order }
+    }
+}
+
+/// Groups whose ranges an order changes, with the versions they had before.
+struct Reshaped {
+    groups: Vec<(GroupId, RangeVersion)>,
+    /// Who hosts them afterwards: the members of the one that gains.
+    hosts: BTreeSet<NodeId>,
+}
+
+impl Reshaped {
+    /// The first of the groups is the one that gains.
+    fn new(picture: &Picture, groups: &[GroupId]) -> Self {
+        let known = || groups.iter().filter_map(|group| picture.descriptor(*group));
+        let members = known().take(1).flat_map(|known| &known.configuration.members);
+        Self {
+            hosts: members.map(|member| member.node).collect(),
+            groups: known().map(|known| (known.group, known.range_version)).collect(),
+        }
+    }
+
+    /// Waits until the leaders of all groups say that it is over. Who loses hears of the end a little later than who ordered it,
+    /// and until then would refuse the next order. It is over all the same if they do not say so in time.
+    async fn settle(&self, client: &Client, dry_run: bool) {
+        if dry_run {
+            return;
+        }
+        let waited = tokio::time::timeout(SETTLE_LIMIT, async {
+            let mut pause = SETTLE_PAUSE;
+            while !self.is_settled(client).await {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MOST_SETTLE_PAUSE);
+            }
+        });
+        if waited.await.is_err() {
+            tracing::warn!(groups = ?self.groups, "not all of them say that what was ordered of them is over");
+        }
+    }
+
+    async fn is_settled(&self, client: &Client) -> bool {
+        let told = futures::future::join_all(self.hosts.iter().map(|host| client.describe(*host))).await;
+        let replicas = || told.iter().flatten().flat_map(|told| &told.node.replicas);
+        self.groups.iter().all(|(group, before)| {
+            let led = replicas().filter(|replica| replica.group == *group && replica.role == ReplicaRole::Leader);
+            let leader = led.max_by_key(|replica| replica.ballot);
+            leader.is_some_and(|leader| leader.range_version > *before && leader.pending.is_none())
+        })
+    }
 }
 
 /// A group that can act.
@@ -169,7 +254,8 @@ async fn carry_out(
     order: impl Future<Output = Result<String, AdminError>> + Send + 'static,
 ) -> Result<Response, Problem> {
     if dry_run {
-        return Ok(document(&with_result(plan, order.await.map_err(order_failed)?)));
+        let said = order.await.map_err(|error| order_failed(error, true))?;
+        return Ok(document(&with_result(plan, said)));
     }
     tracing::info!(%group, %plan, "{kind} ordered");
     let number = admin.history().ordered(kind, group, plan.clone());
@@ -196,7 +282,7 @@ pub(crate) async fn see_through(
     });
     let said = work.await.map_err(|_| Problem::new(Kind::Internal, "the order's task ended by itself"))?;
     admin.forget().await;
-    said.map_err(order_failed)
+    said.map_err(|error| order_failed(error, false))
 }
 
 /// A position from its hexadecimal digits or as that of a key.
@@ -249,6 +335,7 @@ pub(crate) async fn members(
     admin.forget().await;
     let picture = admin.picture().await;
     let after = members_after(&picture, group, &add, &remove)?;
+    enough_left(&admin, &picture, group, &add, &remove).await?;
     let newcomers = add.iter().map(|node| {
         let address = picture.peer_address(*node);
         let address = address.ok_or_else(|| Problem::new(Kind::NotFound, format!("no node {node} is known")))?;
@@ -306,7 +393,7 @@ fn able(picture: &Picture, node: NodeId) -> Result<(), Problem> {
     let why = match picture.state(node) {
         Some(NodeState::Alive | NodeState::Joining) => return Ok(()),
         Some(NodeState::Draining | NodeState::Drained) => "is to be emptied",
-        Some(NodeState::Dead) => "is dead",
+        Some(NodeState::Dead) => return Err(conflict(format!("node {node} is dead"))),
         Some(NodeState::Suspect) | None => "does not answer",
     };
     Err(conflict_for_now(format!("node {node} {why}")))
@@ -317,6 +404,11 @@ fn members_after(picture: &Picture, group: GroupId, add: &[NodeId], remove: &[No
     let descriptor = acting(picture, group)?;
     if add.is_empty() && remove.is_empty() {
         return Err(malformed("the body names nobody under `add` or `remove`"));
+    }
+    for (nodes, name) in [(add, "add"), (remove, "remove")] {
+        if let Some(twice) = twice(nodes) {
+            return Err(malformed(format!("the body names node {twice} twice under `{name}`")));
+        }
     }
     if let Some(both) = add.iter().find(|node| remove.contains(node)) {
         return Err(malformed(format!("node {both} is both to be added and to be removed")));
@@ -338,6 +430,43 @@ fn members_after(picture: &Picture, group: GroupId, add: &[NodeId], remove: &[No
         return Err(conflict(format!("group {group} would have no member left")));
     }
     Ok(after)
+}
+
+/// What is read of a leader's status before its group shrinks.
+#[derive(Deserialize)]
+struct Sizes {
+    min_size: Option<usize>,
+}
+
+/// Refuses what leaves a group with fewer voters than the policies' `min_size` on its leader. A group that is smaller already may
+/// stay as it is, and voters that are dead may always be taken out: they are no help to it.
+async fn enough_left(
+    admin: &Admin,
+    picture: &Picture,
+    group: GroupId,
+    add: &[NodeId],
+    remove: &[NodeId],
+) -> Result<(), Problem> {
+    let Some(descriptor) = picture.descriptor(group) else { return Ok(()) };
+    let voters = || descriptor.configuration.voters().map(|voter| voter.node);
+    let mut leaving = voters().filter(|node| remove.contains(node));
+    let left = voters().filter(|node| !remove.contains(node)).count() + add.len();
+    if left >= voters().count() || leaving.all(|node| picture.is_gone(node)) {
+        return Ok(());
+    }
+    let unknown = || {
+        let text = format!("the leader of group {group} does not say how small the group may become");
+        Problem::new(Kind::Unavailable, text).with_outcome(WriteOutcome::NotApplied)
+    };
+    let leader = picture.leader_of(group).ok_or_else(unknown)?;
+    let status = admin.client.node_status(leader, Some(STATUS_LIMIT)).await.map_err(|_| unknown())?;
+    let sizes: Sizes = serde_json::from_str(&status).map_err(|_| unknown())?;
+    // A node of an earlier release has no word on it.
+    let Some(least) = sizes.min_size.filter(|least| left < *least) else { return Ok(()) };
+    Err(conflict(format!(
+        "group {group} would have {left} voters left, fewer than `policy.min_size`, which is {least}: add another node in the \
+         same order"
+    )))
 }
 
 /// The body of `POST /v1/groups/{id}/transfer-leader`.
@@ -367,12 +496,9 @@ pub(crate) async fn transfer_leader(
         able(&picture, node)?;
     }
     let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "to": to.map(|node| node.to_string()) });
-    if dry_run {
-        return Ok(document(&plan));
-    }
-    let (client, limit) = (admin.client.clone(), admin.order);
-    let order = async move { client.transfer_leader(group, to, false, Some(limit)).await };
-    carry_out(&admin, "transfer-leader", group, plan, false, order).await
+    let (client, limit) = (admin.client.clone(), admin.limit(dry_run));
+    let order = async move { client.transfer_leader(group, to, dry_run, Some(limit)).await };
+    carry_out(&admin, "transfer-leader", group, plan, dry_run, order).await
 }
 
 /// The plan with what the leader said of it.
@@ -381,23 +507,36 @@ fn with_result(mut plan: Value, said: String) -> Value {
     if let Some(child) = said.get("child") {
         plan["child"] = child.clone();
     }
+    // Whom the leader chose.
+    if let Some(to) = said.get("to").filter(|_| plan["to"].is_null()) {
+        plan["to"] = to.clone();
+    }
     plan["result"] = said;
     plan
 }
 
-fn order_failed(error: AdminError) -> Problem {
-    let text = error.to_string();
+fn order_failed(error: AdminError, dry_run: bool) -> Problem {
+    let error = match error {
+        // A question that is not answered has changed nothing.
+        AdminError::Unknown { reason } if dry_run => AdminError::Refused { reason },
+        error => error,
+    };
+    let mut text = error.to_string();
+    if dry_run {
+        text.push_str("; it was only asked, nothing was changed");
+    }
     match error {
         AdminError::Unknown { .. } => {
             let text = format!("{text}; /v1/ring shows what came of it");
             Problem::new(Kind::OutcomeUnknown, text).with_outcome(WriteOutcome::Unknown)
         }
         AdminError::Refused { reason: Reason::NoOwner } => {
-            conflict_for_now("the group is gone, or nobody who was asked has it; /v1/ring shows what there is")
+            conflict("the group is gone, or nobody who was asked has it; /v1/ring shows what there is")
         }
+        AdminError::Refused { reason: Reason::Gone { .. } } => conflict(text),
         AdminError::Refused { reason } => {
             let kind = match reason {
-                Reason::Conflict(_) => Kind::Conflict,
+                Reason::Conflict(_) | Reason::Gone { .. } => Kind::Conflict,
                 Reason::Malformed(_) => Kind::Malformed,
                 Reason::TooLarge { .. } => Kind::TooLarge,
                 Reason::Deadline => Kind::DeadlineExceeded,
@@ -415,6 +554,12 @@ fn order_failed(error: AdminError) -> Problem {
             Problem::new(kind, text).with_outcome(WriteOutcome::NotApplied).with_retry_after(retry_after)
         }
     }
+}
+
+/// A node that is named more than once.
+fn twice(nodes: &[NodeId]) -> Option<NodeId> {
+    let mut seen = BTreeSet::new();
+    nodes.iter().copied().find(|node| !seen.insert(*node))
 }
 
 fn texts(nodes: &[NodeId]) -> Vec<String> {

@@ -266,6 +266,18 @@ impl Picture {
         self.survey.hearsay.get(&node).is_some_and(|info| info.state != NodeState::Dead)
     }
 
+    /// Whether a node did not answer and nobody else hears it either.
+    #[must_use]
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        !self.survey.descriptions.contains_key(&node) && !self.is_heard(node)
+    }
+
+    /// Who leads a group, if somebody says so.
+    #[must_use]
+    pub fn leader_of(&self, group: GroupId) -> Option<NodeId> {
+        self.leader(group).map(|(node, _)| node)
+    }
+
     /// Why nobody can carry out an order to a group: nobody says that it leads, and too few answer to make somebody a leader.
     #[must_use]
     pub fn out_of_action(&self, descriptor: &Descriptor) -> Option<String> {
@@ -300,10 +312,25 @@ impl Picture {
         self.survey.descriptions.get(&node).map_or(0, |description| description.node.replicas.len())
     }
 
-    /// All nodes.
+    /// All nodes, but for the dead whose place others have taken.
     #[must_use]
     pub fn nodes(&self) -> Nodes {
-        Nodes { nodes: self.node_ids().into_iter().map(|id| self.node(id)).collect() }
+        let shown = self.node_ids().into_iter().filter(|id| !self.is_replaced(*id));
+        Nodes { nodes: shown.map(|id| self.node(id)).collect() }
+    }
+
+    /// Whether a node is dead, no member of anything, and another one lives at its address: it lost its disk and came back as
+    /// somebody else. Nodes remember it for days, and nobody misses it.
+    fn is_replaced(&self, node: NodeId) -> bool {
+        let address = self.survey.hearsay.get(&node).map(|info| info.peer_address.as_str());
+        let lives_there = |told: &Description| Some(told.node.peer_address.as_str()) == address;
+        self.state(node) == Some(NodeState::Dead)
+            && !self.is_member(node)
+            && self.survey.descriptions.values().any(lives_there)
+    }
+
+    fn is_member(&self, node: NodeId) -> bool {
+        self.descriptors.values().any(|group| group.configuration.member(node).is_some())
     }
 
     /// One group with its replicas.
@@ -439,8 +466,7 @@ impl Picture {
             self.find_group_problems(descriptor, &mut problems);
         }
         // The dead whom every group has replaced are missed by nobody.
-        let is_member = |node| self.descriptors.values().any(|group| group.configuration.member(node).is_some());
-        let is_missed = |node| is_member(node) || self.state(node) != Some(NodeState::Dead);
+        let is_missed = |node| self.is_member(node) || self.state(node) != Some(NodeState::Dead);
         for (node, why) in self.survey.unreached.iter().filter(|(node, _)| is_missed(**node)) {
             let text = format!("node {node} does not answer: {why}");
             problems.push(Problem { node: Some(node.to_string()), ..problem("unreachable", text) });

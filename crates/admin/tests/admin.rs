@@ -3,13 +3,13 @@
 #[path = "../../client/tests/fake/mod.rs"]
 mod fake;
 
-use fake::Cluster;
+use fake::{Cluster, Neighbour};
 use reqwest::{Client, StatusCode};
 use scatter_admin::{AdminProgramSettings, PROGRAM};
 use scatter_core::types::NodeId;
 use scatter_service::configuration::{Loaded, load};
 use scatter_service::{Process, Shutdown};
-use scatter_wire::{AdminRequest, Boundary, NewMember, NodeState, Side};
+use scatter_wire::{AdminRequest, Boundary, NewMember, NodeState, Refusal, Side};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -136,27 +136,64 @@ async fn a_learner_left_over_is_removed_or_made_a_member_by_hand() {
 }
 
 #[tokio::test]
+async fn a_group_is_not_made_smaller_than_the_policies_would_make_it() {
+    let admin = Admin::start().await;
+    let path = format!("/v1/groups/{GROUP}/members");
+    let address = admin.cluster.run_node(NodeId(4), &format!("{}:0", admin.cluster.host)).await;
+    admin.cluster.introduce(4, &address);
+    let refused = async |body| {
+        for path in [format!("{path}?dry_run=true"), path.clone()] {
+            let (status, problem) = admin.post(&path, body).await;
+            assert_eq!((status, &problem["type"]), (StatusCode::CONFLICT, &urn("conflict")), "{body}: {problem}");
+            assert_eq!(problem["retryable"], false, "{problem}");
+            assert!(problem["detail"].as_str().is_some_and(|text| text.contains("min_size")), "{problem}");
+        }
+    };
+    refused(r#"{"remove":["2"]}"#).await;
+    refused(r#"{"remove":["2","3"],"add":["4"]}"#).await;
+    assert_eq!(
+        admin.post(&path, r#"{"remove":["2"],"add":["4"]}"#).await.0,
+        StatusCode::OK,
+        "it is as large as before"
+    );
+
+    // Who is dead may always go; who is merely silent, or goes beside the dead, not.
+    admin.cluster.kill(3).await;
+    admin.cluster.set_state(3, NodeState::Suspect);
+    refused(r#"{"remove":["3"]}"#).await;
+    admin.cluster.set_state(3, NodeState::Dead);
+    refused(r#"{"remove":["2","3"]}"#).await;
+    assert_eq!(admin.post(&path, r#"{"remove":["3"]}"#).await.0, StatusCode::OK);
+
+    // A group that is too small already may change one for another, and gets no smaller.
+    admin.cluster.only_learns(NodeId(3));
+    refused(r#"{"remove":["2"]}"#).await;
+    assert_eq!(admin.post(&path, r#"{"remove":["2"],"add":["4"]}"#).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn transfers_leadership() {
     let admin = Admin::start().await;
     let path = format!("/v1/groups/{GROUP}/transfer-leader");
-    assert_eq!(admin.post(&format!("{path}?dry_run=true"), "").await.0, StatusCode::OK);
-    assert!(admin.cluster.group.lock().orders.is_empty());
+    let (status, plan) = admin.post(&format!("{path}?dry_run=true"), "").await;
+    assert_eq!((status, &plan["to"]), (StatusCode::OK, &json!(id(2))), "it says whom the leader would choose: {plan}");
     assert_eq!(admin.post(&path, r#"{"to":"3"}"#).await.0, StatusCode::OK);
     assert_eq!(admin.post(&path, "").await.0, StatusCode::OK);
     let ordered = admin.cluster.group.lock().orders.clone();
     let to: Vec<_> = ordered
         .iter()
         .map(|order| match order {
-            AdminRequest::TransferLeader { to, .. } => *to,
+            AdminRequest::TransferLeader { to, dry_run, .. } => (*to, *dry_run),
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(to, [Some(NodeId(3)), None]);
+    assert_eq!(to, [(None, true), (Some(NodeId(3)), false), (None, false)]);
 }
 
 #[tokio::test]
 async fn reshapes_the_ring_and_keeps_what_was_done() {
     let admin = Admin::start().await;
+    *admin.cluster.neighbour.lock() = Some(Neighbour { held_for: 0 });
     let split = format!("/v1/groups/{GROUP}/split");
     let (status, plan) = admin.post(&format!("{split}?dry_run=true"), "").await;
     assert_eq!((status, &plan["dry_run"]), (StatusCode::OK, &json!(true)), "{plan}");
@@ -164,7 +201,7 @@ async fn reshapes_the_ring_and_keeps_what_was_done() {
     assert_eq!(admin.post(&split, r#"{"key":"users/42"}"#).await.0, StatusCode::OK);
     assert_eq!(admin.post(&format!("/v1/groups/{GROUP}/merge"), "{}").await.0, StatusCode::OK);
     let ordered = admin.cluster.group.lock().orders.clone();
-    let (group, range_version) = (scatter_core::types::GroupId(0xabc), Some(scatter_core::types::RangeVersion(1)));
+    let (group, range_version) = (scatter_core::types::GroupId(0xabc), Some(scatter_core::types::RangeVersion(2)));
     let at = Boundary::of(&scatter_client::Key::new("users/42").expect("a key"));
     let expected = [
         AdminRequest::Split { group, at: None, range_version, dry_run: true },
@@ -176,6 +213,66 @@ async fn reshapes_the_ring_and_keeps_what_was_done() {
     let list = done["operations"].as_array().expect("a list");
     let kinds: Vec<_> = list.iter().map(|entry| (&entry["kind"], &entry["state"])).collect();
     assert_eq!(kinds, [(&json!("merge"), &json!("done")), (&json!("split"), &json!("done"))], "the newest first");
+}
+
+#[tokio::test]
+async fn a_takeover_is_done_when_who_loses_can_be_given_the_next_order() {
+    let admin = Admin::start().await;
+    *admin.cluster.neighbour.lock() = Some(Neighbour { held_for: 20 });
+    let (status, done) = admin.post(&format!("/v1/groups/{GROUP}/repartition"), r#"{"boundary":"f8"}"#).await;
+    assert_eq!((status, &done["loser"]), (StatusCode::OK, &json!("0000000000000abd")), "{done}");
+    let (status, done) = admin.post("/v1/groups/abd/split", r#"{"at":"fc"}"#).await;
+    assert_eq!(status, StatusCode::OK, "{done}");
+}
+
+#[tokio::test]
+async fn what_stays_wrong_is_not_worth_another_try() {
+    let admin = Admin::start().await;
+    let refused = async |path: &str, body: &'static str| {
+        for query in ["", "?dry_run=true"] {
+            let (status, problem) = admin.post(&format!("{path}{query}"), body).await;
+            assert_eq!(status, StatusCode::CONFLICT, "{path} {body}: {problem}");
+            assert_eq!(
+                (&problem["retryable"], &problem["outcome"]),
+                (&json!(false), &json!("not_applied")),
+                "{problem}"
+            );
+        }
+    };
+    let (split, merge) = (format!("/v1/groups/{GROUP}/split"), format!("/v1/groups/{GROUP}/merge"));
+    let repartition = format!("/v1/groups/{GROUP}/repartition");
+    // Alone on the ring.
+    refused(&split, r#"{"at":""}"#).await;
+    refused(&merge, "").await;
+    refused(&repartition, r#"{"boundary":"80"}"#).await;
+    *admin.cluster.neighbour.lock() = Some(Neighbour { held_for: 0 });
+    refused(&split, r#"{"at":"f8"}"#).await;
+    refused(&repartition, r#"{"boundary":""}"#).await;
+    assert!(admin.cluster.group.lock().orders.is_empty());
+
+    admin.cluster.kill(3).await;
+    admin.cluster.set_state(3, NodeState::Dead);
+    for what in ["drain", "undrain"] {
+        refused(&format!("/v1/nodes/{}/{what}", id(3)), "").await;
+    }
+
+    // It is merged away while it is ordered to split.
+    admin.cluster.group.lock().heir = Some(scatter_core::types::GroupId(0xdef));
+    let (status, problem) = admin.post(&split, r#"{"at":"80"}"#).await;
+    assert_eq!((status, &problem["retryable"]), (StatusCode::CONFLICT, &json!(false)), "{problem}");
+    assert!(problem["detail"].as_str().is_some_and(|text| text.contains("0000000000000def")), "{problem}");
+}
+
+#[tokio::test]
+async fn a_dry_run_that_is_not_answered_has_changed_nothing() {
+    let admin = Admin::start().await;
+    admin.cluster.group.lock().refusals.extend([Refusal::Unknown, Refusal::Unknown]);
+    let path = format!("/v1/groups/{GROUP}/split?dry_run=true");
+    let (status, plan) = admin.post(&path, "").await;
+    assert_eq!(status, StatusCode::OK, "it is asked again: {plan}");
+    admin.cluster.group.lock().refusals.push_back(Refusal::Conflict { text: "no".into() });
+    let (_, problem) = admin.post(&path, "").await;
+    assert!(problem["detail"].as_str().is_some_and(|text| text.contains("nothing was changed")), "{problem}");
 }
 
 #[tokio::test]
@@ -192,6 +289,8 @@ async fn bad_requests_are_refused() {
         (members.clone(), r#"{"remove":["9"]}"#, 409),
         (members.clone(), r#"{"remove":["1","2","3"]}"#, 409),
         (members.clone(), r#"{"add":["9"],"remove":["9"]}"#, 400),
+        (members.clone(), r#"{"add":["9","9"],"remove":["1"]}"#, 400),
+        (members.clone(), r#"{"remove":["2","02"]}"#, 400),
         (format!("{members}?dry_run=maybe"), r#"{"remove":["1"]}"#, 400),
         (format!("{members}?dry=true"), r#"{"remove":["1"]}"#, 400),
         ("/v1/groups/zz/members".into(), r#"{"remove":["1"]}"#, 400),
@@ -411,6 +510,7 @@ async fn orders_to_a_group_without_a_majority_are_refused_at_once() {
     {
         let (status, problem) = admin.post(&format!("/v1/groups/{GROUP}/{what}"), body).await;
         assert_eq!((status, &problem["type"]), (StatusCode::SERVICE_UNAVAILABLE, &urn("unavailable")), "{problem}");
+        assert_eq!(problem["title"], "The request cannot be served at the moment", "it is about no key");
         assert_eq!(problem["outcome"], "not_applied", "{problem}");
         assert!(problem["detail"].as_str().is_some_and(|text| text.contains("1 of 3 voters")), "{problem}");
     }

@@ -137,7 +137,7 @@ fn common(more: Vec<Reply>) -> Vec<Reply> {
         problem(421, "Another node owns the key and this one was told not to forward."),
         later(429, "A quota is used up."),
         problem(500, "The server failed."),
-        later(503, "The key cannot be served at the moment, or the server is overloaded, full or about to end."),
+        later(503, "The request cannot be served at the moment, or the server is overloaded, full or about to end."),
         problem(504, "The time of the request is over, or the outcome of a write is not known."),
     ]);
     all

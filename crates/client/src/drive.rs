@@ -247,8 +247,7 @@ impl<'a, W: Work> Drive<'a, W> {
         }
         let Some(target) = self.target() else {
             if let Some(heir) = self.heir().filter(|_| self.pauses > 0) {
-                let text = format!("the group is no more: group {heir} has its positions");
-                self.closed = Some(Reason::Conflict(text));
+                self.closed = Some(Reason::Gone { heir });
                 return;
             }
             self.search();

@@ -1,6 +1,6 @@
 //! Why a request failed, and for writes what is known of them.
 
-use scatter_core::types::Version;
+use scatter_core::types::{GroupId, Version};
 use std::time::Duration;
 
 /// What stood in the way, as far as the last attempt tells.
@@ -48,6 +48,12 @@ pub enum Reason {
     /// An administrative order conflicts with the state of the group.
     #[error("{0}")]
     Conflict(String),
+    /// The group was merged away.
+    #[error("the group is no more: group {heir} has its positions")]
+    Gone {
+        /// Which group has what it had.
+        heir: GroupId,
+    },
     /// The group or the node cannot tell what became of an attempt.
     #[error("the group cannot tell what became of an earlier attempt")]
     Forgotten,
@@ -57,7 +63,7 @@ impl Reason {
     /// Whether the same request may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        !matches!(self, Self::Malformed(_) | Self::TooLarge { .. } | Self::Conflict(_))
+        !matches!(self, Self::Malformed(_) | Self::TooLarge { .. } | Self::Conflict(_) | Self::Gone { .. })
     }
 }
 

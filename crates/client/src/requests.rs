@@ -202,15 +202,27 @@ impl Work for WriteWork {
     }
 }
 
-/// An operator's order to the leader of a group. It carries no lane, so it is not repeated once it may have arrived.
+/// An operator's order to the leader of a group. It carries no lane, so it is not repeated once it may have arrived, unless it only
+/// asks what would be done.
 pub(crate) struct OrderWork {
     request: AdminRequest,
+    only_asks: bool,
     maybe_arrived: bool,
 }
 
 impl OrderWork {
     pub(crate) fn new(request: AdminRequest) -> Self {
-        Self { request, maybe_arrived: false }
+        let only_asks = match &request {
+            AdminRequest::ChangeMembers { dry_run, .. }
+            | AdminRequest::TransferLeader { dry_run, .. }
+            | AdminRequest::Split { dry_run, .. }
+            | AdminRequest::TakeOver { dry_run, .. } => *dry_run,
+            AdminRequest::Status
+            | AdminRequest::Drain { .. }
+            | AdminRequest::Recover { .. }
+            | AdminRequest::Condemn { .. } => false,
+        };
+        Self { request, only_asks, maybe_arrived: false }
     }
 }
 
@@ -222,7 +234,7 @@ impl Work for OrderWork {
     }
 
     fn sent(&mut self) {
-        self.maybe_arrived = true;
+        self.maybe_arrived = !self.only_asks;
     }
 
     fn may_repeat(&self) -> bool {
@@ -240,11 +252,12 @@ impl Work for OrderWork {
                 self.maybe_arrived = false;
                 Verdict::Again
             }
+            Ended::Refused(_) | Ended::Lost if self.only_asks => Verdict::Again,
             Ended::Refused(_) | Ended::Lost => {
                 let reason = Reason::Unreachable("the order was sent and not answered".into());
                 Verdict::Failed(Failure { certainty: Certainty::Unknown, reason })
             }
-            Ended::Reply(_) => Verdict::Failed(odd_reply(Certainty::Unknown)),
+            Ended::Reply(_) => Verdict::Failed(odd_reply(self.give_up())),
         }
     }
 

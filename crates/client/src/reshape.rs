@@ -68,9 +68,12 @@ pub fn shift(view: &RingView, group: GroupId, boundary: &Position, side: Side) -
         return conflict("the boundary lies there already".to_owned());
     }
     let Some(other) = neighbour(view, own, side) else {
-        return conflict("the group's neighbour is not known at the moment".to_owned());
+        return Err(Reason::Unavailable("the group's neighbour is not known at the moment".to_owned()));
     };
     if !own.range.contains(boundary) {
+        if !other.range.contains(boundary) || *boundary == other.range.start {
+            return conflict("the boundary lies outside the neighbour's range or on its end".to_owned());
+        }
         let range_version = own.range_version;
         return Ok(Shift { gainer: group, loser: other.group, from: side, range_version });
     }
@@ -135,7 +138,16 @@ mod tests {
     #[test]
     fn a_boundary_that_changes_nothing_or_leaves_nothing_is_refused() {
         let view = view(&[(1, 0, 10), (2, 10, 20), (3, 20, 0)]);
-        for (boundary, side) in [(20, Side::Successor), (10, Side::Successor), (10, Side::Predecessor)] {
+        for (boundary, side) in [
+            (20, Side::Successor),
+            (10, Side::Successor),
+            (10, Side::Predecessor),
+            // What the neighbour on that side does not have, or all that it has.
+            (5, Side::Successor),
+            (0, Side::Successor),
+            (30, Side::Predecessor),
+            (0, Side::Predecessor),
+        ] {
             assert_eq!(who(&view, boundary, side), None, "{boundary} {side:?}");
         }
     }

@@ -234,6 +234,9 @@ async fn members_are_changed_only_after_a_yes() {
     let body: serde_json::Value = serde_json::from_slice(&seen.3).expect("JSON");
     assert_eq!(body, serde_json::json!({ "add": ["4"], "remove": ["2"] }));
 
+    server.next(200, "", r#"{"to":"3"}"#);
+    let run = server.run(&["transfer-leader", "abc", "--dry-run"], b"").await;
+    assert_eq!(text(&run.stdout), "node 3 would lead\n");
     server.next(200, "", "{}");
     server.run(&["transfer-leader", "abc", "--to", "2"], b"").await;
     assert_eq!(server.last().3, r#"{"to":"2"}"#);
@@ -294,10 +297,27 @@ async fn groups_are_reshaped_with_a_plan_and_a_yes() {
 async fn operations_are_listed() {
     let server = Server::start().await;
     let body = r#"{"operations":[{"id":1,"kind":"split","group":"abc","origin":"ordered","state":"refused",
-        "operation":null,"reason":"busy"}]}"#;
+        "operation":null,"reason":"busy"},
+        {"id":2,"kind":"members","group":"abc","state":"done","detail":{"add":["4"],"remove":["2","3"],"members":["1"]}},
+        {"id":3,"kind":"members","group":"abc","state":"done","detail":{"node":"9","action":{"add":["5"],"remove":["6"]}}},
+        {"id":4,"kind":"transfer-leader","group":"abc","state":"done","detail":{"to":"7"}},
+        {"id":5,"kind":"drain","group":"","state":"done","detail":{"node":"8"}},
+        {"id":6,"kind":"remove","group":"","state":"done","detail":{"node":"8","changes":[{"group":"abc","replaced_by":"7"},
+            {"group":"def","replaced_by":null}]}}]}"#;
     server.next(200, "", body);
     let run = server.run(&["operations"], b"").await;
-    assert!(text(&run.stdout).lines().any(|line| line.contains("refused") && line.ends_with("busy")), "{run:?}");
+    let shown = text(&run.stdout);
+    assert!(shown.lines().any(|line| line.contains("refused") && line.ends_with("busy")), "{run:?}");
+    for (kind, nodes) in [
+        ("members", " +4 -2 -3 "),
+        ("members", " +5 -6 "),
+        ("transfer-leader", " 7 "),
+        ("drain", " 8 "),
+        ("remove", " +7 8 "),
+    ] {
+        assert!(shown.lines().any(|line| line.contains(kind) && line.contains(nodes)), "{kind}: {shown}");
+    }
+    assert!(!shown.contains('9'), "who decided is not whom it concerns: {shown}");
 }
 
 #[tokio::test]

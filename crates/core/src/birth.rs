@@ -60,6 +60,8 @@ pub(crate) struct Birth {
     /// One of the founders and seeds has answered since the start, and so knows where this node is, and this node whom to gossip
     /// with: a node without replicas has nobody else to hear of it.
     announced: bool,
+    /// Somebody has answered since the start.
+    heard: bool,
     /// Why birth cannot go on, for a person.
     pub(crate) problem: Option<String>,
 }
@@ -85,6 +87,18 @@ impl Node {
             return Vec::new();
         }
         self.birth.others().into_iter().filter(|address| !self.birth.answered.contains_key(address)).collect()
+    }
+
+    /// The seeds of which a node that founds nothing needs one: nobody answered at any of them yet. Without one it belongs to no
+    /// cluster, or, started again without replicas, finds nobody of its cluster.
+    #[must_use]
+    pub fn seeds_awaited(&self) -> Vec<String> {
+        let founds = self.birth.origin.founders.contains(&self.birth.origin.address);
+        let alone = match self.record.cluster {
+            None => !founds,
+            Some(_) => self.replicas.is_empty(),
+        };
+        if alone && !self.birth.heard { self.birth.others().into_iter().collect() } else { Vec::new() }
     }
 }
 
@@ -148,6 +162,7 @@ impl Node {
         if node == self.record.node {
             return;
         }
+        self.birth.heard = true;
         if self.record.cluster.is_some() {
             if cluster == self.record.cluster {
                 self.birth.announced = true;

@@ -102,7 +102,7 @@ fn refused(reason: ClientReason) -> Failure {
         ClientReason::Deadline => (Reason::Deadline, None),
         ClientReason::Malformed(_) => (Reason::Malformed, None),
         ClientReason::TooLarge { .. } => (Reason::TooLarge, None),
-        ClientReason::Conflict(_) => (Reason::Conflict, None),
+        ClientReason::Conflict(_) | ClientReason::Gone { .. } => (Reason::Conflict, None),
     };
     let failure = Failure::refused(kind, text);
     match retry_after {

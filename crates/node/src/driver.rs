@@ -145,6 +145,8 @@ pub struct Driver {
     handed_over: BTreeMap<GroupId, Ballot>,
     /// When a node without room may hand over again.
     full_hand_over_at: Option<Instant>,
+    /// What keeps the node from its cluster, as far as it was logged.
+    complaint: surroundings::Complaint,
     ended: Option<Ended>,
     /// Set once the id is given up: the process ends when this batch is on disk.
     last_write: Option<WriteId>,
@@ -195,6 +197,7 @@ impl Driver {
             draining: false,
             handed_over: BTreeMap::new(),
             full_hand_over_at: None,
+            complaint: surroundings::Complaint::default(),
             ended: None,
             last_write: None,
             armed: None,
@@ -568,6 +571,11 @@ impl Driver {
                 let to = to.or_else(|| self.node.successor(group)).unwrap_or(self.node.id());
                 let request = self.request(Pending::Order(waiter, group));
                 self.step(Input::HandOver { request, group, to });
+            }
+            Event::NameHeir { group, waiter } => {
+                let heir = self.node.successor(group).ok_or_else(|| "nobody else could lead the group".to_owned());
+                let plan = heir.and_then(|heir| crate::status::plan_transfer(&self.serving, group, Some(heir)));
+                waiter.answer(crate::service::planned(plan));
             }
             Event::Reshape { group, order, waiter } => {
                 tracing::info!(%group, ?order, "ordered");

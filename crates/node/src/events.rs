@@ -77,6 +77,13 @@ pub enum Event {
         /// Who waits.
         waiter: Waiter,
     },
+    /// A question to whom leadership would be handed over.
+    NameHeir {
+        /// The group.
+        group: GroupId,
+        /// Who waits.
+        waiter: Waiter,
+    },
     /// An operator's order to reshape the ring.
     Reshape {
         /// The group that is to act.

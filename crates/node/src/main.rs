@@ -60,7 +60,7 @@ async fn run(settings: NodeSettings, process: Process) -> Result<(), Failure> {
     };
     let identity = identity(&settings, &booted);
     tracing::info!(node = %identity.node, boot = identity.boot, "started");
-    let serving = Arc::new(Serving::new(booted.store.clone(), NodeCounts::new()?));
+    let serving = Arc::new(Serving::new(booted.store.clone(), NodeCounts::new()?, settings.policy.min_size));
     let inbox = Inbox::new();
     let drain_mark = settings.node.data_dir.join(DRAIN_MARK);
     let service = NodeService::new(serving.clone(), inbox.clone(), identity.clone(), drain_mark);

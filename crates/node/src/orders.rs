@@ -28,26 +28,38 @@ pub fn ready(
     group: GroupId,
     range_version: Option<RangeVersion>,
 ) -> Result<Arc<Served>, ReplyBody> {
+    let served = led(serving, node, group)?;
+    if let Some(refused) = range_version.and_then(|wanted| refused_version(served.range_version, wanted)) {
+        return Err(refused);
+    }
+    if let Some(held) = &served.held {
+        return Err(conflict(format!("another operation holds the group: {}", held.info())));
+    }
+    Ok(served)
+}
+
+/// The group, if this node leads it; else who may.
+pub fn led(serving: &Serving, node: NodeId, group: GroupId) -> Result<Arc<Served>, ReplyBody> {
     let refused = |refusal, descriptors| {
         Err(ReplyBody::Refused { refusal, retry_after_ms: 0, descriptors, stamp: Default::default() })
     };
     let Some(served) = serving.group(group) else { return refused(Refusal::NotOwner, serving.hints_of(group)) };
     let descriptor = serving.descriptor(&served);
     match descriptor.leader {
-        Some(leader) if leader == node => {}
-        Some(_) => return refused(Refusal::NotLeader, vec![descriptor]),
-        None => return refused(Refusal::NoLeader, vec![descriptor]),
+        Some(leader) if leader == node => Ok(served),
+        Some(_) => refused(Refusal::NotLeader, vec![descriptor]),
+        None => refused(Refusal::NoLeader, vec![descriptor]),
     }
-    if let Some(wanted) = range_version.filter(|wanted| *wanted != served.range_version) {
-        return Err(conflict(format!(
-            "the group's range has changed: its version is {}, not {wanted}",
-            served.range_version
-        )));
+}
+
+/// What who orders something of another version of the range hears. Neighbours may know of a change that is decided before it is
+/// applied here: whoever has heard of it from them is to wait for that.
+fn refused_version(own: RangeVersion, wanted: RangeVersion) -> Option<ReplyBody> {
+    if wanted > own {
+        return Some(ReplyBody::refused(Refusal::Sealed));
     }
-    if let Some(held) = &served.held {
-        return Err(conflict(format!("another operation holds the group: {}", held.info())));
-    }
-    Ok(served)
+    let text = || format!("the group's range has changed: its version is {own}, not {wanted}");
+    (wanted < own).then(|| conflict(text()))
 }
 
 /// A refusal because of how the group is.
@@ -167,6 +179,16 @@ mod tests {
             word: Arc::default(),
             figures: Arc::default(),
         }
+    }
+
+    #[test]
+    fn an_order_for_an_earlier_range_is_refused_and_one_for_a_later_is_to_wait() {
+        let refusal = |wanted| match refused_version(RangeVersion(8), RangeVersion(wanted)) {
+            Some(ReplyBody::Refused { refusal, .. }) => Some(refusal),
+            _ => None,
+        };
+        assert_eq!((refusal(8), refusal(9)), (None, Some(Refusal::Sealed)));
+        assert!(matches!(refusal(7), Some(Refusal::Conflict { text }) if text.contains("is 8, not 7")));
     }
 
     #[test]

@@ -187,9 +187,11 @@ impl NodeService {
             AdminRequest::Drain { on } => self.drain(on, waiter),
             AdminRequest::Recover { group, survivors } => self.inbox.push(Event::Recover { group, survivors, waiter }),
             AdminRequest::Condemn { nodes } => self.inbox.push(Event::Condemn { nodes, waiter }),
-            AdminRequest::TransferLeader { group, to, dry_run: true } => {
-                waiter.answer(planned(crate::status::plan_transfer(&self.serving, group, to)));
-            }
+            AdminRequest::TransferLeader { group, to, dry_run: true } => match (self.led(group), to) {
+                (Err(refused), _) => waiter.answer(refused),
+                (Ok(()), Some(_)) => waiter.answer(planned(crate::status::plan_transfer(&self.serving, group, to))),
+                (Ok(()), None) => self.inbox.push(Event::NameHeir { group, waiter }),
+            },
         }
     }
 
@@ -254,6 +256,10 @@ impl NodeService {
             Ok(_) => self.inbox.push(Event::Reshape { group, order: Order::TakeOver { from, boundary }, waiter }),
             Err(refused) => waiter.answer(refused),
         }
+    }
+
+    fn led(&self, group: GroupId) -> Result<(), ReplyBody> {
+        orders::led(&self.serving, self.identity.node, group).map(drop)
     }
 
     fn not_owner(&self, key: Option<&Key>) -> ReplyBody {
@@ -324,7 +330,7 @@ fn whole_milliseconds(span: Duration) -> u64 {
     u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-fn planned(answer: Result<serde_json::Value, String>) -> ReplyBody {
+pub(crate) fn planned(answer: Result<serde_json::Value, String>) -> ReplyBody {
     match answer {
         Ok(plan) => ReplyBody::Administered { json: plan.to_string() },
         Err(text) => ReplyBody::refused(Refusal::Conflict { text }),

@@ -293,7 +293,7 @@ pub struct NodeView {
     pub spoken_to: usize,
     /// This node is being emptied.
     pub draining: bool,
-    /// Why there is no cluster yet.
+    /// Why there is no cluster yet, or nobody of it is found.
     pub problem: Option<String>,
     /// Commands, reads and orders that wait for the protocol.
     pub waiting: usize,
@@ -329,12 +329,14 @@ pub struct Serving {
     pub policies: Mutex<Records>,
     /// What all threads count.
     pub counts: NodeCounts,
+    /// The fewest voters that an order leaves a group, as set here.
+    pub min_size: usize,
 }
 
 impl Serving {
     /// Nothing yet.
     #[must_use]
-    pub fn new(store: RocksStore, counts: NodeCounts) -> Self {
+    pub fn new(store: RocksStore, counts: NodeCounts, min_size: usize) -> Self {
         Self {
             store,
             groups: ArcSwap::default(),
@@ -343,6 +345,7 @@ impl Serving {
             routes: RwLock::new(RoutingTable::new(MOST_ROUTES)),
             policies: Mutex::default(),
             counts,
+            min_size,
         }
     }
 

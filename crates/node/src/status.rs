@@ -57,6 +57,7 @@ pub fn status(serving: &Serving, identity: &Identity) -> Value {
         },
         "draining": view.draining,
         "replicas": replicas,
+        "min_size": serving.min_size,
         "policy": serving.policies.lock().iter().map(decision).collect::<Vec<_>>(),
         "disk_full": view.disk_full,
         "problem": view.problem,

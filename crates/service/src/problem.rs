@@ -80,8 +80,8 @@ kinds! {
     Quota = "quota", TOO_MANY_REQUESTS, "A quota is used up", true;
     /// A mistake of ours, or damage.
     Internal = "internal", INTERNAL_SERVER_ERROR, "The server failed", false;
-    /// Nobody can serve the key at the moment: no leader, no majority, a seal.
-    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "The key cannot be served at the moment", true;
+    /// Nobody can serve the key, or carry out the order, at the moment: no leader, no majority, a seal.
+    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "The request cannot be served at the moment", true;
     /// Too much work is under way.
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "The server is overloaded", true;
     /// A majority has no room for the write. Reads and deletes go on.
@@ -90,8 +90,8 @@ kinds! {
     NotReady = "not-ready", SERVICE_UNAVAILABLE, "The program is not ready", true;
     /// The request's time was over.
     DeadlineExceeded = "deadline-exceeded", GATEWAY_TIMEOUT, "The request's time is over", true;
-    /// Whether a write happened cannot be told.
-    OutcomeUnknown = "outcome-unknown", GATEWAY_TIMEOUT, "Whether the write happened is not known", false;
+    /// Whether a write happened, or an order was carried out, cannot be told.
+    OutcomeUnknown = "outcome-unknown", GATEWAY_TIMEOUT, "Whether the request was carried out is not known", false;
 }
 
 /// What became of a write that did not succeed.

@@ -181,3 +181,29 @@ fn a_group_is_shown_with_its_replicas_and_problems() {
     assert_eq!(detail["problems"][0]["kind"], "under_replicated");
     assert!(picture.group_detail(GroupId(8)).is_none());
 }
+
+#[test]
+fn the_dead_whose_place_others_have_taken_are_left_out() {
+    let descriptors = [descriptor(0xa, 0, 0, &[1, 2, 8])];
+    let survey = |state| {
+        let mut survey = Survey::default();
+        for id in [1, 2, 3] {
+            survey.descriptions.insert(NodeId(id), description(id, &descriptors));
+        }
+        // 7 to 9 were what node 3 is before it lost its disk; the group still counts on 8. 6 lived elsewhere.
+        for (id, address) in [(6, 6), (7, 3), (8, 3), (9, 3)] {
+            let peer_address = format!("127.0.0.1:{address}");
+            let info =
+                NodeInfo { node: NodeId(id), peer_address, state, replicas: Vec::new(), ..description(3, &[]).node };
+            survey.hearsay.insert(NodeId(id), info);
+            survey.unreached.insert(NodeId(id), "no answer".into());
+        }
+        survey
+    };
+    let shown = |state| {
+        let nodes = Picture::new("test", survey(state)).nodes().nodes;
+        nodes.iter().map(|node| u64::from_str_radix(&node.id, 16).expect("an id")).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(NodeState::Dead), [1, 2, 3, 6, 8]);
+    assert_eq!(shown(NodeState::Suspect), [1, 2, 3, 6, 7, 8, 9]);
+}

@@ -128,8 +128,8 @@ pub(crate) struct Put {
     /// Reads the value from this file; - is standard input
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    /// How long the value lives, such as 30s
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    /// How long the value lives, such as 30s, 2h30m or 1d
+    #[arg(long, value_name = "TIME", value_parser = time_to_live)]
     pub(crate) ttl: Option<Duration>,
     /// Only if the key has exactly this version
     #[arg(long, value_name = "VERSION", conflicts_with = "create")]
@@ -374,20 +374,53 @@ pub(crate) struct Bench {
     pub(crate) cluster: String,
 }
 
-/// Reads `500ms`, `5s`, `2m` or `1h`.
+/// How long a program may be told to wait.
+const LONGEST_MS: u64 = u32::MAX as u64;
+
+/// The longest time that a value may be told to live, as the data API has it: a hundred years.
+const LONGEST_TTL_MS: u64 = 36_500 * 86_400_000;
+
+/// Reads `500ms`, `5s`, `2m`, `1h`, `1d`, `1w`, or several of them: `2h30m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a time is a whole number and a unit: 500ms, 5s, 2m or 1h".to_owned();
-    let digits = text.find(|character: char| !character.is_ascii_digit()).ok_or_else(wrong)?;
-    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
-    let unit_ms = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(wrong()),
+    let ms = milliseconds(text)?.filter(|ms| (1..=LONGEST_MS).contains(ms));
+    ms.map(Duration::from_millis).ok_or_else(|| "a time is at least 1ms and at most 49 days".to_owned())
+}
+
+/// The same for how long a value lives.
+pub(crate) fn time_to_live(text: &str) -> Result<Duration, String> {
+    let ms = milliseconds(text)?.filter(|ms| (1..=LONGEST_TTL_MS).contains(ms));
+    ms.map(Duration::from_millis).ok_or_else(|| "a value lives for at least 1ms and at most 36500d".to_owned())
+}
+
+/// The sum of all that is named; `None` if it is too much for a number.
+fn milliseconds(text: &str) -> Result<Option<u64>, String> {
+    let wrong = || {
+        "a time is whole numbers with the units ms, s, m, h, d or w, the largest first: 500ms, 30s, 2h30m, 1d"
+            .to_owned()
     };
-    let ms = number.checked_mul(unit_ms).filter(|ms| (1..=u64::from(u32::MAX)).contains(ms));
-    ms.map(Duration::from_millis).ok_or_else(|| "a time is at least 1 ms and at most 49 days".to_owned())
+    let (mut rest, mut sum, mut last) = (text, Some(0_u64), u64::MAX);
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, behind) = rest.split_at(digits);
+        let letters = behind.bytes().take_while(|byte| !byte.is_ascii_digit()).count();
+        let unit_ms = match &behind[..letters] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            "w" => 604_800_000,
+            _ => return Err(wrong()),
+        };
+        if digits == 0 || unit_ms >= last {
+            return Err(wrong());
+        }
+        // Only digits are left, so what does not parse is too large a number.
+        let part = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
+        sum = sum.zip(part).and_then(|(sum, part)| sum.checked_add(part));
+        (rest, last) = (&behind[letters..], unit_ms);
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(sum) }
 }
 
 #[cfg(test)]
@@ -468,8 +501,24 @@ mod tests {
         for (text, ms) in [("1ms", 1), ("500ms", 500), ("5s", 5000), ("2m", 120_000), ("1h", 3_600_000)] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)));
         }
-        for text in ["", "5", "s", "-1s", "1.5s", "0s", "5 s", "99999999999999999999s", "1000000h", "5d"] {
+        for text in ["", "5", "s", "-1s", "1.5s", "0s", "5 s", "99999999999999999999s", "1000000h", "50d"] {
             duration(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn values_may_live_for_days_and_years() {
+        for (text, ms) in [
+            ("1d", 86_400_000),
+            ("2h30m", 9_000_000),
+            ("1w2d", 9 * 86_400_000),
+            ("1m1ms", 60_001),
+            ("36500d", LONGEST_TTL_MS),
+        ] {
+            assert_eq!(time_to_live(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "0d", "36501d", "1d1", "1s1s", "30m2h", "1y", "d", "1é", "99999999999999999999d1s"] {
+            time_to_live(text).expect_err(text);
         }
     }
 

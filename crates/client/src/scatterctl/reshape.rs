@@ -112,13 +112,31 @@ pub(crate) async fn operations(remote: &Remote, output: &Output) -> Result<(), F
         return output.json(&found);
     }
     let row = |entry: &Value| {
-        ["id", "kind", "group", "origin", "state", "operation", "reason"]
-            .iter()
-            .map(|name| cell(&entry[name]))
-            .collect()
+        let text = |name: &&str| cell(&entry[name]);
+        let mut row: Vec<String> = ["id", "kind", "group"].iter().map(text).collect();
+        row.push(nodes_of(entry));
+        row.extend(["origin", "state", "operation", "reason"].iter().map(text));
+        row
     };
     let rows: Vec<Vec<String>> = list(&found, "operations").iter().map(row).collect();
-    output.table(&["number", "kind", "group", "origin", "state", "operation", "reason"], &rows)
+    output.table(&["number", "kind", "group", "nodes", "origin", "state", "operation", "reason"], &rows)
+}
+
+/// The nodes that an operation concerns: who comes, who goes, who is to lead, who is drained.
+fn nodes_of(entry: &Value) -> String {
+    let detail = &entry["detail"];
+    // What a policy decided has its parts one level deeper; beside them stands the node that decided it.
+    let (ordered, own) =
+        if detail["action"].is_object() { (&detail["action"], &Value::Null) } else { (detail, &detail["node"]) };
+    let all = |name: &str, sign: &str| {
+        list(ordered, name).iter().map(|node| format!("{sign}{}", cell(node))).collect::<Vec<_>>()
+    };
+    let mut nodes = all("add", "+");
+    nodes.extend(all("remove", "-"));
+    let heirs = list(detail, "changes").iter().map(|change| &change["replaced_by"]).filter(|heir| heir.is_string());
+    nodes.extend(heirs.map(|heir| format!("+{}", cell(heir))));
+    nodes.extend([&ordered["to"], own].into_iter().filter(|node| node.is_string()).map(cell));
+    if nodes.is_empty() { "-".to_owned() } else { nodes.join(" ") }
 }
 
 impl Place {

@@ -204,12 +204,16 @@ pub(crate) async fn transfer_leader(
     arguments: TransferLeader,
 ) -> Result<(), Failure> {
     let path = format!("/v1/groups/{}/transfer-leader", encoded(arguments.group.as_bytes()));
-    let path = if arguments.dry_run { format!("{path}?dry_run=true") } else { path };
-    let done = order(remote, remote.order(&path, &json!({ "to": arguments.to }))).await?;
-    if output.is_json() {
-        return output.json(&done);
+    let body = json!({ "to": arguments.to });
+    if arguments.dry_run {
+        let plan = ask(remote, remote.order(&format!("{path}?dry_run=true"), &body)).await?;
+        if output.is_json() {
+            return output.json(&plan);
+        }
+        return output.line(&format!("node {} would lead", cell(&plan["to"])));
     }
-    output.line(if arguments.dry_run { "nothing speaks against it" } else { "done" })
+    let done = order(remote, remote.order(&path, &body)).await?;
+    if output.is_json() { output.json(&done) } else { output.line("done") }
 }
 
 pub(crate) async fn ask(remote: &Remote, request: RequestBuilder) -> Result<Value, Failure> {

@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use scatter_core::codec::Decode as _;
 use scatter_core::command::{Command, Condition, Found, LaneUse, Operation, Outcome};
 use scatter_core::group::{Configuration, Descriptor, Member, Role};
-use scatter_core::ring::KeyRange;
+use scatter_core::ops::OperationId;
+use scatter_core::ring::{KeyRange, Position};
 use scatter_core::time::LogTime;
 use scatter_core::types::{
     Ballot, ClusterId, ConfigurationVersion, GroupId, Incarnation, NodeId, RangeVersion, SessionId, Slot, Version,
@@ -16,7 +17,8 @@ use scatter_wire::frame::decode_batch;
 use scatter_wire::handshake;
 use scatter_wire::{
     AdminRequest, ClientBody, ClientReply, ClientRequest, Consistency, DEFAULT_FRAME_LIMIT, Description, Epoch,
-    FrameBatch, Hello, Identity, NodeInfo, NodeState, ReadPath, Refusal, ReplicaInfo, ReplicaRole, ReplyBody,
+    FrameBatch, Hello, Identity, NodeInfo, NodeState, PendingInfo, ReadPath, Refusal, ReplicaInfo, ReplicaRole,
+    ReplyBody,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -58,12 +60,25 @@ pub(crate) struct Group {
     pub(crate) leader: Option<NodeId>,
     pub(crate) round: u64,
     pub(crate) orders: Vec<AdminRequest>,
+    /// What the next orders hear, each one of them.
+    pub(crate) refusals: VecDeque<Refusal>,
     /// The group that took this one over, as soon as an order had come.
     pub(crate) heir: Option<GroupId>,
     pub(crate) reads_by: Vec<NodeId>,
     /// Followers serve bounded reads, not only the leader.
     pub(crate) bounded_anywhere: bool,
 }
+
+/// Another group of the same members, which owns the end of the ring.
+pub(crate) struct Neighbour {
+    /// How often it is still shown to be held, once positions of it were ordered to go.
+    pub(crate) held_for: u32,
+}
+
+pub(crate) const NEIGHBOUR: GroupId = GroupId(0xabd);
+
+/// Where the neighbour's range begins.
+const NEIGHBOUR_START: u8 = 0xf0;
 
 struct Running {
     id: NodeId,
@@ -85,6 +100,7 @@ pub(crate) struct Cluster {
     states: Mutex<BTreeMap<NodeId, NodeState>>,
     /// What each node has decided by itself, as in its status.
     pub(crate) decisions: Mutex<BTreeMap<NodeId, String>>,
+    pub(crate) neighbour: Mutex<Option<Neighbour>>,
 }
 
 impl Cluster {
@@ -99,6 +115,7 @@ impl Cluster {
             strangers: Mutex::default(),
             states: Mutex::default(),
             decisions: Mutex::default(),
+            neighbour: Mutex::default(),
         });
         for id in 1..=count {
             let address = cluster.run_node(NodeId(id), &format!("{}:0", cluster.host)).await;
@@ -200,16 +217,35 @@ impl Cluster {
     }
 
     pub(crate) fn descriptor(&self) -> Descriptor {
+        let parted = self.neighbour.lock().is_some();
         let group = self.group.lock();
         let heir = group.heir.filter(|_| !group.orders.is_empty());
         Descriptor {
             group: heir.unwrap_or(GROUP),
             configuration: Configuration { version: ConfigurationVersion(1), members: self.members.lock().clone() },
-            range_version: RangeVersion(1 + u64::from(heir.is_some())),
-            range: KeyRange::whole(),
+            range_version: RangeVersion(1 + u64::from(parted) + u64::from(heir.is_some()) + group.takeovers()),
+            range: if parted {
+                KeyRange { start: Position::first(), end: neighbour_start() }
+            } else {
+                KeyRange::whole()
+            },
             leader: group.leader,
             ballot: Ballot { round: group.round, node: group.leader.unwrap_or(NodeId(1)), incarnation: Incarnation(1) },
         }
+    }
+
+    /// The neighbour, and whether it is held at this moment.
+    fn described_neighbour(&self) -> Option<(Descriptor, bool)> {
+        let own = self.descriptor();
+        let takeovers = self.group.lock().takeovers();
+        let mut neighbour = self.neighbour.lock();
+        let neighbour = neighbour.as_mut()?;
+        let held = takeovers > 0 && neighbour.held_for > 0;
+        neighbour.held_for -= u32::from(held);
+        // Its members hear of its new range before its leader has it.
+        let range_version = RangeVersion(2 + takeovers);
+        let range = KeyRange { start: neighbour_start(), end: Position::first() };
+        Some((Descriptor { group: NEIGHBOUR, range_version, range, ..own }, held))
     }
 
     async fn serve(
@@ -320,13 +356,25 @@ impl Cluster {
             }
             ClientBody::Administer { request: AdminRequest::Status } => {
                 let decisions = self.decisions.lock().get(&id).cloned().unwrap_or_else(|| "[]".into());
-                Some(ReplyBody::Administered { json: format!("{{\"policy\":{decisions}}}") })
+                Some(ReplyBody::Administered { json: format!("{{\"min_size\":3,\"policy\":{decisions}}}") })
             }
             ClientBody::Administer { request } => {
+                let held = self.neighbour.lock().as_ref().is_some_and(|neighbour| neighbour.held_for > 0);
+                if group_of(request) == Some(NEIGHBOUR) && held {
+                    return Some(self.refuse(Refusal::Conflict { text: "another operation holds the group".into() }));
+                }
                 if !self.leads(id) {
                     return Some(self.refuse(Refusal::NotLeader));
                 }
+                let refusal = self.group.lock().refusals.pop_front();
+                if let Some(refusal) = refusal {
+                    return Some(self.refuse(refusal));
+                }
                 self.group.lock().orders.push(request.clone());
+                if let AdminRequest::TransferLeader { to, dry_run: true, .. } = request {
+                    let to = to.unwrap_or(NodeId(2));
+                    return Some(ReplyBody::Administered { json: format!("{{\"dry_run\":true,\"to\":\"{to}\"}}") });
+                }
                 if self.group.lock().heir.is_some() {
                     let text = "the leader changed meanwhile".to_owned();
                     return Some(self.refuse(Refusal::Unavailable { text }));
@@ -411,6 +459,27 @@ impl Cluster {
     fn describe(&self, id: NodeId, address: &str) -> Description {
         let leads = self.leads(id);
         let descriptor = self.descriptor();
+        let neighbour = self.described_neighbour();
+        let replica = |descriptor: &Descriptor, held: bool| ReplicaInfo {
+            group: descriptor.group,
+            incarnation: Incarnation(1),
+            role: if leads { ReplicaRole::Leader } else { ReplicaRole::Follower },
+            ballot: descriptor.ballot,
+            decided: Slot(9),
+            applied: Slot(9),
+            keys: 3,
+            bytes: 33,
+            operations_per_second: 0,
+            pending: held.then(|| PendingInfo {
+                operation: OperationId { coordinator: GROUP, slot: Slot(9) },
+                gains: false,
+                other: GROUP,
+                merge: false,
+                moving: descriptor.range.clone(),
+                age_ms: 1,
+            }),
+            range_version: descriptor.range_version,
+        };
         let members = descriptor.configuration.members.iter();
         Description {
             cluster_name: "fake".into(),
@@ -424,19 +493,9 @@ impl Cluster {
                 replicas: if descriptor.configuration.member(id).is_none() {
                     Vec::new()
                 } else {
-                    vec![ReplicaInfo {
-                        group: descriptor.group,
-                        incarnation: Incarnation(1),
-                        role: if leads { ReplicaRole::Leader } else { ReplicaRole::Follower },
-                        ballot: descriptor.ballot,
-                        decided: Slot(9),
-                        applied: Slot(9),
-                        keys: 3,
-                        bytes: 33,
-                        operations_per_second: 0,
-                        pending: None,
-                        range_version: RangeVersion(1),
-                    }]
+                    let own = (&descriptor, false);
+                    let theirs = neighbour.iter().map(|(descriptor, held)| (descriptor, *held));
+                    std::iter::once(own).chain(theirs).map(|(descriptor, held)| replica(descriptor, held)).collect()
                 },
             },
             nodes: members
@@ -452,9 +511,28 @@ impl Cluster {
                     replicas: Vec::new(),
                 })
                 .collect(),
-            descriptors: vec![descriptor],
+            descriptors: neighbour.into_iter().map(|(neighbour, _)| neighbour).chain([descriptor]).collect(),
         }
     }
+}
+
+impl Group {
+    /// How many takeovers were ordered and carried out.
+    fn takeovers(&self) -> u64 {
+        let is_takeover = |order: &&AdminRequest| matches!(order, AdminRequest::TakeOver { dry_run: false, .. });
+        self.orders.iter().filter(is_takeover).count() as u64
+    }
+}
+
+fn group_of(request: &AdminRequest) -> Option<GroupId> {
+    match request {
+        AdminRequest::Split { group, .. } | AdminRequest::TakeOver { group, .. } => Some(*group),
+        _ => None,
+    }
+}
+
+fn neighbour_start() -> Position {
+    Position(Bytes::from_static(&[NEIGHBOUR_START]))
 }
 
 fn epoch() -> Epoch {

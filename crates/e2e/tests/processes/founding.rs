@@ -49,6 +49,30 @@ fn expect_one_ring(cluster: &Cluster) {
 }
 
 #[test]
+fn a_newcomer_says_which_seeds_do_not_answer() {
+    let mut cluster = Cluster::prepare(1, &[]);
+    cluster.start_nodes();
+    cluster.wait_ready();
+    let seed = cluster.nodes[0].peer.to_string();
+    let newcomer = cluster.push_node(&[]);
+    cluster.nodes[newcomer].set("cluster.seeds", &seed);
+    cluster.nodes[0].kill();
+    cluster.nodes[newcomer].start();
+    let node = &cluster.nodes[newcomer];
+    wait::until_true("it says so where it is asked", || {
+        let ready = http::get(node.http, "/readyz").map(|ready| (ready.status, ready.text().contains(&seed)));
+        ready.is_ok_and(|ready| ready == (503, true)) && problem(node).contains(&seed)
+    });
+    wait::until_true("it logs it", || {
+        let said = node.said();
+        said.lines().any(|line| line.contains("WARN") && line.contains("its seeds") && line.contains(&seed))
+    });
+    cluster.nodes[0].start();
+    cluster.nodes[newcomer].wait_ready();
+    wait::until_true("nothing is wrong any more", || problem(&cluster.nodes[newcomer]).is_empty());
+}
+
+#[test]
 fn a_founder_that_the_others_do_not_name_joins_them() {
     let mut cluster = Cluster::prepare(3, &[]);
     let all = cluster.peers();

@@ -254,6 +254,24 @@ fn orders_that_make_no_sense_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn what_is_done_is_done_for_the_next_order() {
+    let (_cluster, _, operator) = start(3);
+    let parent = only(&operator.settled()).id.clone();
+    let done = operator.order(&parent, "split", r#"{"at":"80"}"#);
+    let child = text(&done["child"]);
+    // Each order comes as soon as the one before it is answered, and the group that lost acts next.
+    let _ = operator.settled_with(2);
+    for _ in 0..5 {
+        operator.order(&parent, "repartition", r#"{"boundary":"60"}"#);
+        operator.order(&parent, "repartition", r#"{"boundary":"a0"}"#);
+        operator.order(&child, "repartition", r#"{"boundary":"80","side":"predecessor"}"#);
+        operator.order(&parent, "split", r#"{"at":"40"}"#);
+        operator.order(&parent, "merge", "");
+    }
+    assert_eq!(operator.settled_with(2).len(), 2);
+}
+
+#[test]
 fn of_two_operators_at_once_one_is_heard() {
     let (_cluster, addresses, operator) = start(3);
     for number in 0..20 {

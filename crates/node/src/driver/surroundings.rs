@@ -27,6 +27,12 @@ const LATEST_VIEW: u32 = 8;
 /// How often the routes along far links are used, so that others do not take their place.
 const FAR_ROUTES_EVERY: Duration = Duration::from_secs(5);
 
+/// How long a node may miss its cluster before that is logged: longer than a start of all takes.
+const FIRST_COMPLAINT: Duration = Duration::from_secs(3);
+
+/// How often it is logged then.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
+
 impl Driver {
     /// Joins the gossip of the cluster, once there is one, and does what is due of it.
     pub(super) fn gossip(&mut self) {
@@ -148,16 +154,29 @@ impl Driver {
         VIEW_EVERY * u32::try_from(late).unwrap_or(LATEST_VIEW).min(LATEST_VIEW)
     }
 
+    /// Why the node belongs to no cluster, or finds nobody of it; logged if that lasts.
+    fn problem(&mut self) -> Option<String> {
+        let problem = self.node.birth_problem().map(str::to_owned);
+        let problem = problem.or_else(|| awaited(&self.node.birth_awaits(), &self.node.seeds_awaited()));
+        if self.complaint.is_due(problem.is_some(), crate::clock::instant())
+            && let Some(problem) = &problem
+        {
+            tracing::warn!("{problem}");
+        }
+        problem
+    }
+
     pub(super) fn publish_view(&mut self) {
         let rated = self.rates.update(&self.serving, std::time::Instant::now());
         self.look_around(rated);
+        let problem = self.problem();
         let view = NodeView {
             cluster: self.node.cluster(),
             replicas: self.node.status(crate::clock::now()),
             nodes: self.hearsay.as_ref().map(Hearsay::nodes).unwrap_or_default(),
             spoken_to: self.known.len(),
             draining: self.emptying,
-            problem: self.node.birth_problem().map(str::to_owned).or_else(|| awaited(&self.node.birth_awaits())),
+            problem,
             waiting: self.pending.len(),
             proposals: self.pending.values().filter(|pending| matches!(pending, Pending::Write(..))).count(),
             queues: self.queues(),
@@ -172,8 +191,59 @@ impl Driver {
     }
 }
 
-/// What a founder waits for, in words.
-fn awaited(addresses: &[String]) -> Option<String> {
-    let waits = "the cluster is born once all that are to found it, and all seeds, have answered; nobody has yet at";
+/// What a founder, or a node that joins, waits for, in words.
+fn awaited(founders: &[String], seeds: &[String]) -> Option<String> {
+    let (waits, addresses) = if founders.is_empty() {
+        ("the node finds its cluster by its seeds, of which one must answer; nobody has yet at", seeds)
+    } else {
+        ("the cluster is born once all that are to found it, and all seeds, have answered; nobody has yet at", founders)
+    };
     (!addresses.is_empty()).then(|| format!("{waits} {}", addresses.join(", ")))
+}
+
+/// When what keeps a node from its cluster is logged: not before it has lasted, and then only now and then.
+#[derive(Debug, Default)]
+pub(super) struct Complaint {
+    /// When it is logged next; `None` while nothing is wrong.
+    due: Option<Instant>,
+}
+
+impl Complaint {
+    /// Whether it is to be logged.
+    fn is_due(&mut self, wrong: bool, now: Instant) -> bool {
+        if !wrong {
+            self.due = None;
+            return false;
+        }
+        let due = *self.due.get_or_insert(now.after(FIRST_COMPLAINT));
+        let is_due = due <= now;
+        if is_due {
+            self.due = Some(now.after(COMPLAIN_EVERY));
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_founders_first() {
+        let (none, some) = ([], ["a:1".to_owned(), "b:2".to_owned()]);
+        assert_eq!(awaited(&none, &none), None);
+        assert!(awaited(&none, &some).is_some_and(|text| text.contains("seeds") && text.ends_with("at a:1, b:2")));
+        assert!(awaited(&some, &some).is_some_and(|text| text.contains("is born")));
+    }
+
+    #[test]
+    fn what_lasts_is_complained_of_now_and_then() {
+        let mut complaint = Complaint::default();
+        let begun = Instant::default();
+        let mut logged = |wrong, seconds| complaint.is_due(wrong, begun.after(Duration::from_secs(seconds)));
+        let said: Vec<u64> = (0..100).filter(|second| logged(true, *second)).collect();
+        assert_eq!(said, [3, 33, 63, 93]);
+        assert!(!logged(false, 100) && !logged(true, 101), "it begins anew");
+        assert!(logged(true, 104));
+    }
 }
