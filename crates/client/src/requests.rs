@@ -202,12 +202,14 @@ impl Work for WriteWork {
     }
 }
 
-/// An operator's order to the leader of a group. It carries no lane, so it is not repeated once it may have arrived, unless it only
-/// asks what would be done.
+/// An operator's order to the leader of a group. It carries no lane. Once it may have arrived it is repeated, to whoever leads then,
+/// only if it names the version of the range, so that it is carried out once at most, or if it only asks what would be done.
 pub(crate) struct OrderWork {
     request: AdminRequest,
     only_asks: bool,
-    maybe_arrived: bool,
+    names_version: bool,
+    /// Attempts that may have arrived.
+    unanswered: u32,
 }
 
 impl OrderWork {
@@ -222,7 +224,13 @@ impl OrderWork {
             | AdminRequest::Recover { .. }
             | AdminRequest::Condemn { .. } => false,
         };
-        Self { request, only_asks, maybe_arrived: false }
+        let names_version = match &request {
+            AdminRequest::Split { range_version, .. } | AdminRequest::TakeOver { range_version, .. } => {
+                range_version.is_some()
+            }
+            _ => false,
+        };
+        Self { request, only_asks, names_version, unanswered: 0 }
     }
 }
 
@@ -234,25 +242,25 @@ impl Work for OrderWork {
     }
 
     fn sent(&mut self) {
-        self.maybe_arrived = !self.only_asks;
+        self.unanswered += u32::from(!self.only_asks);
     }
 
     fn may_repeat(&self) -> bool {
-        !self.maybe_arrived
+        self.unanswered == 0 || self.names_version
     }
 
     fn ended(&mut self, ended: Ended) -> Verdict<String> {
         match ended {
             Ended::Reply(ReplyBody::Administered { json }) => Verdict::Done(json),
             Ended::NotSent => {
-                self.maybe_arrived = false;
+                self.unanswered = self.unanswered.saturating_sub(1);
                 Verdict::Again
             }
             Ended::Refused(refusal) if refusal.is_definite() => {
-                self.maybe_arrived = false;
+                self.unanswered = self.unanswered.saturating_sub(1);
                 Verdict::Again
             }
-            Ended::Refused(_) | Ended::Lost if self.only_asks => Verdict::Again,
+            Ended::Refused(_) | Ended::Lost if self.only_asks || self.names_version => Verdict::Again,
             Ended::Refused(_) | Ended::Lost => {
                 let reason = Reason::Unreachable("the order was sent and not answered".into());
                 Verdict::Failed(Failure { certainty: Certainty::Unknown, reason })
@@ -262,7 +270,7 @@ impl Work for OrderWork {
     }
 
     fn give_up(&self) -> Certainty {
-        if self.maybe_arrived { Certainty::Unknown } else { Certainty::NotApplied }
+        if self.unanswered > 0 { Certainty::Unknown } else { Certainty::NotApplied }
     }
 }
 

@@ -386,6 +386,34 @@ async fn sealed_positions_are_waited_for_and_not_reported_before_the_time_is_ove
 }
 
 #[tokio::test]
+async fn an_order_that_names_the_version_goes_to_the_next_leader_if_the_first_is_frozen() {
+    let (cluster, client) = start().await;
+    put(&client, "a").await.expect("the leader is known");
+    cluster.freeze(1, true);
+    let options = ReshapeOptions { range_version: Some(RangeVersion(1)), timeout: Some(PATIENT), dry_run: false };
+    let split = client.split(GROUP, None, options);
+    let elected = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        cluster.elect(2);
+    };
+    let (done, ()) = tokio::join!(split, elected);
+    done.expect("carried out by the next leader");
+    assert_eq!(cluster.group.lock().orders.len(), 1);
+
+    // Without it, it might be carried out twice.
+    cluster.freeze(2, true);
+    let options = ReshapeOptions { timeout: Some(Duration::from_millis(600)), ..ReshapeOptions::default() };
+    let split = client.split(GROUP, None, options);
+    let elected = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        cluster.elect(3);
+    };
+    let (unknown, ()) = tokio::join!(split, elected);
+    assert!(matches!(unknown, Err(AdminError::Unknown { .. })), "{unknown:?}");
+    assert_eq!(cluster.group.lock().orders.len(), 1);
+}
+
+#[tokio::test]
 async fn orders_that_reshape_the_ring_say_what_is_wanted() {
     let (cluster, client) = start().await;
     let version = Some(RangeVersion(1));
