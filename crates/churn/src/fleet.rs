@@ -305,7 +305,11 @@ fn last_words(member: &mut Member) -> Option<String> {
 
 /// What each node is told beside its addresses.
 fn settings(options: &Options) -> Vec<(String, String)> {
-    let mut settings = options.node_set.clone();
+    let size = options.group_size;
+    let sizes = [("target", size), ("min", size.min(3)), ("max", size.max(7))];
+    let mut settings: Vec<(String, String)> =
+        sizes.iter().map(|(what, size)| (format!("policy.{what}_size"), size.to_string())).collect();
+    settings.extend(options.node_set.iter().cloned());
     if options.replace == Replace::ByPolicy {
         settings.push(("policy.replace_dead_after_ms".into(), options.replace_dead_after.as_millis().to_string()));
     }

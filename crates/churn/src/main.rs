@@ -248,7 +248,7 @@ fn come_to_rest(options: &Options, events: &Events, fleet: &mut Fleet<'_>, timel
         let unrest = match fleet.look() {
             _ if !fleet.is_complete() => Some("a node is not ready".to_owned()),
             None => Some("the admin program does not show it".to_owned()),
-            Some(ring) => ring.unrest(&events.alive()),
+            Some(ring) => ring.unrest(&events.alive(), options.group_size),
         };
         let seconds = began.elapsed().as_secs_f64();
         match unrest {

@@ -84,7 +84,7 @@ impl Ring {
     }
 
     /// What is still to be done; nothing if the ring is at rest.
-    pub(crate) fn unrest(&self, alive: &Nodes) -> Option<String> {
+    pub(crate) fn unrest(&self, alive: &Nodes, size: usize) -> Option<String> {
         if !self.is_whole() || !self.problems.is_empty() {
             return Some(format!("problems: {:?}", self.problems));
         }
@@ -94,6 +94,10 @@ impl Ring {
                 .or_else(|| group.pending.then(|| format!("group {} is held by an operation", group.id)))
                 .or_else(|| group.leader.is_none().then(|| format!("group {} has no leader", group.id)))
                 .or_else(|| (!group.learners.is_empty()).then(|| format!("group {} has learners", group.id)))
+                .or_else(|| {
+                    let voters = group.voters.len();
+                    (voters != size.min(alive.len())).then(|| format!("group {} has {voters} voters", group.id))
+                })
         })
     }
 
@@ -172,8 +176,9 @@ mod tests {
         for (node, spared) in [("b", false), ("c", false), ("d", true), ("e", true), ("f", true)] {
             assert_eq!(ring.can_spare(node, &without_a), spared, "{node}");
         }
-        assert_eq!(ring.unrest(&all), None);
-        assert!(ring.unrest(&without_a).is_some_and(|what| what.contains("dead member a")));
+        assert_eq!(ring.unrest(&all, 3), None);
+        assert!(ring.unrest(&all, 5).is_some_and(|what| what.contains("3 voters")));
+        assert!(ring.unrest(&without_a, 3).is_some_and(|what| what.contains("dead member a")));
         assert_eq!(ring.candidates(&ring.groups[0], &all), ["f", "d", "e"]);
         assert_eq!(ring.without_majority(&without_a), [""; 0]);
         assert_eq!(ring.without_majority(&nodes(&["b", "d", "e", "f"])), ["1"]);

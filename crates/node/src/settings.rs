@@ -85,6 +85,8 @@ pub struct ConsensusSection {
 #[allow(missing_docs, reason = "the sample explains each key")]
 pub struct GossipSection {
     pub max_groups: usize,
+    pub probe_period_ms: u64,
+    pub suspect_for_ms: u64,
 }
 
 /// `consensus.read_mode`.
@@ -178,6 +180,8 @@ impl Settings for NodeSettings {
         within("consensus.queue_bytes", consensus.queue_bytes as u64, 1 << 20..=1 << 34)?;
         within("consensus.look_around_ms", consensus.look_around_ms, 100..=3_600_000)?;
         within("gossip.max_groups", self.gossip.max_groups as u64, 1..=1 << 20)?;
+        within("gossip.probe_period_ms", self.gossip.probe_period_ms, 100..=60_000)?;
+        within("gossip.suspect_for_ms", self.gossip.suspect_for_ms, 100..=300_000)?;
         within("storage.segment_bytes", self.storage.segment_bytes, 1 << 20..=1 << 30)?;
         within("storage.flush_interval_ms", self.storage.flush_interval_ms, 100..=3_600_000)?;
         within("storage.drop_bytes_per_second", self.storage.drop_bytes_per_second, 1 << 20..=1 << 40)?;
@@ -277,7 +281,15 @@ impl NodeSettings {
     /// The gossip's settings.
     #[must_use]
     pub fn gossip(&self) -> scatter_gossip::Settings {
-        scatter_gossip::Settings { max_groups: self.gossip.max_groups, ..scatter_gossip::Settings::default() }
+        let probe_period = Duration::from_millis(self.gossip.probe_period_ms);
+        scatter_gossip::Settings {
+            max_groups: self.gossip.max_groups,
+            probe_period,
+            // Others are asked while there is time for their answer.
+            probe_timeout: probe_period * 3 / 10,
+            suspect_for: Duration::from_millis(self.gossip.suspect_for_ms),
+            ..scatter_gossip::Settings::default()
+        }
     }
 
     /// The core's settings.
