@@ -59,6 +59,24 @@ pub(crate) fn draw(plan: &mut Plan) {
         }
         _ => {}
     }
+    if plan.profile == Profile::Ring {
+        widen(plan);
+    }
+}
+
+/// A few rings have many hosts that stay. Without policies only orders would bring groups to them.
+fn widen(plan: &mut Plan) {
+    let mut random = Random::new(plan.seed ^ STREAM ^ 2);
+    if !random.permille(33) {
+        return;
+    }
+    plan.hosts = random.between(30, 60) as usize;
+    plan.most_groups = random.between(7, 30) as usize;
+    plan.keys = random.between(8, 16) as u32 + plan.most_groups as u32;
+    if random.permille(700) && plan.policies.is_none() {
+        plan.policies = Some(Rules::draw(&mut random, plan));
+    }
+    slow_down(plan);
 }
 
 fn draw_ring(plan: &mut Plan, random: &mut Random) {
@@ -75,7 +93,11 @@ fn draw_ring(plan: &mut Plan, random: &mut Random) {
     plan.duration = random.between(15, 45) * SECOND;
     plan.fault_gap = random.spread(600 * MILLISECOND, 4 * SECOND);
     plan.lifetimes = Some(Lifetimes::draw(random));
-    // Many groups say much: more hosts take their time.
+    slow_down(plan);
+}
+
+/// Many groups say much: more hosts take their time.
+fn slow_down(plan: &mut Plan) {
     let heartbeat = plan.config.heartbeat * (1 + plan.hosts as u32 / 12);
     plan.config.lease = plan.config.lease.max(heartbeat * 4);
     plan.config.election_min = plan.config.lease + plan.config.lease / 20;
