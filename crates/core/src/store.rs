@@ -49,6 +49,12 @@ pub trait Read {
         Ok(())
     }
 
+    /// About how many bytes lie between the two keys, if the store can tell without looking at them.
+    fn size_between(&self, start: &[u8], end: &[u8]) -> Option<u64> {
+        let _ = (start, end);
+        None
+    }
+
     /// Shows pairs with `start <= key < end` in byte order until the visitor stops.
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), StoreError>;
 }

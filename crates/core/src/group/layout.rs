@@ -297,7 +297,7 @@ pub(super) fn positions(tablet: TabletId, space: Space, from: &Position, to: Opt
 }
 
 /// The parts of a space that hold a replica's range, in ring order: spans of store keys, and what their times are moved by.
-fn ring_spans(tablets: &TabletMap, space: Space) -> Vec<(Vec<u8>, Vec<u8>, i64)> {
+pub(super) fn ring_spans(tablets: &TabletMap, space: Space) -> Vec<(Vec<u8>, Vec<u8>, i64)> {
     let mut spans = Vec::new();
     for piece in &tablets.0 {
         for (from, to) in piece.range.spans() {

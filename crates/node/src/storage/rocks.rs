@@ -423,19 +423,19 @@ impl Batch for RocksBatch {
 
 /// A pinned view that owns its share of the store, and so may go to any thread and outlive every other handle.
 pub struct RocksView {
-    /// Borrows from the database that `_inner` keeps alive. Fields drop in order: this one first.
+    /// Borrows from the database that `inner` keeps alive. Fields drop in order: this one first.
     snapshot: SnapshotWithThreadMode<'static, DB>,
-    _inner: Arc<Inner>,
+    inner: Arc<Inner>,
 }
 
 impl RocksView {
     fn pin(inner: Arc<Inner>) -> Self {
         // SAFETY: the reference points into the allocation of `inner`, which never moves and which this view's own `Arc`
-        // keeps alive. The lifetime is lengthened only here: `snapshot` is private, is dropped before `_inner`, and
+        // keeps alive. The lifetime is lengthened only here: `snapshot` is private, is dropped before `inner`, and
         // everything that `get` and `scan` borrow from it is bound to `&self` and gone when they return. `DB` is never
         // borrowed mutably, for it is reached through `Arc` alone.
         let db: &'static DB = unsafe { &*std::ptr::from_ref(&inner.db) };
-        Self { snapshot: db.snapshot(), _inner: inner }
+        Self { snapshot: db.snapshot(), inner }
     }
 }
 
@@ -443,6 +443,11 @@ impl Read for RocksView {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let found = self.snapshot.get_pinned(key).map_err(store_error)?;
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// Of what is in table files, whatever the view shows.
+    fn size_between(&self, start: &[u8], end: &[u8]) -> Option<u64> {
+        self.inner.db.get_approximate_sizes(&[rocksdb::Range::new(start, end.max(start))]).first().copied()
     }
 
     fn scan(&self, start: &[u8], end: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), StoreError> {
