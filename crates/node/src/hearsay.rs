@@ -116,10 +116,8 @@ impl Hearsay {
                 is_news = true;
             }
         }
-        if is_news {
-            if let Err(error) = self.gossip.set_profile(now, self.profile.clone()) {
-                tracing::warn!(%error, "the node's profile is not told");
-            }
+        if is_news && let Err(error) = self.gossip.set_profile(now, self.profile.clone()) {
+            tracing::warn!(%error, "the node's profile is not told");
         }
         let tables = (serving.groups.load_full(), serving.leadership.load_full());
         let is_told = self

@@ -415,7 +415,7 @@ impl World {
             Fault::FailSync => self.hosts[host].sync_fails = true,
             _ => {
                 // One that is a little larger still takes commands that remove.
-                let room = if host % 2 == 0 { Room::Reserve } else { Room::Removals };
+                let room = if host.is_multiple_of(2) { Room::Reserve } else { Room::Removals };
                 self.hosts[host].room = room;
                 self.at(end, Event::Undo(Undo::Space(host)));
                 return self.input(host, Input::Room { room });

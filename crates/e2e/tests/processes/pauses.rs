@@ -1,6 +1,7 @@
 //! Processes that stand still for longer than a lease, and do not know it.
 
 use scatter_e2e::cluster::Cluster;
+use scatter_e2e::wait;
 use scatter_e2e::workload::{Recorder, Workload};
 
 const ENOUGH: u64 = 40;
@@ -24,8 +25,8 @@ fn a_leader_that_was_paused_serves_nothing_stale() {
         let others: Vec<_> = (0..3).filter(|index| *index != paused).map(|index| addresses[index]).collect();
         let elsewhere = Recorder::shared_keys().map(|key| {
             let to = others[key as usize % 2];
-            scatter_e2e::wait::until_true("writes go on elsewhere", || workload.recorder.put(READER, to, key));
-            scatter_e2e::wait::until_true("reads go on elsewhere", || workload.recorder.get(READER, others[0], key));
+            wait::until_true("writes go on elsewhere", || workload.recorder.put(READER, to, key));
+            wait::until_true("reads go on elsewhere", || workload.recorder.get(READER, others[0], key));
             // The kernel takes the request while the process stands still: it is the first thing that the node sees when it
             // goes on, with its lease as it was.
             workload.recorder.send_get(READER, addresses[paused], key)
@@ -55,7 +56,19 @@ fn a_follower_that_was_paused_catches_up() {
     workload.wait_progress(ENOUGH);
     cluster.nodes[paused].process().pause();
     workload.wait_progress(3 * ENOUGH);
+    let applied = |cluster: &Cluster, index: usize| {
+        cluster.nodes[index].try_status().and_then(|status| status["replicas"][0]["applied"].as_u64())
+    };
+    let missed = applied(&cluster, cluster.leader_without(&[paused]));
+    assert!(missed.is_some());
     cluster.nodes[paused].process().go_on();
+    wait::until_true("it applies what it missed", || applied(&cluster, paused) >= missed);
+    // With one of the others it is a majority.
+    let other = (paused + 1) % 3;
+    cluster.nodes[other].kill();
+    wait::until_true("writes go on with it", || workload.recorder.put(READER, addresses[paused], 0));
+    cluster.nodes[other].start();
+    cluster.nodes[other].wait_ready();
     workload.finish(&addresses);
     assert_eq!(cluster.nodes[paused].said().matches("panicked").count(), 0);
 }
