@@ -630,7 +630,7 @@ impl World {
         let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
         let Some(asked) = process.requests.remove(&request) else { return Ok(()) };
         match asked {
-            Asked::Write { worker, attempt } => self.write_refused(host, worker, attempt, reply),
+            Asked::Write { worker, attempt, .. } => self.write_refused(host, worker, attempt, reply),
             Asked::Read { reader } => self.read_answered(host, reader, reply),
             Asked::Order => {
                 self.note([12, host as u64, 0], || format!("host {host}: order {reply:?}"));

@@ -12,6 +12,7 @@ use scatter_core::group::read_word::{Glance, ReadWord};
 use scatter_core::input::Input;
 use scatter_core::message::PeerMessage;
 use scatter_core::node::Node;
+use scatter_core::ring::Position;
 use scatter_core::ring::{Key, KeyRange};
 use scatter_core::stage::Stage as Machines;
 use scatter_core::store::map::{MapStore, MapView};
@@ -50,7 +51,7 @@ pub struct Served {
 }
 
 /// Who waits for the answer to a request of the loop.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Asked {
     /// A client's write.
     Write {
@@ -58,6 +59,10 @@ pub enum Asked {
         worker: usize,
         /// Which of its attempts.
         attempt: u64,
+        /// When it came here.
+        since: Time,
+        /// Where its first key lies.
+        position: Option<Position>,
     },
     /// A reader that the word did not let through.
     Read {
@@ -86,6 +91,8 @@ pub struct Reader {
     pub group: GroupId,
     /// What.
     pub key: Key,
+    /// When it came here, unless any state of this replica will do.
+    pub since: Option<Time>,
     /// How far it is.
     pub stage: Stage,
 }

@@ -10,6 +10,7 @@ use scatter_core::entry::{Entry, EntryKind};
 use scatter_core::group::{Configuration, GroupState, Role};
 use scatter_core::message::{Envelope, Message};
 use scatter_core::ops::{Obligation, Pending};
+use scatter_core::ring::{KeyRange, Position};
 use scatter_core::time::LogTime;
 use scatter_core::types::{Ballot, ClusterId, GroupId, NodeId, ReplicaName, SessionId, Slot, Version};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +71,8 @@ struct GroupRecord {
     led: BTreeSet<Ballot>,
     /// The state at the last slot that anybody has applied.
     state: Option<GroupState>,
+    /// What its range was, and what of it was sealed, each from when on.
+    shapes: Vec<(Time, KeyRange, Option<KeyRange>)>,
     /// The group was merged into another.
     ended: bool,
     /// The voters that are left, once it has lost its majority for good.
@@ -197,7 +200,7 @@ impl Observer {
     pub fn state(&mut self, state: &GroupState, now: Time) -> Checked {
         self.check_held_still(state)?;
         self.check_versions(state)?;
-        self.keep(state);
+        self.keep(state, now);
         let record = self.group(state.group);
         let (since, shown) = *record.clock.get_or_insert((now, state.log_time));
         let elapsed_micros = (now - since) / 1_000;
@@ -232,14 +235,18 @@ impl Observer {
     }
 
     /// Keeps the newest state of a group.
-    fn keep(&mut self, state: &GroupState) {
+    fn keep(&mut self, state: &GroupState, now: Time) {
         let record = self.groups.entry(state.group).or_default();
         let newer = record.state.as_ref().is_none_or(|known| known.applied < state.applied);
         if !newer {
             return;
         }
         let shape = |state: &GroupState| (state.range_version, state.pending.clone());
-        self.reshaped |= record.state.as_ref().map(shape) != Some(shape(state));
+        if record.state.as_ref().map(shape) != Some(shape(state)) {
+            self.reshaped = true;
+            let sealed = state.pending.as_ref().and_then(Pending::sealed).cloned();
+            record.shapes.push((now, state.range.clone(), sealed));
+        }
         record.state = Some(state.clone());
         for obligation in &state.outbox {
             if let Obligation::Bury { loser, .. } = obligation {
@@ -328,6 +335,25 @@ impl Observer {
             })?;
         }
         Ok(())
+    }
+
+    /// I32: a host answers, other than by a refusal, what a client asked it of a position of a group at `since`.
+    ///
+    /// # Errors
+    /// All the time since then somebody knew that the group had sealed the position, or let go of it.
+    pub fn answers(&self, host: usize, group: GroupId, position: &Position, since: Time) -> Checked {
+        let Some(record) = self.groups.get(&group) else { return Ok(()) };
+        // The one that was in force when it was asked, and all after it.
+        let first = record.shapes.partition_point(|(from, ..)| *from < since).saturating_sub(1);
+        let serves = |(_, range, sealed): &(Time, KeyRange, Option<KeyRange>)| {
+            range.contains(position) && !sealed.as_ref().is_some_and(|sealed| sealed.contains(position))
+        };
+        let shapes = &record.shapes[first..];
+        require(32, shapes.is_empty() || shapes.iter().any(serves), || {
+            format!(
+                "host {host} answers for {position}, which group {group} did not serve since {since} ns: {shapes:?}"
+            )
+        })
     }
 
     /// The disk of `node` holds these records.
@@ -598,7 +624,8 @@ impl Observer {
 }
 
 /// Whether the outcome was recorded in the lane.
-fn is_recorded(outcome: &Outcome) -> bool {
+#[must_use]
+pub fn is_recorded(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Written { .. }
         | Outcome::Deleted { .. }

@@ -1,7 +1,7 @@
 //! What a node does for clients: proposes their writes, reads for them on threads of their own.
 
 use crate::host::{Asked, Process, Reader, Stage, Work};
-use crate::invariants::{Broken, Checked, require};
+use crate::invariants::{Broken, Checked, is_recorded, require};
 use crate::plan::{MICROSECOND, SECOND};
 use crate::transport::Packet;
 use crate::workload::{Act, Answer, ClientRequest};
@@ -87,8 +87,10 @@ impl World {
                         return Ok(());
                     }
                 };
-                self.is_used(host, group, first_position(&command));
-                let Some(request) = self.ask(host, Asked::Write { worker, attempt }) else { return Ok(()) };
+                let position = first_position(&command);
+                self.is_used(host, group, position.clone());
+                let asked = Asked::Write { worker, attempt, since: self.now, position };
+                let Some(request) = self.ask(host, asked) else { return Ok(()) };
                 self.input(host, Input::Propose { request, group, command })
             }
             ClientRequest::Read { key, stale } => {
@@ -101,7 +103,8 @@ impl World {
                 let number = process.next_reader;
                 process.next_reader += 1;
                 let position = key.position();
-                let reader = Reader { worker, attempt, group, key, stage: Stage::Fresh { stale } };
+                let since = (!stale).then_some(self.now);
+                let reader = Reader { worker, attempt, group, key, since, stage: Stage::Fresh { stale } };
                 process.readers.insert(number, reader);
                 self.is_used(host, group, Some(position));
                 self.reader(host, number)
@@ -140,7 +143,7 @@ impl World {
     /// A write was applied, and its client hears the outcome.
     ///
     /// # Errors
-    /// I9: it does not lie on a majority.
+    /// I9: it does not lie on a majority. I32: its position was another group's or sealed.
     pub fn written(
         &mut self,
         host: usize,
@@ -150,8 +153,13 @@ impl World {
         outcome: Outcome,
     ) -> Checked {
         let Some(process) = &mut self.hosts[host].process else { return Ok(()) };
-        let Some(Asked::Write { worker, attempt }) = process.requests.remove(&request) else { return Ok(()) };
+        let Some(Asked::Write { worker, attempt, since, position }) = process.requests.remove(&request) else {
+            return Ok(());
+        };
         self.acknowledged(group, slot)?;
+        if let Some(position) = position.filter(|_| is_recorded(&outcome)) {
+            self.observer.answers(host, group, &position, since)?;
+        }
         self.tell(host, worker, attempt, Answer::Outcome(outcome));
         Ok(())
     }
@@ -308,6 +316,9 @@ impl World {
         };
         let Some(process) = &mut self.hosts[host].process else { return Ok(Progress::Gone) };
         if let Some(reader) = process.readers.remove(&number) {
+            if let Some(since) = reader.since {
+                self.observer.answers(host, reader.group, &reader.key.position(), since)?;
+            }
             self.tell(host, reader.worker, reader.attempt, Answer::Found(found));
         }
         Ok(Progress::Gone)
