@@ -180,6 +180,12 @@ bugs! {
     UnassembledCounts => "unassembled-counts",
     /// Readers are let through while a split or a seal is under way (hazards 3, 12).
     WordShownWhileMoving => "word-shown-while-moving",
+    /// Readers are let through while a seal is under way, and then alone.
+    WordShownWhileSealing => "word-shown-while-sealing",
+    /// What is said to a group that was merged away is not passed on to whoever has what it had.
+    HeirUnknown => "heir-unknown",
+    /// A removal waits for a neighbour to know who stays, however long that takes (hazard 23).
+    RemovalWaitsForEver => "removal-waits-for-ever",
     /// A replica of the parent goes before the store holds the child (hazard 2).
     ParentForgottenUnflushed => "parent-forgotten-unflushed",
     /// The leader of a child's first ballot leads it again after a restart.

@@ -693,7 +693,9 @@ impl Replica {
 
     /// Proposes an entry of the group's own. One that moves positions turns readers back first.
     fn propose_one(&mut self, kind: EntryKind, body: Bytes, cx: &mut Context<'_>) {
-        let withdraws = kind.is_structural() && !planted::on(Bug::WordShownWhileMoving);
+        let shown = planted::on(Bug::WordShownWhileMoving)
+            || (kind == EntryKind::Prepare && planted::on(Bug::WordShownWhileSealing));
+        let withdraws = kind.is_structural() && !shown;
         if withdraws {
             self.word.withdraw();
         }

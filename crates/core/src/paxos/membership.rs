@@ -280,7 +280,8 @@ impl Replica {
     fn stays_reachable(&self, configuration: &Configuration, cx: &Context<'_>) -> bool {
         let Role::Leader(leader) = &self.role else { return true };
         let Some(change) = &leader.change else { return true };
-        let late = change.deadline.since(cx.now.instant) < cx.config.change_patience / 2;
+        let late = change.deadline.since(cx.now.instant) < cx.config.change_patience / 2
+            && !planted::on(Bug::RemovalWaitsForEver);
         late || self.is_reachable_with(&with_voters(configuration, &change.add, &change.remove))
     }
 
