@@ -37,6 +37,9 @@ const STORE_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is looked whether the disk has room: much less can be written in that time than must be free.
 const SPACE_EVERY: Duration = Duration::from_millis(20);
 
+/// How often what was removed on a disk without room is compacted away.
+const COMPACT_EVERY: Duration = Duration::from_secs(2);
+
 /// One piece of work.
 pub enum Job {
     /// Decided entries of some groups, with those who wait for them.
@@ -110,6 +113,9 @@ struct Worker {
     failing: bool,
     /// The driver was told that there is no room for clients' writes.
     told_room: Room,
+    /// Something was removed since a disk without room was compacted last, or when that began.
+    removed: bool,
+    compacting: Option<(Instant, JoinHandle<()>)>,
     /// When it looks next whether the disk has room.
     space_at: Instant,
 }
@@ -133,6 +139,8 @@ impl Worker {
             waiters: HashMap::new(),
             failing: false,
             told_room: Room::Enough,
+            removed: false,
+            compacting: None,
             space_at: Instant::now(),
         })
     }
@@ -210,6 +218,29 @@ impl Worker {
             tracing::warn!(?room, needed, "room for the data store on its disk");
             self.inbox.push(Event::StoreRoom(room));
         }
+        if room < Room::Enough {
+            self.compact_removed();
+        }
+    }
+
+    /// Has what was removed compacted away, one time after the other, while there is too little room: what users removed is to make
+    /// some.
+    fn compact_removed(&mut self) {
+        let rests =
+            |(begun, thread): &(Instant, JoinHandle<()>)| thread.is_finished() && begun.elapsed() >= COMPACT_EVERY;
+        if !self.removed || !self.compacting.as_ref().is_none_or(rests) {
+            return;
+        }
+        self.removed = false;
+        let store = self.store.clone();
+        let compacts = move || {
+            crate::priority::give_way();
+            if let Err(error) = store.compact_removed() {
+                tracing::warn!(%error, "what was removed is not compacted away");
+            }
+        };
+        let thread = std::thread::Builder::new().name("compact".to_owned()).spawn(compacts);
+        self.compacting = thread.ok().map(|thread| (Instant::now(), thread));
     }
 
     /// Repeats until the store takes it.
@@ -251,6 +282,8 @@ impl Worker {
         for apply in applies {
             let begun = Instant::now();
             let done = self.until_done(|stage| stage.apply(apply));
+            // There are no commands then but such as remove.
+            self.removed |= self.told_room < Room::Enough && !done.results.is_empty();
             self.apply_done(apply.group, done, &mut burst);
             self.serving.counts.on_applied(apply.entries.len(), begun - since, begun.elapsed());
         }

@@ -7,7 +7,7 @@ use scatter_e2e::wait;
 use std::net::SocketAddr;
 use std::path::Path;
 
-const DISK_MEBIBYTES: u32 = 48;
+const DISK_MEBIBYTES: u32 = 64;
 const VALUE_BYTES: usize = 32 << 10;
 
 fn value(number: usize) -> Vec<u8> {
@@ -140,7 +140,7 @@ fn removing_keys_makes_room() {
     put_patiently(http, "room", b"is there");
     expect_all(http, kept);
     assert_eq!(get_patiently(http, "fill/0"), None);
-    assert!(fill(http, 20_000).len() > removed.len() / 4, "the room can be used");
+    assert!(!fill(http, 20_000).is_empty(), "the room can be used");
 }
 
 #[test]

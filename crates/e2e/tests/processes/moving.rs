@@ -239,7 +239,7 @@ fn value(number: usize) -> Vec<u8> {
 #[test]
 fn a_disk_that_fills_up_on_the_receiving_side_of_a_migration_costs_nothing() {
     let name = "moving::a_disk_that_fills_up_on_the_receiving_side_of_a_migration_costs_nothing";
-    let Some(disk) = small_disk::run_again(name, 192) else { return };
+    let Some(disk) = small_disk::run_again(name, 208) else { return };
     let ballast = disk.join("ballast");
     std::fs::write(&ballast, vec![1; 168 << 20]).expect("the disk is still empty");
     let mut cluster = Cluster::start_with(3, &BY_HAND);

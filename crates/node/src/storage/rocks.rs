@@ -38,6 +38,9 @@ const LEVELS: usize = 7;
 const LOAD_FOLDER: &str = "loading";
 /// Memtables in memory, the one in use included, beyond which writes are held back.
 const MOST_MEMTABLES: usize = 3;
+/// What one compaction of the first levels writes before it removes what it read, in memtables: those of the first level, and the
+/// level below.
+const COMPACTED_MEMTABLES: usize = 8;
 /// Files of the first level beyond which writes are slowed by RocksDB, and held back here.
 const SLOW_FIRST_LEVEL_FILES: i32 = 20;
 const MOST_FIRST_LEVEL_FILES: u64 = 36;
@@ -142,10 +145,17 @@ impl RocksStore {
     }
 
     /// Bytes that must be free on the disk so that what is in memory, and what is decided and not applied yet, can still be
-    /// written.
+    /// written, and what was removed be compacted away.
     #[must_use]
     pub fn needed_bytes(&self) -> u64 {
-        (MOST_MEMTABLES * self.inner.memtable_bytes) as u64 + SPARE_BYTES
+        ((MOST_MEMTABLES + COMPACTED_MEMTABLES) * self.inner.memtable_bytes) as u64 + SPARE_BYTES
+    }
+
+    /// Gives back what removed keys took, level by level, in steps that need little room. Takes long where much is stored.
+    pub fn compact_removed(&self) -> Result<(), StoreError> {
+        self.flush()?;
+        self.inner.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+        Ok(())
     }
 
     /// Bytes that are free on the disk; `None` if the system does not say.
@@ -505,6 +515,8 @@ fn options(settings: &RocksSettings, cache: &Cache) -> Options {
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_target_file_size_base(settings.memtable_bytes as u64);
     options.set_max_bytes_for_level_base(settings.memtable_bytes as u64 * 4);
+    // So that a full disk has room for it.
+    options.set_max_compaction_bytes(settings.memtable_bytes as u64 * 4);
     // What is young is read and rewritten soon; what is deep stays.
     let levels: [DBCompressionType; LEVELS] =
         std::array::from_fn(|level| if level == 0 { DBCompressionType::None } else { DBCompressionType::Lz4 });
