@@ -111,10 +111,11 @@ struct Worker {
     /// Who waits for commands that were handed to the stage, of which group.
     waiters: HashMap<RequestId, (GroupId, Waiter)>,
     failing: bool,
-    /// The driver was told that there is no room for clients' writes.
+    /// How much room for clients' writes the driver was told of.
     told_room: Room,
-    /// Something was removed since a disk without room was compacted last, or when that began.
+    /// Something was removed for want of room, and is not compacted away yet.
     removed: bool,
+    /// When that began last, and what does it.
     compacting: Option<(Instant, JoinHandle<()>)>,
     /// When it looks next whether the disk has room.
     space_at: Instant,

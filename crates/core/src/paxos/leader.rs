@@ -183,7 +183,7 @@ pub(crate) struct Leader {
     pub(crate) count: Count,
     pub(crate) change: Option<Change>,
     pub(crate) hand_over: Option<HandingOver>,
-    /// Since when it leads with a machine that stands still.
+    /// Since when its machine stands still, as long as it leads.
     pub(crate) stalled_since: Option<Instant>,
     level_proposed: bool,
     /// Operations among groups.
