@@ -96,7 +96,14 @@ pub(crate) fn paths() -> Value {
             },
         })),
         "/v1/groups/{id}/members": order("Adds and removes members.", json!({
-            "type": "object", "additionalProperties": false, "properties": { "add": nodes, "remove": nodes },
+            "type": "object", "additionalProperties": false,
+            "properties": {
+                "add": nodes,
+                "remove": nodes,
+                "configuration_version": {
+                    "type": "integer", "minimum": 1, "description": "The version that the group's configuration must have.",
+                },
+            },
         })),
         "/v1/nodes/{id}/drain": node_order("Has a node emptied: what it leads goes at once, its replicas as there is room."),
         "/v1/nodes/{id}/undrain": node_order("Takes a drain back."),

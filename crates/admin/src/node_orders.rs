@@ -6,9 +6,9 @@ use crate::request::Order;
 use crate::routes::{Admin, conflict, conflict_for_now, document, node_id};
 use axum::extract::{Path, State};
 use axum::response::Response;
-use scatter_client::{AdminError, Client, NewMember, Reason};
+use scatter_client::{AdminError, Client, MembersOptions, NewMember, Reason};
 use scatter_core::group::Descriptor;
-use scatter_core::types::{GroupId, NodeId};
+use scatter_core::types::{ConfigurationVersion, GroupId, NodeId};
 use scatter_service::Problem;
 use scatter_service::problem::Kind;
 use scatter_wire::NodeState;
@@ -89,18 +89,18 @@ pub(crate) async fn remove(
         return Err(conflict_for_now(text));
     }
     // Each group has somebody else in its place; of several that fit, those with the fewest replicas.
-    let mut changes: Vec<(GroupId, Option<NewMember>)> = Vec::new();
+    let mut changes: Vec<Replacement> = Vec::new();
     for group in &groups {
         let given = |node: &NodeId| {
-            let given = changes.iter().filter(|(_, member)| member.as_ref().is_some_and(|member| member.node == *node));
+            let given = changes.iter().filter(|change| change.by.as_ref().is_some_and(|by| by.node == *node));
             picture.replica_count(*node) + given.count()
         };
         let to = replacements(&picture, group).into_iter().min_by_key(given);
-        let member = to.and_then(|node| Some(NewMember { node, address: picture.peer_address(node)? }));
-        changes.push((group.group, member));
+        let by = to.and_then(|node| Some(NewMember { node, address: picture.peer_address(node)? }));
+        changes.push(Replacement { group: group.group, version: group.configuration.version, by });
     }
-    let shown = changes.iter().map(|(group, member)| {
-        json!({ "group": group.to_string(), "replaced_by": member.as_ref().map(|member| member.node.to_string()) })
+    let shown = changes.iter().map(|change| {
+        json!({ "group": change.group.to_string(), "replaced_by": change.by.as_ref().map(|by| by.node.to_string()) })
     });
     let plan = json!({ "node": node.to_string(), "dry_run": dry_run, "changes": shown.collect::<Vec<_>>() });
     if dry_run {
@@ -113,19 +113,29 @@ pub(crate) async fn remove(
     Ok(document(&plan))
 }
 
+/// How one group lets go of a node.
+struct Replacement {
+    group: GroupId,
+    /// Of its configuration, as it was seen.
+    version: ConfigurationVersion,
+    /// Who comes in the node's place, if there is anybody.
+    by: Option<NewMember>,
+}
+
 /// Has each group let go of the node, also if another one will not, all within `limit`.
 async fn replace_all(
     client: &Client,
     node: NodeId,
-    changes: Vec<(GroupId, Option<NewMember>)>,
+    changes: Vec<Replacement>,
     limit: Duration,
 ) -> Result<String, AdminError> {
     let (deadline, all) = (Instant::now() + limit, changes.len());
     let mut failed: Vec<(GroupId, AdminError)> = Vec::new();
-    for (group, member) in changes {
+    for Replacement { group, version, by } in changes {
         let left = deadline.saturating_duration_since(Instant::now());
-        let add = member.into_iter().collect();
-        if let Err(error) = client.change_members(group, add, vec![node], false, Some(left)).await {
+        let add = by.into_iter().collect();
+        let options = MembersOptions { version: Some(version), dry_run: false, timeout: Some(left) };
+        if let Err(error) = client.change_members(group, add, vec![node], options).await {
             failed.push((group, error));
         }
     }

@@ -9,7 +9,9 @@ use crate::routes::{Admin, conflict, conflict_for_now, document, group_id, malfo
 use axum::extract::{Path, State};
 use axum::response::Response;
 use scatter_client::reshape::{neighbour, shift};
-use scatter_client::{AdminError, Boundary, Client, Key, NewMember, Position, Reason, ReshapeOptions, Side};
+use scatter_client::{
+    AdminError, Boundary, Client, Key, MembersOptions, NewMember, Position, Reason, ReshapeOptions, Side,
+};
 use scatter_core::group::{Descriptor, Role};
 use scatter_core::types::{GroupId, NodeId, RangeVersion};
 use scatter_service::problem::Kind;
@@ -321,6 +323,7 @@ const fn side_name(side: Side) -> &'static str {
 pub(crate) struct MembersBody {
     add: Vec<String>,
     remove: Vec<String>,
+    configuration_version: Option<u64>,
 }
 
 /// Changes a group's members.
@@ -334,6 +337,11 @@ pub(crate) async fn members(
     let remove = body.remove.iter().map(|id| node_id(id)).collect::<Result<Vec<_>, _>>()?;
     admin.forget().await;
     let picture = admin.picture().await;
+    // Of two who see the same members only one is heard, whatever either of them knows of the other.
+    let version = acting(&picture, group)?.configuration.version;
+    if let Some(wanted) = body.configuration_version.filter(|wanted| *wanted != version.0) {
+        return Err(conflict(format!("the configuration of group {group} has version {version}, not {wanted}")));
+    }
     let after = members_after(&picture, group, &add, &remove)?;
     enough_left(&admin, &picture, group, &add, &remove).await?;
     let newcomers = add.iter().map(|node| {
@@ -357,7 +365,8 @@ pub(crate) async fn members(
     }
     let (client, limit) = (admin.client.clone(), admin.order);
     let order = async move {
-        match client.change_members(group, newcomers, remove, false, Some(limit)).await {
+        let options = MembersOptions { version: Some(version), dry_run: false, timeout: Some(limit) };
+        match client.change_members(group, newcomers, remove, options).await {
             Ok(said) => Ok(said),
             Err(error) => Err(explained(error, without_room(&client, &add).await)),
         }

@@ -46,8 +46,8 @@ impl Admin {
         (response.status(), response.json().await.expect("JSON"))
     }
 
-    async fn post(&self, path: &str, body: &'static str) -> (StatusCode, Value) {
-        let request = self.http.post(format!("{}{path}", self.base)).body(body);
+    async fn post(&self, path: &str, body: impl Into<String>) -> (StatusCode, Value) {
+        let request = self.http.post(format!("{}{path}", self.base)).body(body.into());
         let response = request.send().await.expect("a reply");
         (response.status(), response.json().await.expect("JSON"))
     }
@@ -111,11 +111,17 @@ async fn changes_members_by_hand() {
     let (status, done) = admin.post(&path, r#"{"add":["4"],"remove":["2"]}"#).await;
     assert_eq!((status, &done["result"]), (StatusCode::OK, &json!({ "done": true })));
     let ordered = admin.cluster.group.lock().orders.clone();
-    let [AdminRequest::ChangeMembers { add, remove, dry_run: false, .. }] = &ordered[..] else {
+    let [AdminRequest::ChangeMembers { add, remove, version, dry_run: false, .. }] = &ordered[..] else {
         panic!("one order, not {ordered:?}")
     };
     assert_eq!(add, &[NewMember { node: NodeId(4), address }]);
     assert_eq!(remove, &[NodeId(2)]);
+    let shown = admin.get("/v1/ring").await.1["groups"][0]["epoch"]["configuration"].as_u64().unwrap();
+    assert_eq!(version.map(|version| version.0), Some(shown), "of two such orders at one moment the leader hears one");
+    let body = json!({ "remove": ["1"], "configuration_version": shown + 1 }).to_string();
+    let (status, problem) = admin.post(&path, body).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains(&format!("version {shown}, not {}", shown + 1)), "{problem}");
 }
 
 #[tokio::test]

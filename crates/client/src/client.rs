@@ -9,7 +9,7 @@ use crate::requests::{
     BatchWritten, Deleted, OrderWork, ReadOptions, ReadReply, ReadWork, WriteOptions, WriteReply, WriteWork, Written,
     first_key, put,
 };
-use crate::reshape::{ReshapeOptions, shift};
+use crate::reshape::{MembersOptions, ReshapeOptions, shift};
 use crate::search::keep_fresh;
 use crate::shared::{NO_FORWARDING, Shared};
 use bytes::Bytes;
@@ -164,10 +164,10 @@ impl Client {
         group: GroupId,
         add: Vec<NewMember>,
         remove: Vec<NodeId>,
-        dry_run: bool,
-        timeout: Option<Duration>,
+        options: MembersOptions,
     ) -> Result<String, AdminError> {
-        self.order(group, AdminRequest::ChangeMembers { group, add, remove, dry_run }, timeout).await
+        let MembersOptions { version, dry_run, timeout } = options;
+        self.order(group, AdminRequest::ChangeMembers { group, add, remove, version, dry_run }, timeout).await
     }
 
     /// Hands a group's leadership to one of its members, or to whom the leader chooses. Returns what it says, a JSON

@@ -45,7 +45,7 @@ pub use config::ClientConfig;
 pub use error::{AdminError, ReadError, Reason, StartError, WriteError};
 pub use metrics::{ClientMetrics, MOST_HOPS};
 pub use requests::{BatchWritten, Deleted, ReadOptions, ReadReply, Served, WriteOptions, WriteReply, Written};
-pub use reshape::ReshapeOptions;
+pub use reshape::{MembersOptions, ReshapeOptions};
 pub use scatter_core::command::{Condition, Found, Idempotency, Operation, Outcome, Write};
 pub use scatter_core::ring::{Key, Position};
 pub use scatter_core::types::{GroupId, NodeId, RangeVersion, Version};

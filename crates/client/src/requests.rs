@@ -203,7 +203,7 @@ impl Work for WriteWork {
 }
 
 /// An operator's order to the leader of a group. It carries no lane. Once it may have arrived it is repeated, to whoever leads then,
-/// only if it names the version of the range, so that it is carried out once at most, or if it only asks what would be done.
+/// only if it names the version of the range or of the members, so that it is carried out once at most, or if it only asks what would be done.
 pub(crate) struct OrderWork {
     request: AdminRequest,
     only_asks: bool,
@@ -228,6 +228,7 @@ impl OrderWork {
             AdminRequest::Split { range_version, .. } | AdminRequest::TakeOver { range_version, .. } => {
                 range_version.is_some()
             }
+            AdminRequest::ChangeMembers { version, .. } => version.is_some(),
             _ => false,
         };
         Self { request, only_asks, names_version, unanswered: 0 }

@@ -1,11 +1,11 @@
-//! Orders that reshape the ring: who is asked for a new boundary.
+//! Orders that change groups or reshape the ring: how they are given, and who is asked for a new boundary.
 
 use crate::cache::RingView;
 use crate::error::Reason;
 use scatter_core::group::Descriptor;
 use scatter_core::ops::order::Side;
 use scatter_core::ring::Position;
-use scatter_core::types::{GroupId, RangeVersion};
+use scatter_core::types::{ConfigurationVersion, GroupId, RangeVersion};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,18 @@ pub struct ReshapeOptions {
     /// The version that the group's range must have, so that an order given twice is not carried out twice; `None` for
     /// whatever it is.
     pub range_version: Option<RangeVersion>,
+    /// Only asks what would happen.
+    pub dry_run: bool,
+    /// How long the order may take; `None` for the client's own limit.
+    pub timeout: Option<Duration>,
+}
+
+/// How an order to change a group's members is given.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct MembersOptions {
+    /// The version that the group's configuration must have, so that of two who saw the same members only one is heard; `None`
+    /// for whatever it is.
+    pub version: Option<ConfigurationVersion>,
     /// Only asks what would happen.
     pub dry_run: bool,
     /// How long the order may take; `None` for the client's own limit.

@@ -6,7 +6,8 @@ use crate::message::{PeerMessage, Piece};
 use crate::ops::order::Order;
 use crate::time::LogTime;
 use crate::types::{
-    ClusterId, FeatureLevel, GroupId, Incarnation, NodeId, ReplicaName, RequestId, Slot, Version, WriteId,
+    ClusterId, ConfigurationVersion, FeatureLevel, GroupId, Incarnation, NodeId, ReplicaName, RequestId, Slot, Version,
+    WriteId,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -176,6 +177,9 @@ pub enum Input {
         add: Vec<(NodeId, String)>,
         /// Nodes to remove.
         remove: Vec<NodeId>,
+        /// The version that the group's configuration must have, so that of two who saw the same members only one is heard; `None`
+        /// for whatever it is.
+        version: Option<ConfigurationVersion>,
     },
     /// An operator orders the leader to let another member lead.
     HandOver {

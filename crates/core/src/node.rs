@@ -350,9 +350,9 @@ impl Node {
             Input::Read { request, group } => {
                 self.request(now, group, request, effects, |replica, cx| replica.on_read(request, cx));
             }
-            Input::ChangeMembers { request, group, add, remove } => {
+            Input::ChangeMembers { request, group, add, remove, version } => {
                 self.request(now, group, request, effects, |replica, cx| {
-                    replica.on_change_members(request, add, remove, cx);
+                    replica.on_change_members(request, add, remove, version, cx);
                 });
             }
             Input::HandOver { request, group, to } => {

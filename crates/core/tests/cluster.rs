@@ -6,7 +6,7 @@ mod harness;
 
 use harness::Cluster;
 use scatter_core::command::Outcome;
-use scatter_core::effects::Reply;
+use scatter_core::effects::{Refused, Reply};
 use scatter_core::group::{GroupState, Machine};
 use scatter_core::message::PeerMessage;
 use scatter_core::ops::OperationId;
@@ -68,6 +68,32 @@ fn a_former_leader_knows_how_old_its_data_is() {
     let fresh = word.fresh().expect("it has led");
     let lease = harness::config(leader).lease;
     assert!(fresh.after(lease) >= left && fresh <= left.after(lease), "{fresh:?} {left:?}");
+}
+
+/// Two who saw the same five members each take out another one, and name what they saw: only the first is heard, so that no four are
+/// left three by one and two by both.
+#[test]
+fn of_two_orders_for_the_same_members_one_is_heard() {
+    let mut cluster = Cluster::founded_by("ABCDE");
+    cluster.quiet = true;
+    cluster.run(1500);
+    let (leader, group) = (cluster.leader().unwrap(), cluster.group());
+    let others: Vec<char> = "ABCDE".chars().filter(|letter| *letter != leader).collect();
+    let members = |cluster: &mut Cluster| cluster.process(leader).stage.state(group).unwrap().configuration.clone();
+    let seen = members(&mut cluster).version;
+    let order = |cluster: &mut Cluster, remove: char| {
+        let request = cluster.request("change of members");
+        let remove = vec![harness::id(remove)];
+        cluster.input(leader, Input::ChangeMembers { request, group, add: Vec::new(), remove, version: Some(seen) });
+        cluster.run(300);
+        cluster.replies.get(&request).cloned()
+    };
+    assert_eq!(order(&mut cluster, others[0]), Some(Reply::Done));
+    let second = order(&mut cluster, others[1]);
+    let now = members(&mut cluster);
+    let told = format!("their version is {}, not {seen}", now.version);
+    assert!(matches!(&second, Some(Reply::Refused(Refused::Invalid(text))) if text.contains(&told)), "{second:?}");
+    assert_eq!(now.voters().count(), 4);
 }
 
 /// Somebody asks about an operation that nobody knows of: it was aborted and is forgotten. A leader without a lease may be one of the

@@ -7,7 +7,7 @@ const DISK: &str = "SCATTER_E2E_DISK";
 const CANNOT: i32 = 99;
 
 /// Runs the named test of this program again, with a disk of so many MiB. Returns the disk inside of that run, and nothing
-/// outside of it. Where the system does not let a test mount anything, it says so and nothing is tested.
+/// outside of it. Where the system does not let a test mount anything, nothing is tested: [`crate::not_run`].
 ///
 /// # Panics
 /// If the test fails in there.
@@ -28,7 +28,7 @@ pub fn run_again(test: &str, mebibytes: u32) -> Option<PathBuf> {
         Ok(status) if status.success() => {}
         // unshare itself ends with 1 when it may not; a test that fails ends with 101.
         Ok(status) if status.code() != Some(CANNOT) && status.code() != Some(1) => panic!("{test}: {status}"),
-        Ok(_) | Err(_) => eprintln!("{test}: not run, for this system allows no mount namespace"),
+        Ok(_) | Err(_) => crate::not_run(test, "this system allows no mount namespace"),
     }
     None
 }

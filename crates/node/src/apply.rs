@@ -72,18 +72,19 @@ impl ApplyHandle {
     }
 }
 
-/// Starts the thread.
+/// Starts the thread, and the one that reads snapshots for others, at most so many bytes a second.
 pub fn start(
     stage: Stage<RocksStore>,
     store: RocksStore,
     serving: Arc<Serving>,
     inbox: Arc<Inbox>,
+    snapshot_bytes_per_second: u64,
 ) -> std::io::Result<(ApplyHandle, JoinHandle<()>)> {
     let (jobs, work) = channel();
     let handle = ApplyHandle { jobs, serving: serving.clone() };
     let loaded = handle.clone();
     store.on_loaded(move || loaded.push(Job::Loaded));
-    let mut worker = Worker::new(stage, store, serving, inbox)?;
+    let mut worker = Worker::new(stage, store, serving, inbox, snapshot_bytes_per_second)?;
     worker.publish();
     worker.tell_space();
     let thread = std::thread::Builder::new().name("apply".to_owned()).spawn(move || worker.run(&work))?;
@@ -127,9 +128,10 @@ impl Worker {
         store: RocksStore,
         serving: Arc<Serving>,
         inbox: Arc<Inbox>,
+        snapshot_bytes_per_second: u64,
     ) -> std::io::Result<Self> {
         Ok(Self {
-            reader: Reader::start(serving.clone(), inbox.clone())?,
+            reader: Reader::start(serving.clone(), inbox.clone(), snapshot_bytes_per_second)?,
             stage,
             store,
             serving,

@@ -562,10 +562,10 @@ impl Driver {
                 let request = self.request(Pending::Read(waiter, group, key));
                 self.step(Input::Read { request, group });
             }
-            Event::ChangeMembers { group, add, remove, waiter } => {
+            Event::ChangeMembers { group, add, remove, version, waiter } => {
                 let request = self.request(Pending::Order(waiter, group));
                 let add = add.into_iter().map(|member| (member.node, member.address)).collect();
-                self.step(Input::ChangeMembers { request, group, add, remove });
+                self.step(Input::ChangeMembers { request, group, add, remove, version });
             }
             Event::HandOver { group, to, waiter } => {
                 let to = to.or_else(|| self.node.successor(group)).unwrap_or(self.node.id());

@@ -8,7 +8,7 @@ use scatter_core::entry::Room;
 use scatter_core::ops::order::Order;
 use scatter_core::policy::Outcome;
 use scatter_core::ring::Key;
-use scatter_core::types::{GroupId, NodeId};
+use scatter_core::types::{ConfigurationVersion, GroupId, NodeId};
 use scatter_wire::{LocalReply, NewMember, ReplyBody};
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -65,6 +65,8 @@ pub enum Event {
         add: Vec<NewMember>,
         /// Who goes.
         remove: Vec<NodeId>,
+        /// The version that the group's configuration must have, if it matters.
+        version: Option<ConfigurationVersion>,
         /// Who waits.
         waiter: Waiter,
     },

@@ -60,7 +60,8 @@ async fn run(settings: NodeSettings, process: Process) -> Result<(), Failure> {
     };
     let identity = identity(&settings, &booted);
     tracing::info!(node = %identity.node, boot = identity.boot, "started");
-    let serving = Arc::new(Serving::new(booted.store.clone(), NodeCounts::new()?, settings.policy.min_size));
+    let store = booted.store.clone();
+    let serving = Arc::new(Serving::new(store.clone(), NodeCounts::new()?, settings.policy.min_size));
     let inbox = Inbox::new();
     let drain_mark = settings.node.data_dir.join(DRAIN_MARK);
     let service = NodeService::new(serving.clone(), inbox.clone(), identity.clone(), drain_mark);
@@ -90,6 +91,7 @@ async fn run(settings: NodeSettings, process: Process) -> Result<(), Failure> {
     if consensus.join().is_err() {
         return Err("the consensus thread panicked".into());
     }
+    store.stop_background_work();
     outcome
 }
 
@@ -164,7 +166,8 @@ fn start_consensus(
 ) -> Result<Started, Failure> {
     let Booted { node, effects, log, reader, store, stage, nonce: _ } = booted;
     let serving = service.serving().clone();
-    let (apply, _) = apply::start(stage, store.clone(), serving.clone(), inbox.clone())?;
+    let (apply, _) =
+        apply::start(stage, store.clone(), serving.clone(), inbox.clone(), settings.storage.snapshot_bytes_per_second)?;
     let interval = Duration::from_millis(settings.storage.flush_interval_ms);
     drops::start(store.clone(), settings.storage.drop_bytes_per_second)?;
     apply::start_flusher(store, apply.clone(), inbox.clone(), interval)?;

@@ -6,9 +6,10 @@ use scatter_core::group::Link;
 use scatter_core::ops::order::Side;
 use scatter_core::ring::{KeyRange, Position};
 use scatter_core::store::{Store, StoreError};
-use scatter_core::types::{GroupId, NodeId, RangeVersion};
+use scatter_core::types::{ConfigurationVersion, GroupId, NodeId, RangeVersion};
 use scatter_wire::{Refusal, ReplyBody};
 use serde_json::{Value, json};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -29,7 +30,7 @@ pub fn ready(
     range_version: Option<RangeVersion>,
 ) -> Result<Arc<Served>, ReplyBody> {
     let served = led(serving, node, group)?;
-    if let Some(refused) = range_version.and_then(|wanted| refused_version(served.range_version, wanted)) {
+    if let Some(refused) = range_version.and_then(|wanted| refused_version("range", served.range_version, wanted)) {
         return Err(refused);
     }
     if let Some(held) = &served.held {
@@ -52,13 +53,25 @@ pub fn led(serving: &Serving, node: NodeId, group: GroupId) -> Result<Arc<Served
     }
 }
 
-/// What who orders something of another version of the range hears. Neighbours may know of a change that is decided before it is
-/// applied here: whoever has heard of it from them is to wait for that.
-fn refused_version(own: RangeVersion, wanted: RangeVersion) -> Option<ReplyBody> {
+/// Whether the group is led here, with members of that version.
+pub fn with_members(
+    serving: &Serving,
+    node: NodeId,
+    group: GroupId,
+    version: Option<ConfigurationVersion>,
+) -> Result<(), ReplyBody> {
+    let served = led(serving, node, group)?;
+    let own = serving.descriptor(&served).configuration.version;
+    version.and_then(|wanted| refused_version("configuration", own, wanted)).map_or(Ok(()), Err)
+}
+
+/// What who orders something of another version hears. Others may know of a change that is decided before it is applied here:
+/// whoever has heard of it from them is to wait for that.
+fn refused_version<V: Ord + Display>(what: &str, own: V, wanted: V) -> Option<ReplyBody> {
     if wanted > own {
         return Some(ReplyBody::refused(Refusal::Sealed));
     }
-    let text = || format!("the group's range has changed: its version is {own}, not {wanted}");
+    let text = || format!("the group's {what} has changed: its version is {own}, not {wanted}");
     (wanted < own).then(|| conflict(text()))
 }
 
@@ -183,7 +196,7 @@ mod tests {
 
     #[test]
     fn an_order_for_an_earlier_range_is_refused_and_one_for_a_later_is_to_wait() {
-        let refusal = |wanted| match refused_version(RangeVersion(8), RangeVersion(wanted)) {
+        let refusal = |wanted| match refused_version("range", RangeVersion(8), RangeVersion(wanted)) {
             Some(ReplyBody::Refused { refusal, .. }) => Some(refusal),
             _ => None,
         };

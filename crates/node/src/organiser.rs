@@ -13,7 +13,7 @@ use scatter_core::policy::{
 use scatter_core::ring::Position;
 use scatter_core::rng::Rng;
 use scatter_core::time::Instant;
-use scatter_core::types::{GroupId, NodeId};
+use scatter_core::types::{ConfigurationVersion, GroupId, NodeId};
 use scatter_wire::{NewMember, Refusal, ReplyBody};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -129,6 +129,16 @@ pub struct Look<'a> {
     pub round_trips: &'a BTreeMap<NodeId, Duration>,
 }
 
+/// What a policy orders of a group.
+pub struct Ordered {
+    /// The group.
+    pub group: GroupId,
+    /// The version of its configuration that the policy saw.
+    pub version: ConfigurationVersion,
+    /// What is to be done, and why.
+    pub proposal: Proposal,
+}
+
 /// Decides for the groups led here.
 pub struct Organiser {
     settings: PolicySettings,
@@ -151,7 +161,7 @@ impl Organiser {
     }
 
     /// Looks at the groups that are due: what is to be ordered, of each at most one thing.
-    pub fn look(&mut self, look: Look<'_>) -> Vec<(GroupId, Proposal)> {
+    pub fn look(&mut self, look: Look<'_>) -> Vec<Ordered> {
         let own = look.node.id();
         let leads = |group: &GroupId| look.node.leadership(*group).is_some_and(|(leader, _)| leader == Some(own));
         self.led.retain(|group, _| leads(group));
@@ -203,7 +213,7 @@ impl Organiser {
             self.budget.take(&self.settings.policy, look.now);
             led.memory.started();
             led.ordered = true;
-            orders.push((group, first));
+            orders.push(Ordered { group, version: descriptor.configuration.version, proposal: first });
         }
         orders
     }
@@ -260,11 +270,12 @@ pub fn load(served: &Served) -> GroupLoad {
 }
 
 /// Has an action carried out, as an operator would: how it ended.
-pub async fn carry_out(serving: &Arc<Serving>, inbox: &Inbox, group: GroupId, action: Action) -> (Outcome, String) {
+pub async fn carry_out(serving: &Arc<Serving>, inbox: &Inbox, ordered: Ordered) -> (Outcome, String) {
+    let Ordered { group, version, proposal: Proposal { action, .. } } = ordered;
     let is_change = matches!(action, Action::ChangeMembers { .. });
     let (reply, answer) = tokio::sync::oneshot::channel();
     let waiter = Waiter::Task(reply);
-    match event(serving, group, action, waiter).await {
+    match event(serving, (group, version), action, waiter).await {
         Ok(event) => inbox.push(event),
         Err(why) => return (Outcome::Failed, why),
     }
@@ -285,11 +296,16 @@ fn words(refusal: Refusal) -> String {
 }
 
 /// The order that an action stands for.
-async fn event(serving: &Arc<Serving>, group: GroupId, action: Action, waiter: Waiter) -> Result<Event, String> {
+async fn event(
+    serving: &Arc<Serving>,
+    (group, version): (GroupId, ConfigurationVersion),
+    action: Action,
+    waiter: Waiter,
+) -> Result<Event, String> {
     match action {
         Action::ChangeMembers { add, remove } => {
             let add = add.into_iter().map(|(node, address)| NewMember { node, address }).collect();
-            Ok(Event::ChangeMembers { group, add, remove, waiter })
+            Ok(Event::ChangeMembers { group, add, remove, version: Some(version), waiter })
         }
         Action::TransferLeader { to } => Ok(Event::HandOver { group, to: Some(to), waiter }),
         Action::Merge { .. } => {

@@ -167,15 +167,17 @@ impl NodeService {
                 let json = crate::status::status(&self.serving, &self.identity).to_string();
                 waiter.answer(ReplyBody::Administered { json });
             }
-            AdminRequest::ChangeMembers { group, add, remove, dry_run: false } => {
-                self.inbox.push(Event::ChangeMembers { group, add, remove, waiter });
+            AdminRequest::ChangeMembers { group, add, remove, version, dry_run } => {
+                match orders::with_members(&self.serving, self.identity.node, group, version) {
+                    Err(refused) => waiter.answer(refused),
+                    Ok(()) if dry_run => {
+                        waiter.answer(planned(crate::status::plan_members(&self.serving, group, &add, &remove)));
+                    }
+                    Ok(()) => self.inbox.push(Event::ChangeMembers { group, add, remove, version, waiter }),
+                }
             }
             AdminRequest::TransferLeader { group, to, dry_run: false } => {
                 self.inbox.push(Event::HandOver { group, to, waiter });
-            }
-            AdminRequest::ChangeMembers { group, add, remove, dry_run: true } => {
-                let answer = crate::status::plan_members(&self.serving, group, &add, &remove);
-                waiter.answer(planned(answer));
             }
             AdminRequest::Split { group, at, range_version, dry_run } => {
                 self.split(SplitOrder { group, at, range_version, dry_run }, waiter);

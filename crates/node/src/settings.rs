@@ -111,6 +111,7 @@ pub struct StorageSection {
     pub segment_bytes: u64,
     pub flush_interval_ms: u64,
     pub drop_bytes_per_second: u64,
+    pub snapshot_bytes_per_second: u64,
     pub snapshot_chunk_bytes: usize,
 }
 
@@ -185,6 +186,7 @@ impl Settings for NodeSettings {
         within("storage.segment_bytes", self.storage.segment_bytes, 1 << 20..=1 << 30)?;
         within("storage.flush_interval_ms", self.storage.flush_interval_ms, 100..=3_600_000)?;
         within("storage.drop_bytes_per_second", self.storage.drop_bytes_per_second, 1 << 20..=1 << 40)?;
+        within("storage.snapshot_bytes_per_second", self.storage.snapshot_bytes_per_second, 16 << 20..=1 << 40)?;
         within("storage.snapshot_chunk_bytes", self.storage.snapshot_chunk_bytes as u64, 4096..=8 << 20)?;
         within("policy.node_operations_per_second", self.policy.node_operations_per_second, 1..=u64::MAX)?;
         within("policy.replace_dead_after_ms", self.policy.replace_dead_after_ms, 1000..=1 << 40)?;

@@ -271,8 +271,10 @@ impl World {
                     set.extend(add.iter().map(|(node, _)| *node));
                     self.note_ordered(group, set);
                 }
+                let process = self.hosts[host].process.as_ref();
+                let version = process.and_then(|process| Some(process.stage.state(group)?.configuration.version));
                 let Some(request) = self.ask(host, Asked::Policy { group, change: true }) else { return Ok(()) };
-                return self.input(host, Input::ChangeMembers { request, group, add, remove });
+                return self.input(host, Input::ChangeMembers { request, group, add, remove, version });
             }
             Action::TransferLeader { to } => {
                 let Some(request) = self.ask(host, Asked::Policy { group, change: false }) else { return Ok(()) };

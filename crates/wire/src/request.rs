@@ -5,7 +5,7 @@ use scatter_core::codec::{Decode, DecodeError, Encode};
 use scatter_core::command::Command;
 use scatter_core::ops::order::Side;
 use scatter_core::ring::{Key, MAX_KEY_BYTES, Position};
-use scatter_core::types::{GroupId, NodeId, RangeVersion, RequestId};
+use scatter_core::types::{ConfigurationVersion, GroupId, NodeId, RangeVersion, RequestId};
 use scatter_core::{codec_enum, codec_struct};
 
 /// One request. Several travel in a frame.
@@ -161,6 +161,8 @@ pub enum AdminRequest {
         add: Vec<NewMember>,
         /// Who goes.
         remove: Vec<NodeId>,
+        /// The version that the group's configuration must have; `None` for whatever it is.
+        version: Option<ConfigurationVersion>,
         /// Only says what would happen.
         dry_run: bool,
     },
@@ -218,7 +220,7 @@ pub enum AdminRequest {
 
 codec_enum!(AdminRequest {
     1 => Status,
-    2 => ChangeMembers { group, add, remove, dry_run },
+    2 => ChangeMembers { group, add, remove, version, dry_run },
     3 => TransferLeader { group, to, dry_run },
     4 => Split { group, at, range_version, dry_run },
     5 => TakeOver { group, from, boundary, range_version, dry_run },

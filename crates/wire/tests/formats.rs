@@ -99,8 +99,20 @@ fn admin() -> impl Strategy<Value = AdminRequest> {
         }),
         proptest::collection::vec(any::<u64>(), 0..4)
             .prop_map(|nodes| AdminRequest::Condemn { nodes: nodes.into_iter().map(NodeId).collect() }),
-        (group(), prop::collection::vec(newcomer, 0..4), prop::collection::vec(node(), 0..4), any::<bool>())
-            .prop_map(|(group, add, remove, dry_run)| AdminRequest::ChangeMembers { group, add, remove, dry_run }),
+        (
+            group(),
+            prop::collection::vec(newcomer, 0..4),
+            prop::collection::vec(node(), 0..4),
+            option::of(any::<u64>().prop_map(ConfigurationVersion)),
+            any::<bool>(),
+        )
+            .prop_map(|(group, add, remove, version, dry_run)| AdminRequest::ChangeMembers {
+                group,
+                add,
+                remove,
+                version,
+                dry_run,
+            }),
         (group(), option::of(node()), any::<bool>()).prop_map(|(group, to, dry_run)| AdminRequest::TransferLeader {
             group,
             to,

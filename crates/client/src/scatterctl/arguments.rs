@@ -206,6 +206,9 @@ pub(crate) struct Members {
     /// A node to remove; may be repeated
     #[arg(long, value_name = "NODE")]
     pub(crate) remove: Vec<String>,
+    /// Only if the group's configuration has this version
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) configuration_version: Option<u64>,
     /// Only shows what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -452,7 +455,7 @@ mod tests {
             "scatterctl -o json nodes",
             "scatterctl lookup users/42 --admin http://h:1",
             "scatterctl members abc --add 1 --add 2 --remove 3 --yes",
-            "scatterctl members abc --remove 3 --dry-run",
+            "scatterctl members abc --remove 3 --configuration-version 7 --dry-run",
             "scatterctl split abc",
             "scatterctl split abc --at 00ff --dry-run",
             "scatterctl split abc --key users/42 --range-version 3 -y",

@@ -91,7 +91,10 @@ pub(crate) async fn lookup(remote: &Remote, output: &Output, arguments: Lookup) 
 
 pub(crate) async fn members(remote: &Remote, output: &Output, arguments: Members) -> Result<(), Failure> {
     let path = format!("/v1/groups/{}/members", encoded(arguments.group.as_bytes()));
-    let body = json!({ "add": arguments.add, "remove": arguments.remove });
+    let mut body = json!({ "add": arguments.add, "remove": arguments.remove });
+    if let Some(version) = arguments.configuration_version {
+        body["configuration_version"] = version.into();
+    }
     let plan = ask(remote, remote.order(&format!("{path}?dry_run=true"), &body)).await?;
     if arguments.dry_run {
         return show_plan(output, &plan);

@@ -234,10 +234,15 @@ impl Replica {
         request: RequestId,
         add: Vec<(NodeId, String)>,
         remove: Vec<NodeId>,
+        version: Option<ConfigurationVersion>,
         cx: &mut Context<'_>,
     ) {
-        self.give_way("the group's members are changed instead", cx);
+        let changed = self.configuration.as_ref().and_then(|own| other_version(own.version, version?));
+        if changed.is_none() {
+            self.give_way("the group's members are changed instead", cx);
+        }
         let refused = match (&self.role, &self.configuration) {
+            (Role::Leader(_), Some(_)) if changed.is_some() => changed.map(Refused::Invalid),
             (Role::Leader(leader), Some(configuration)) => {
                 let busy = leader.change.is_some() || leader.structural.is_some() || leader.operations.order.is_some();
                 let busy = busy || self.recovery.is_some();
@@ -694,6 +699,11 @@ impl Replica {
             self.send(from, Message::CatchUp { first }, cx);
         }
     }
+}
+
+/// Why an order for members of one version is not carried out on another.
+fn other_version(own: ConfigurationVersion, wanted: ConfigurationVersion) -> Option<String> {
+    (own != wanted).then(|| format!("the group's members have changed: their version is {own}, not {wanted}"))
 }
 
 /// Why an order makes no sense, if it does not.

@@ -267,7 +267,7 @@ impl Cluster {
         self.process(letter).inbox.push_back(input);
     }
 
-    fn request(&mut self, label: impl Into<String>) -> RequestId {
+    pub(crate) fn request(&mut self, label: impl Into<String>) -> RequestId {
         let request = RequestId(self.next_request);
         self.next_request += 1;
         self.labels.insert(request, label.into());
@@ -338,7 +338,7 @@ impl Cluster {
         let request = self.request("change of members");
         let add = add.chars().map(|it| (id(it), self.hosts[&it].address.clone())).collect();
         let remove = remove.chars().map(id).collect();
-        self.input(letter, Input::ChangeMembers { request, group, add, remove });
+        self.input(letter, Input::ChangeMembers { request, group, add, remove, version: None });
         request
     }
 

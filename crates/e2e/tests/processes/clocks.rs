@@ -40,7 +40,7 @@ fn shim(folder: &Path) -> Option<PathBuf> {
     if built.is_ok_and(|status| status.success()) {
         return Some(library);
     }
-    eprintln!("not run: there is no C compiler to shift a clock with");
+    scatter_e2e::not_run("clocks that are wrong", "there is no C compiler to shift a clock with");
     None
 }
 

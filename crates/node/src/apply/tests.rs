@@ -48,7 +48,7 @@ impl Scene {
         let store = RocksStore::open(directory.path(), &RocksSettings::default()).unwrap();
         let stage = Stage::open(store.clone(), Limits::default(), &Default::default(), 1, STORE_PAUSE).unwrap();
         let serving = Arc::new(Serving::new(store.clone(), NodeCounts::new().unwrap(), 3));
-        let mut worker = Worker::new(stage, store, serving, Inbox::new()).unwrap();
+        let mut worker = Worker::new(stage, store, serving, Inbox::new(), 1 << 40).unwrap();
         let member = Member { node: NodeId(1), incarnation: Incarnation(1), role: Role::Voter, address: String::new() };
         let configuration = Configuration { version: ConfigurationVersion(1), members: vec![member] };
         let state = GroupState::genesis(ClusterId(1), GAINER, configuration, LogTime(1));

@@ -3,14 +3,13 @@
 use super::{Driver, Ended, Pending};
 use crate::events::Event;
 use crate::hearsay::{Hearsay, Own};
-use crate::organiser::{LOOK_EVERY, Look};
+use crate::organiser::{LOOK_EVERY, Look, Ordered};
 use crate::serving::NodeView;
 use scatter_core::Input;
 use scatter_core::entry::Room;
 use scatter_core::message::PeerMessage;
-use scatter_core::policy::{Health, Proposal};
+use scatter_core::policy::Health;
 use scatter_core::time::Instant;
-use scatter_core::types::GroupId;
 use scatter_wire::{Channel, Frame};
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,8 +102,8 @@ impl Driver {
             hint.health = Health::Dead { since: Instant(0) };
         }
         let look = Look { now, node: &self.node, serving: &self.serving, hints, round_trips: &self.round_trips() };
-        for (group, proposal) in self.organiser.look(look) {
-            self.order(group, proposal);
+        for ordered in self.organiser.look(look) {
+            self.order(ordered);
         }
     }
 
@@ -119,10 +118,11 @@ impl Driver {
     }
 
     /// Gives an order of the policies, beside the loop.
-    fn order(&self, group: GroupId, proposal: Proposal) {
+    fn order(&self, ordered: Ordered) {
         let (serving, inbox) = (self.serving.clone(), self.inbox.clone());
         tokio::task::spawn_local(async move {
-            let (outcome, text) = crate::organiser::carry_out(&serving, &inbox, group, proposal.action).await;
+            let group = ordered.group;
+            let (outcome, text) = crate::organiser::carry_out(&serving, &inbox, ordered).await;
             inbox.push(Event::Organised { group, outcome, text });
         });
     }

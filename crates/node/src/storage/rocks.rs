@@ -158,6 +158,12 @@ impl RocksStore {
         Ok(())
     }
 
+    /// Ends compactions half-way, which changes nothing that is stored, and waits until none goes on: threads must not work on the store
+    /// while the process ends. For the end of a process only.
+    pub fn stop_background_work(&self) {
+        self.inner.db.cancel_all_background_work(true);
+    }
+
     /// Bytes that are free on the disk; `None` if the system does not say.
     #[must_use]
     pub fn free_bytes(&self) -> Option<u64> {

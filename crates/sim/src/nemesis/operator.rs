@@ -71,7 +71,7 @@ impl World {
         let Some(host) = (0..self.hosts.len()).rfind(|host| self.leads(*host, group)) else { return Ok(()) };
         let Some(request) = self.ask(host, Asked::Order) else { return Ok(()) };
         self.note([22, host as u64, group.0], || format!("order to {group}: add {add:?}, remove {remove:?}"));
-        self.input(host, Input::ChangeMembers { request, group, add, remove })
+        self.input(host, Input::ChangeMembers { request, group, add, remove, version: None })
     }
 
     pub(super) fn order_members(&mut self) -> Checked {
