@@ -33,6 +33,9 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 const SETTLE_PAUSE: Duration = Duration::from_millis(5);
 const MOST_SETTLE_PAUSE: Duration = Duration::from_millis(200);
 
+/// When an order that cannot be given at the moment may be repeated.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// How long a node may take to tell its status.
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
 
@@ -97,7 +100,10 @@ pub(crate) async fn split(
     {
         return Err(conflict("the boundary lies outside the group's range or on its end"));
     }
-    let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "at": at.as_ref().map(ToString::to_string) });
+    let plan = json!({
+        "group": group.to_string(), "dry_run": dry_run, "range_version": options.range_version.map(|version| version.0),
+        "at": at.as_ref().map(ToString::to_string),
+    });
     let client = admin.client.clone();
     carry_out(&admin, "split", group, plan, dry_run, async move { client.split(group, at, options).await }).await
 }
@@ -119,7 +125,9 @@ pub(crate) async fn merge(
         in_action(&picture, neighbour)?;
     }
     let reshaped = Reshaped::new(&picture, &[group]);
-    let plan = json!({ "group": group.to_string(), "dry_run": dry_run, "side": side_name(side) });
+    let plan = json!({
+        "group": group.to_string(), "dry_run": dry_run, "range_version": options.range_version.map(|version| version.0), "side": side_name(side),
+    });
     let client = admin.client.clone();
     let order = async move {
         let said = client.merge(group, side, options).await?;
@@ -149,8 +157,8 @@ pub(crate) async fn repartition(
         acting(&picture, group)?;
     }
     let plan = json!({
-        "group": group.to_string(), "dry_run": dry_run, "boundary": boundary.to_string(), "side": side_name(side),
-        "gainer": shift.gainer.to_string(), "loser": shift.loser.to_string(),
+        "group": group.to_string(), "dry_run": dry_run, "range_version": options.range_version.map(|version| version.0),
+        "boundary": boundary.to_string(), "side": side_name(side), "gainer": shift.gainer.to_string(), "loser": shift.loser.to_string(),
     });
     let reshaped = Reshaped::new(&picture, &[shift.gainer, shift.loser]);
     let client = admin.client.clone();
@@ -243,7 +251,13 @@ fn acting(picture: &Picture, group: GroupId) -> Result<&Arc<Descriptor>, Problem
 /// Refuses what would wait for nobody until its time is over.
 fn in_action(picture: &Picture, descriptor: &Descriptor) -> Result<(), Problem> {
     let Some(why) = picture.out_of_action(descriptor) else { return Ok(()) };
-    Err(Problem::new(Kind::Unavailable, why).with_outcome(WriteOutcome::NotApplied))
+    Err(for_now(why))
+}
+
+/// A refusal because somebody does not answer at the moment.
+fn for_now(why: String) -> Problem {
+    let problem = Problem::new(Kind::Unavailable, why).with_outcome(WriteOutcome::NotApplied);
+    problem.with_retry_after(Some(RETRY_AFTER))
 }
 
 /// Sends the order, and notes it and what became of it unless it only asks.
@@ -357,21 +371,18 @@ pub(crate) async fn members(
         return Err(conflict_for_now(format!("the disk of node {full} is full")));
     }
     let plan = json!({
-        "group": group.to_string(), "dry_run": dry_run, "add": texts(&add), "remove": texts(&remove),
-        "members": texts(&after),
+        "group": group.to_string(), "dry_run": dry_run, "configuration_version": version.0, "add": texts(&add),
+        "remove": texts(&remove), "members": texts(&after),
     });
-    if dry_run {
-        return Ok(document(&plan));
-    }
-    let (client, limit) = (admin.client.clone(), admin.order);
+    let (client, limit) = (admin.client.clone(), admin.limit(dry_run));
     let order = async move {
-        let options = MembersOptions { version: Some(version), dry_run: false, timeout: Some(limit) };
+        let options = MembersOptions { version: Some(version), dry_run, timeout: Some(limit) };
         match client.change_members(group, newcomers, remove, options).await {
             Ok(said) => Ok(said),
             Err(error) => Err(explained(error, without_room(&client, &add).await)),
         }
     };
-    carry_out(&admin, "members", group, plan, false, order).await
+    carry_out(&admin, "members", group, plan, dry_run, order).await
 }
 
 /// The first of these nodes that says its disk is full. Who does not answer says nothing.
@@ -463,10 +474,7 @@ async fn enough_left(
     if left >= voters().count() || leaving.all(|node| picture.is_gone(node)) {
         return Ok(());
     }
-    let unknown = || {
-        let text = format!("the leader of group {group} does not say how small the group may become");
-        Problem::new(Kind::Unavailable, text).with_outcome(WriteOutcome::NotApplied)
-    };
+    let unknown = || for_now(format!("the leader of group {group} does not say how small the group may become"));
     let leader = picture.leader_of(group).ok_or_else(unknown)?;
     let status = admin.client.node_status(leader, Some(STATUS_LIMIT)).await.map_err(|_| unknown())?;
     let sizes: Sizes = serde_json::from_str(&status).map_err(|_| unknown())?;
@@ -558,8 +566,7 @@ fn order_failed(error: AdminError, dry_run: bool) -> Problem {
                 | Reason::Unavailable(_)
                 | Reason::Forgotten => Kind::Unavailable,
             };
-            let retry_after =
-                (kind.status() == http::StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
+            let retry_after = (kind.status() == http::StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER);
             Problem::new(kind, text).with_outcome(WriteOutcome::NotApplied).with_retry_after(retry_after)
         }
     }

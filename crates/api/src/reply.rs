@@ -105,7 +105,10 @@ pub(crate) fn write(reply: WriteReply, is_repeatable: bool) -> Response<Body> {
             problem.with_outcome(WriteOutcome::Unknown).response()
         }
     };
-    origin(response.headers_mut(), reply.group, reply.epoch);
+    // If nobody answered in time, nobody knows which group would have.
+    if reply.group != GroupId::default() {
+        origin(response.headers_mut(), reply.group, reply.epoch);
+    }
     response
 }
 

@@ -214,7 +214,7 @@ async fn the_ring_is_shown_and_checked() {
 #[tokio::test]
 async fn members_are_changed_only_after_a_yes() {
     let server = Server::start().await;
-    let plan = r#"{"group":"abc","members":["1","4"]}"#;
+    let plan = r#"{"group":"abc","configuration_version":7,"members":["1","4"]}"#;
     server.next(200, "", plan);
     let run = server.run(&["members", "abc", "--add", "4"], b"").await;
     assert_eq!(run.status.code(), Some(2), "nobody can be asked: {run:?}");
@@ -232,7 +232,8 @@ async fn members_are_changed_only_after_a_yes() {
     let seen = server.last();
     assert_eq!((seen.0.as_str(), seen.1.as_str()), ("POST", "/v1/groups/abc/members"));
     let body: serde_json::Value = serde_json::from_slice(&seen.3).expect("JSON");
-    assert_eq!(body, serde_json::json!({ "add": ["4"], "remove": ["2"] }));
+    // Of the members as they were shown.
+    assert_eq!(body, serde_json::json!({ "add": ["4"], "remove": ["2"], "configuration_version": 7 }));
 
     server.next(200, "", r#"{"to":"3"}"#);
     let run = server.run(&["transfer-leader", "abc", "--dry-run"], b"").await;

@@ -61,8 +61,10 @@ pub struct Config {
     pub snapshot_patience: Duration,
     /// How long without a leader before a replica asks whether it is still a member.
     pub membership_patience: Duration,
-    /// How long a membership change may take before it is given up.
+    /// How long a change of members may go on without a newcomer that comes further before it is given up.
     pub change_patience: Duration,
+    /// How long it may go on at all: the group does nothing else meanwhile, and a newcomer that does not hold pace never catches up.
+    pub change_limit: Duration,
     /// How often an unanswered message to another group is repeated.
     pub group_resend: Duration,
     /// How often a leader asks its ring successor how busy it is, and a group further ahead for the way on.
@@ -107,6 +109,7 @@ impl Default for Config {
             snapshot_patience: Duration::from_secs(10),
             membership_patience: Duration::from_secs(3),
             change_patience: Duration::from_secs(30),
+            change_limit: Duration::from_secs(3600),
             group_resend: Duration::from_millis(100),
             look_around: Duration::from_secs(10),
             seal_patience: Duration::from_secs(5),

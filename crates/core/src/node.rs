@@ -270,14 +270,16 @@ impl Node {
         self.replicas.keys().copied()
     }
 
-    /// Who could lead a group instead of this node: the voter that has most of the log. `None` unless this node leads it.
+    /// Who could lead a group instead of this node: of the voters that are `able` to, or of all if none is, the one that has most of
+    /// the log. `None` unless this node leads it.
     #[must_use]
-    pub fn successor(&self, group: GroupId) -> Option<NodeId> {
+    pub fn successor(&self, group: GroupId, able: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         let replica = self.replicas.get(&group)?;
         let Role::Leader(leader) = &replica.role else { return None };
         let configuration = replica.configuration.as_ref()?;
         let voters = leader.peers.values().filter(|peer| configuration.is_voter(peer.name));
-        voters.max_by_key(|peer| (peer.through, peer.answered_at)).map(|peer| peer.name.node)
+        let best = voters.max_by_key(|peer| (able(peer.name.node), peer.through, peer.answered_at));
+        best.map(|peer| peer.name.node)
     }
 
     /// How the replicas stand, by group.

@@ -14,6 +14,7 @@ use scatter_core::ops::messages::{GroupEnvelope, GroupMessage};
 use scatter_core::store::Store;
 use scatter_core::types::{GroupId, RequestId, Slot, TabletId};
 use scatter_core::{Config, Input, ReadMode};
+use std::time::Duration;
 
 fn written(cluster: &Cluster, request: RequestId) -> bool {
     matches!(cluster.outcomes.get(&request), Some(Outcome::Written { .. }))
@@ -94,6 +95,55 @@ fn of_two_orders_for_the_same_members_one_is_heard() {
     let told = format!("their version is {}, not {seen}", now.version);
     assert!(matches!(&second, Some(Reply::Refused(Refused::Invalid(text))) if text.contains(&told)), "{second:?}");
     assert_eq!(now.voters().count(), 4);
+}
+
+/// A group whose log has been cut, of three, to which a fourth node comes that takes long to copy it: a second, where changes of members
+/// are given up after a tenth of that without progress.
+fn with_a_slow_copy() -> (Cluster, char) {
+    let mut cluster = Cluster::empty();
+    for letter in "ABCD".chars() {
+        let mut config = harness::config(letter);
+        (config.snapshot_chunk_bytes, config.log_retain_slots) = (256, 0);
+        config.change_patience = Duration::from_millis(100);
+        cluster.add(letter, harness::address(letter), if letter == 'D' { "" } else { "ABC" }, "ABC", config);
+        cluster.start(letter);
+    }
+    cluster.quiet = true;
+    cluster.run(1500);
+    let leader = cluster.leader().unwrap();
+    for index in 0..1000 {
+        let request = cluster.put(leader, &format!("key-{index}"), &"x".repeat(100));
+        cluster.run(5);
+        assert!(written(&cluster, request));
+    }
+    "ABC".chars().for_each(|letter| cluster.flush(letter));
+    (cluster, leader)
+}
+
+#[test]
+fn a_newcomer_that_goes_on_catching_up_is_waited_for() {
+    let (mut cluster, leader) = with_a_slow_copy();
+    let request = cluster.change(leader, "D", "");
+    cluster.run(500);
+    assert_eq!(cluster.replies.get(&request), None, "it is still copying, and nobody gave it up");
+    assert_eq!(cluster.status('D').unwrap().role, "joining");
+    cluster.run(2000);
+    assert_eq!(cluster.replies.get(&request), Some(&Reply::Done));
+    assert_eq!(cluster.status('D').unwrap().role, "follower");
+}
+
+#[test]
+fn a_newcomer_that_stands_still_is_given_up() {
+    let (mut cluster, leader) = with_a_slow_copy();
+    let request = cluster.change(leader, "D", "");
+    cluster.run(300);
+    assert_eq!(cluster.replies.get(&request), None);
+    // It answers, but its machine stores nothing any more.
+    cluster.hold_machines('D', true);
+    cluster.run(300);
+    let given_up =
+        |reply: &Reply| matches!(reply, Reply::Refused(Refused::GivenUp(text)) if text.contains("stay learners"));
+    assert!(cluster.replies.get(&request).is_some_and(given_up), "{:?}", cluster.replies.get(&request));
 }
 
 /// Somebody asks about an operation that nobody knows of: it was aborted and is forgotten. A leader without a lease may be one of the

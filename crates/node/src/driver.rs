@@ -568,12 +568,12 @@ impl Driver {
                 self.step(Input::ChangeMembers { request, group, add, remove, version });
             }
             Event::HandOver { group, to, waiter } => {
-                let to = to.or_else(|| self.node.successor(group)).unwrap_or(self.node.id());
+                let to = to.or_else(|| self.heir(group)).unwrap_or(self.node.id());
                 let request = self.request(Pending::Order(waiter, group));
                 self.step(Input::HandOver { request, group, to });
             }
             Event::NameHeir { group, waiter } => {
-                let heir = self.node.successor(group).ok_or_else(|| "nobody else could lead the group".to_owned());
+                let heir = self.heir(group).ok_or_else(|| "nobody else could lead the group".to_owned());
                 let plan = heir.and_then(|heir| crate::status::plan_transfer(&self.serving, group, Some(heir)));
                 waiter.answer(crate::service::planned(plan));
             }
@@ -658,13 +658,18 @@ impl Driver {
         }
     }
 
+    /// Who is to lead a group instead of this node: rather nobody whose node is about to be emptied, or is not heard of.
+    fn heir(&self, group: GroupId) -> Option<NodeId> {
+        self.node.successor(group, |node| self.hearsay.as_ref().is_none_or(|hearsay| hearsay.is_usable(node)))
+    }
+
     /// Lets others lead what this node leads: once in each ballot. If a hand-over came to nothing, for the successor may not
     /// vote yet after its own restart, this node may be elected again, and hands over again.
     fn hand_over(&mut self) {
         let led: Vec<(GroupId, NodeId, Ballot)> = self
             .node
             .groups()
-            .filter_map(|group| Some((group, self.node.successor(group)?, self.node.leadership(group)?.1)))
+            .filter_map(|group| Some((group, self.heir(group)?, self.node.leadership(group)?.1)))
             .filter(|(group, _, ballot)| self.handed_over.get(group) != Some(ballot))
             .collect();
         for (group, to, ballot) in led {

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use scatter_core::policy::NodeHint;
 use scatter_core::time::Instant;
 use scatter_core::types::{GroupId, NodeId};
-use scatter_gossip::{Flags, Gossip, Load, MAX_ZONES, Outgoing, Profile, Settings, StartError, State, ZoneTrip};
+use scatter_gossip::{
+    Counters, Flags, Gossip, Load, MAX_ZONES, Outgoing, Profile, Settings, StartError, State, ZoneTrip,
+};
 use scatter_wire::{Identity, NodeInfo, NodeState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -161,10 +163,22 @@ impl Hearsay {
         self.gossip.group_count() >= self.max_groups.div_ceil(2)
     }
 
+    /// What gossip has counted.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.gossip.counters()
+    }
+
     /// What is known of all nodes, for policies.
     #[must_use]
     pub fn node_hints(&self, capacity: u64) -> Vec<NodeHint> {
         self.gossip.node_hints(capacity)
+    }
+
+    /// Whether a node lives, as far as is heard, and is not about to be emptied.
+    #[must_use]
+    pub fn is_usable(&self, node: NodeId) -> bool {
+        self.gossip.node(node).is_some_and(|known| info(known).state == NodeState::Alive)
     }
 
     /// What is known of all nodes, for people and clients.

@@ -53,16 +53,19 @@ pub fn led(serving: &Serving, node: NodeId, group: GroupId) -> Result<Arc<Served
     }
 }
 
-/// Whether the group is led here, with members of that version.
+/// The group, if this node leads it, with members of that version, and nothing holds it.
 pub fn with_members(
     serving: &Serving,
     node: NodeId,
     group: GroupId,
     version: Option<ConfigurationVersion>,
-) -> Result<(), ReplyBody> {
-    let served = led(serving, node, group)?;
+) -> Result<Arc<Served>, ReplyBody> {
+    let served = ready(serving, node, group, None)?;
     let own = serving.descriptor(&served).configuration.version;
-    version.and_then(|wanted| refused_version("configuration", own, wanted)).map_or(Ok(()), Err)
+    match version.and_then(|wanted| refused_version("configuration", own, wanted)) {
+        Some(refused) => Err(refused),
+        None => Ok(served),
+    }
 }
 
 /// What who orders something of another version hears. Others may know of a change that is decided before it is applied here:

@@ -170,10 +170,10 @@ impl NodeService {
             AdminRequest::ChangeMembers { group, add, remove, version, dry_run } => {
                 match orders::with_members(&self.serving, self.identity.node, group, version) {
                     Err(refused) => waiter.answer(refused),
-                    Ok(()) if dry_run => {
-                        waiter.answer(planned(crate::status::plan_members(&self.serving, group, &add, &remove)));
+                    Ok(served) if dry_run => {
+                        waiter.answer(planned(crate::status::plan_members(&served, &add, &remove)));
                     }
-                    Ok(()) => self.inbox.push(Event::ChangeMembers { group, add, remove, version, waiter }),
+                    Ok(_) => self.inbox.push(Event::ChangeMembers { group, add, remove, version, waiter }),
                 }
             }
             AdminRequest::TransferLeader { group, to, dry_run: false } => {

@@ -20,6 +20,7 @@ use scatter_core::ring::{Key, KeyRange, Position};
 use scatter_core::rng::Rng;
 use scatter_core::store::StoreError;
 use scatter_core::types::{Ballot, ClusterId, GroupId, NodeId, RangeVersion, Version};
+use scatter_gossip::Counters;
 use scatter_wire::{Epoch, NodeInfo, PendingInfo};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -311,6 +312,8 @@ pub struct NodeView {
     pub far_links: usize,
     /// How often they looked around.
     pub looked: Looked,
+    /// What gossip has counted.
+    pub gossiped: Counters,
 }
 
 /// Everything that is shared.

@@ -2,7 +2,7 @@
 
 use crate::orders::range;
 use crate::organiser::{Record, action_name};
-use crate::serving::{Held, Serving};
+use crate::serving::{Held, Served, Serving};
 use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -168,8 +168,7 @@ async fn show(State((serving, identity)): State<(Arc<Serving>, Arc<Identity>)>) 
 }
 
 /// What a change of members would lead to, without doing it.
-pub fn plan_members(serving: &Serving, group: GroupId, add: &[NewMember], remove: &[NodeId]) -> Result<Value, String> {
-    let served = serving.group(group).ok_or("no replica of the group is here")?;
+pub fn plan_members(served: &Served, add: &[NewMember], remove: &[NodeId]) -> Result<Value, String> {
     let configuration = &served.configuration;
     for member in add {
         if configuration.member(member.node).is_some_and(|known| known.role == Role::Voter) {
@@ -190,7 +189,7 @@ pub fn plan_members(serving: &Serving, group: GroupId, add: &[NewMember], remove
         return Err("the order leaves no voter".to_owned());
     }
     let named: Vec<String> = voters.iter().map(ToString::to_string).collect();
-    Ok(json!({ "dry_run": true, "group": group.to_string(), "voters": named, "majority": voters.len() / 2 + 1 }))
+    Ok(json!({ "dry_run": true, "group": served.group.to_string(), "voters": named, "majority": voters.len() / 2 + 1 }))
 }
 
 /// Whether leadership could go to a node, without doing it.

@@ -384,6 +384,7 @@ fn draw_config(random: &mut Random, profile: Profile, quality: &Quality) -> Conf
     config.order_patience = Duration::from_secs(random.between(3, 12));
     config.membership_patience = Duration::from_nanos(lease * 3);
     config.change_patience = Duration::from_secs(random.between(2, 10));
+    config.change_limit = config.change_patience * 2;
     config
 }
 

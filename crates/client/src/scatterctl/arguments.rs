@@ -296,6 +296,9 @@ pub(crate) struct Migrate {
     /// A node to move away from; may be repeated
     #[arg(long, value_name = "NODE")]
     pub(crate) remove: Vec<String>,
+    /// Only if the group's configuration has this version
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) configuration_version: Option<u64>,
     /// Only shows what would be done
     #[arg(long)]
     pub(crate) dry_run: bool,

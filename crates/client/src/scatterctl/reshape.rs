@@ -29,32 +29,57 @@ pub(crate) async fn split(remote: &Remote, output: &Output, arguments: Split) ->
 
 pub(crate) async fn merge(remote: &Remote, output: &Output, arguments: Merge) -> Result<(), Failure> {
     let body = body(&arguments.order, [("side", arguments.side.map(side))]);
-    reshape(remote, output, &path(&arguments.group, "merge"), &body, &arguments.order).await
+    reshape(remote, output, &path(&arguments.group, "merge"), body, &arguments.order).await
 }
 
 pub(crate) async fn repartition(remote: &Remote, output: &Output, arguments: Repartition) -> Result<(), Failure> {
     let boundary = arguments.place.position()?.map(Value::String);
     let body = body(&arguments.order, [("boundary", boundary), ("side", arguments.side.map(side))]);
-    reshape(remote, output, &path(&arguments.group, "repartition"), &body, &arguments.order).await
+    reshape(remote, output, &path(&arguments.group, "repartition"), body, &arguments.order).await
 }
 
 /// Shows what an order would do, asks, and gives it.
-async fn reshape(remote: &Remote, output: &Output, path: &str, body: &Value, options: &Order) -> Result<(), Failure> {
+async fn reshape(
+    remote: &Remote,
+    output: &Output,
+    path: &str,
+    mut body: Value,
+    options: &Order,
+) -> Result<(), Failure> {
     if options.dry_run || !options.yes {
-        let plan = ask(remote, remote.order(&format!("{path}?dry_run=true"), body)).await?;
+        let plan = ask(remote, remote.order(&format!("{path}?dry_run=true"), &body)).await?;
         if options.dry_run {
             return show(output, &plan, &in_words(&plan));
         }
         confirm(&format!("This is what would be done: {}.", in_words(&plan)))?;
+        body = for_version(body, &plan, "range_version");
     }
-    let done = order(remote, remote.order(path, body)).await?;
+    let done = order(remote, remote.order(path, &body)).await?;
     show(output, &done, "done")
+}
+
+/// An order for the group as it was shown: if it has changed meanwhile, nothing is done.
+pub(crate) fn for_version(mut body: Value, plan: &Value, name: &str) -> Value {
+    // An admin program of an earlier release does not say it.
+    if let Some(version) = plan.get(name) {
+        body[name] = version.clone();
+    }
+    body
+}
+
+/// The body of an order for other members.
+pub(crate) fn members_body(add: &[String], remove: &[String], version: Option<u64>) -> Value {
+    let mut body = json!({ "add": add, "remove": remove });
+    if let Some(version) = version {
+        body["configuration_version"] = version.into();
+    }
+    body
 }
 
 /// Moves replicas of a group from some nodes to others, and shows how far the newcomers are.
 pub(crate) async fn migrate(remote: &Remote, output: &Output, arguments: Migrate) -> Result<(), Failure> {
     let members = path(&arguments.group, "members");
-    let body = json!({ "add": arguments.add, "remove": arguments.remove });
+    let body = members_body(&arguments.add, &arguments.remove, arguments.configuration_version);
     let plan = ask(remote, remote.order(&format!("{members}?dry_run=true"), &body)).await?;
     let after: Vec<_> = list(&plan, "members").iter().map(cell).collect();
     if arguments.dry_run {
@@ -65,6 +90,7 @@ pub(crate) async fn migrate(remote: &Remote, output: &Output, arguments: Migrate
     }
     let added: Vec<String> = list(&plan, "add").iter().map(cell).collect();
     let bar = progress_bar();
+    let body = for_version(body, &plan, "configuration_version");
     let ordered = order(remote, remote.order(&members, &body));
     let watched = watch(remote, &arguments.group, &added, &bar);
     let done = tokio::select! {

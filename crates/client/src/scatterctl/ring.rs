@@ -3,6 +3,7 @@
 use crate::arguments::{Groups, Lookup, Members, NodeOrder, Recover, Ring, TransferLeader};
 use crate::output::{Output, cell, talk};
 use crate::remote::{Effect, Remote, encoded};
+use crate::reshape::{for_version, members_body};
 use crate::{Exit, Failure};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
@@ -91,10 +92,7 @@ pub(crate) async fn lookup(remote: &Remote, output: &Output, arguments: Lookup) 
 
 pub(crate) async fn members(remote: &Remote, output: &Output, arguments: Members) -> Result<(), Failure> {
     let path = format!("/v1/groups/{}/members", encoded(arguments.group.as_bytes()));
-    let mut body = json!({ "add": arguments.add, "remove": arguments.remove });
-    if let Some(version) = arguments.configuration_version {
-        body["configuration_version"] = version.into();
-    }
+    let body = members_body(&arguments.add, &arguments.remove, arguments.configuration_version);
     let plan = ask(remote, remote.order(&format!("{path}?dry_run=true"), &body)).await?;
     if arguments.dry_run {
         return show_plan(output, &plan);
@@ -103,6 +101,7 @@ pub(crate) async fn members(remote: &Remote, output: &Output, arguments: Members
         let after: Vec<_> = list(&plan, "members").iter().map(cell).collect();
         confirm(&format!("Group {} would then have the members {}.", cell(&plan["group"]), after.join(" ")))?;
     }
+    let body = for_version(body, &plan, "configuration_version");
     let done = order(remote, remote.order(&path, &body)).await?;
     if output.is_json() { output.json(&done) } else { output.line("done") }
 }

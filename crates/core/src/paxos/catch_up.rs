@@ -204,6 +204,11 @@ impl Replica {
         if self.report.is_none() {
             return;
         }
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(peer) = leader.peers.get_mut(&from.node).filter(|peer| peer.name == from)
+        {
+            peer.on_pull(cursor.as_ref(), cx.now.instant);
+        }
         if snapshot == 0 {
             // The log from the snapshot's slot on is kept for a while, so that the fetcher can go on from there.
             let until = cx.now.instant.after(cx.config.snapshot_patience);

@@ -83,6 +83,10 @@ pub(crate) struct Peer {
     rewound: Instant,
     /// Old entries are being read from disk for it.
     reading: bool,
+    /// When it last came further: it acknowledged more, or asked for another piece of a snapshot.
+    pub(crate) moved_at: Instant,
+    /// The piece of a snapshot that it asked for last.
+    pulled: Option<Bytes>,
 }
 
 impl Peer {
@@ -104,6 +108,16 @@ impl Peer {
             in_flight_bytes: 0,
             rewound: Instant(0),
             reading: false,
+            moved_at: now,
+            pulled: None,
+        }
+    }
+
+    /// It asks for a piece of a snapshot: the same one again does not bring it further.
+    pub(crate) fn on_pull(&mut self, cursor: Option<&Bytes>, now: Instant) {
+        if cursor.is_some() && self.pulled.as_ref() != cursor {
+            self.moved_at = now;
+            self.pulled = cursor.cloned();
         }
     }
 
@@ -480,6 +494,9 @@ impl Replica {
         peer.applied = peer.applied.max(accepted.applied);
         leader.granted(from.node, accepted.stamp, accepted.lease_nanos, cx);
         let Some(peer) = leader.peers.get_mut(&from.node) else { return };
+        if accepted.through > peer.through {
+            peer.moved_at = cx.now.instant;
+        }
         peer.acknowledged(accepted.through);
         if let Some(want) = accepted.want
             && accepted.stamp > peer.rewound

@@ -46,7 +46,10 @@ pub(crate) struct Change {
     pub(crate) request: Option<RequestId>,
     add: Vec<(NodeId, String)>,
     remove: Vec<NodeId>,
+    /// When it is given up, unless a newcomer comes further until then.
     deadline: Instant,
+    /// When it is given up at the latest.
+    limit: Instant,
     /// Only answers to later messages show that those who are to decide the set are alive.
     asked: Option<Instant>,
     /// A newcomer whose node takes in no more replicas.
@@ -55,8 +58,10 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    fn new(request: Option<RequestId>, add: Vec<(NodeId, String)>, remove: Vec<NodeId>, deadline: Instant) -> Self {
-        Self { request, add, remove, deadline, asked: None, no_room: None, stage: ChangeStage::Inviting }
+    fn new(request: Option<RequestId>, add: Vec<(NodeId, String)>, remove: Vec<NodeId>, cx: &Context<'_>) -> Self {
+        let now = cx.now.instant;
+        let (deadline, limit) = (now.after(cx.config.change_patience), now.after(cx.config.change_limit));
+        Self { request, add, remove, deadline, limit, asked: None, no_room: None, stage: ChangeStage::Inviting }
     }
 }
 
@@ -92,6 +97,14 @@ impl Change {
         let learning = self.stage == ChangeStage::Learning;
         let mut newcomers = self.add.iter().map(|(node, _)| *node).filter(|_| learning);
         newcomers.find(|node| peers.get(node).is_some_and(is_silent))
+    }
+
+    /// Puts off the end while each newcomer that is still behind `near` comes further: a copy takes as long as there is much to copy.
+    fn wait_for(&mut self, near: Slot, peers: &BTreeMap<NodeId, Peer>, cx: &Context<'_>) {
+        let behind = self.add.iter().filter_map(|(node, _)| peers.get(node)).filter(|peer| peer.through < near);
+        if let Some(moved) = behind.map(|peer| peer.moved_at).min() {
+            self.deadline = self.deadline.max(moved.after(cx.config.change_patience)).min(self.limit);
+        }
     }
 }
 
@@ -254,9 +267,8 @@ impl Replica {
             cx.reply(request, Reply::Refused(refused));
             return;
         }
-        let deadline = cx.now.instant.after(cx.config.change_patience);
         if let Role::Leader(leader) = &mut self.role {
-            leader.change = Some(Change::new(Some(request), add, remove, deadline));
+            leader.change = Some(Change::new(Some(request), add, remove, cx));
         }
     }
 
@@ -271,8 +283,7 @@ impl Replica {
             configuration.members.iter().map(|member| member.node).filter(|node| !wanted(*node)).collect();
         if !(add.is_empty() && remove.is_empty()) {
             if invalid_change(&configuration, &add, &remove, false).is_none() {
-                let deadline = cx.now.instant.after(cx.config.change_patience);
-                own.change = Some(Change::new(None, add, remove, deadline));
+                own.change = Some(Change::new(None, add, remove, cx));
             }
         } else if leader != self.name.node && votes(leader) {
             let deadline = cx.now.instant.after(cx.config.election_max * 4);
@@ -298,6 +309,7 @@ impl Replica {
         // Members do not change under a lock, nor behind an entry that may lock.
         let locked = matches!(&self.role, Role::Leader(leader) if leader.change.is_some()) && self.is_locked();
         let reachable = self.stays_reachable(&configuration, cx);
+        let near = self.near(cx);
         // Else it is this leader that was silent, or stood still.
         let hears = self.hears_majority(cx.config.election_min, cx);
         let Role::Leader(leader) = &mut self.role else { return };
@@ -320,6 +332,9 @@ impl Replica {
                 cx.reply_to(request, Reply::Done);
             }
             return;
+        }
+        if change.stage == ChangeStage::Learning {
+            change.wait_for(near, &leader.peers, cx);
         }
         let silent = change.silent(&leader.peers, cx).filter(|_| hears);
         if cx.now.instant >= change.deadline || silent.is_some() {
@@ -376,10 +391,15 @@ impl Replica {
         }
     }
 
+    /// Whoever holds the log up to here has caught up. At least one slot: a newcomer that holds nothing has not caught up with a young
+    /// group either.
+    fn near(&self, cx: &Context<'_>) -> Slot {
+        Slot(self.decided.0.saturating_sub(cx.config.pipeline_entries * 4).max(1))
+    }
+
     /// Proposes the final set once the newcomers have caught up and a majority of it answers.
     fn switch_when_ready(&mut self, configuration: &Configuration, cx: &mut Context<'_>) {
-        // At least one: a newcomer that holds nothing has not caught up with a young group either.
-        let near = Slot(self.decided.0.saturating_sub(cx.config.pipeline_entries * 4).max(1));
+        let near = self.near(cx);
         let level = self.report.as_ref().map(|report| report.feature_level).unwrap_or_default();
         let own = self.name.node;
         let Role::Leader(leader) = &mut self.role else { return };

@@ -185,6 +185,7 @@ impl Driver {
             leader_changes: self.leader_changes,
             far_links: self.far_links(),
             looked: self.node.looked(),
+            gossiped: self.hearsay.as_ref().map(Hearsay::counters).unwrap_or_default(),
         };
         self.tell_hearsay(&view);
         self.serving.view.store(Arc::new(view));

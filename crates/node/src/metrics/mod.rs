@@ -12,10 +12,21 @@ use crate::storage::rocks::RocksStatistics;
 use crate::storage::sync::LogObserver;
 use prometheus::Registry;
 use scatter_core::node::ReplicaStatus;
+use scatter_gossip::Counters;
 use scatter_service::metrics::{Durations, Reading, Sampled, Sizes};
+use scatter_wire::NodeState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+/// What gossip takes nodes for.
+const STATES: [(NodeState, &str); 5] = [
+    (NodeState::Alive, "alive"),
+    (NodeState::Suspect, "suspect"),
+    (NodeState::Draining, "draining"),
+    (NodeState::Drained, "drained"),
+    (NodeState::Dead, "dead"),
+];
 
 /// One look at the node. The view in it is up to a quarter of a second old.
 struct Look {
@@ -80,6 +91,7 @@ pub fn register(
     serving.counts.register(registry)?;
     let mut readings = consensus();
     readings.extend(replicas());
+    readings.extend(gossip());
     readings.extend(queues());
     readings.extend(store());
     Sampled::register(registry, readings, move || Look::at(&serving, inbox.len()))
@@ -212,6 +224,43 @@ fn replicas() -> Vec<Reading<Look>> {
         Reading::gauge("scatter_disk_full", "1 while writes are refused for lack of space.", |look: &Look| {
             f64::from(u8::from(look.view.disk_full))
         }),
+    ]
+}
+
+/// What gossip knows, and what it costs.
+fn gossip() -> Vec<Reading<Look>> {
+    let counter = |name: &str, help, read: fn(&Counters) -> u64| {
+        Reading::counter(name, help, move |look: &Look| read(&look.view.gossiped) as f64)
+    };
+    vec![
+        Reading::gauges(
+            "scatter_gossip_members",
+            "Nodes that gossip knows, this one included, by what they are taken for.",
+            "state",
+            |look: &Look| {
+                let count = |state| look.view.nodes.iter().filter(|node| node.state == state).count() as f64;
+                STATES.map(|(state, name)| (name.to_owned(), count(state))).into()
+            },
+        ),
+        counter("scatter_gossip_datagrams_sent_total", "Datagrams of gossip sent.", |of| of.sent),
+        counter("scatter_gossip_sent_bytes_total", "Bytes of gossip sent.", |of| of.sent_bytes),
+        counter("scatter_gossip_datagrams_received_total", "Datagrams of gossip received.", |of| of.received),
+        counter("scatter_gossip_received_bytes_total", "Bytes of gossip received.", |of| of.received_bytes),
+        counter("scatter_gossip_rejected_total", "Datagrams of gossip that were not taken.", |of| of.rejected),
+        counter(
+            "scatter_gossip_refused_nodes_total",
+            "News of nodes that there was no room for: the cluster has more nodes than a node can know.",
+            |of| of.refused_nodes,
+        ),
+        Reading::gauge(
+            "scatter_gossip_oversized_groups",
+            "Groups whose descriptors fit no datagram, and are not told to others.",
+            |look: &Look| look.view.gossiped.oversized as f64,
+        ),
+        counter("scatter_gossip_rejoined_total", "Times this node was taken for dead by others and came back.", |of| {
+            of.rejoined
+        }),
+        counter("scatter_gossip_stalls_total", "Times this process was found to have been stopped.", |of| of.stalled),
     ]
 }
 

@@ -59,7 +59,7 @@ impl World {
     }
 
     pub(super) fn may_come_to_be(&self, ordered: &Ordered) -> bool {
-        let patience = u64::try_from(self.plan.config.change_patience.as_nanos()).unwrap_or(SECOND);
+        let patience = u64::try_from(self.plan.config.change_limit.as_nanos()).unwrap_or(SECOND);
         let given_up = ordered.at + patience * 3 / 2 + SECOND < self.now;
         let version = self.observer.configuration(ordered.group).map(|configuration| configuration.version);
         let overtaken = version.is_some_and(|version| version >= ordered.version.next().next());
