@@ -139,6 +139,23 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// Whether it has a right to the log's reserve by what it is. Clients' commands have none, nor has a decided mark, which goes with
+    /// them; both may be given one ([`crate::effects::Effects::presses`]).
+    #[must_use]
+    pub fn uses_reserve(&self) -> bool {
+        match self {
+            Self::Accept { entries, .. } => entries.iter().any(|entry| entry.kind.uses_reserve()),
+            Self::Hard { .. } => false,
+            Self::Node { .. }
+            | Self::Peer { .. }
+            | Self::Create { .. }
+            | Self::Truncate { .. }
+            | Self::Tombstone { .. } => true,
+        }
+    }
+}
+
 codec_enum!(Write {
     1 => Node { record },
     2 => Peer { record },

@@ -168,6 +168,8 @@ pub struct Effects {
     pub writes: Vec<Write>,
     /// The batch's id; `None` if there are no writes.
     pub write: Option<WriteId>,
+    /// The batch has a right to the log's reserve, whatever its writes are ([`Write::uses_reserve`]).
+    pub presses: bool,
     /// Messages that may leave at once.
     pub messages: Vec<Outgoing>,
     /// Answers to requests.

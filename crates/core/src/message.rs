@@ -147,9 +147,9 @@ pub enum Message {
         /// The receiver's ask that this answers: when it was heard, everything acknowledged lay at or below `decided`. Zero
         /// for none.
         vouches: u64,
-        /// A majority has no room for all of what is under way, and the group's own entries stand behind it: a full disk takes
-        /// these entries out of its reserve.
-        presses: bool,
+        /// Up to here the receiver's disk is to take entries out of its reserve, if it has no room for them: a majority has none
+        /// either, and something stands behind them that has a right to it. Zero for none.
+        press: Slot,
     },
     /// Phase 2b, cumulative: everything up to `through` is on disk here, accepted in this ballot or decided.
     Accepted {
@@ -234,7 +234,7 @@ codec_enum!(Message {
     3 => Prepare { ballot, configuration, decided, ticket },
     4 => Promise { ballot, decided, truncated, accepted },
     5 => Refuse { ballot, refusal, promised, decided },
-    6 => Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches, presses },
+    6 => Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches, press },
     7 => Accepted { ballot, stamp, lease_nanos, through, want, applied, level, ask, room },
     8 => CatchUp { first },
     9 => Decided { first, entries, decided },

@@ -343,7 +343,11 @@ impl Node {
             Input::Message { from, .. } if self.is_condemned(from) => {}
             Input::Message { from, message } => self.on_message(now, from, message, effects),
             Input::Synced { write } => self.on_synced(now, write, effects),
-            Input::Room { room } => self.room = room,
+            Input::Room { room } => {
+                // What this burst wrote before was taken when there was room.
+                effects.presses |= room < self.room && !effects.writes.is_empty();
+                self.room = room;
+            }
             Input::RolledBack { by: _ } => self.give_up(effects),
             Input::Answered { address, node, cluster } => self.on_answered(address, node, cluster, now, effects),
             Input::Propose { request, group, command } => {

@@ -140,6 +140,8 @@ bugs! {
     CandidateSkipsCatchUp => "candidate-skips-catch-up",
     /// An acceptor that knows a later configuration promises all the same.
     StaleConfigurationPromised => "stale-configuration-promised",
+    /// What a full disk takes all the same is written without a right to the reserve.
+    FullDiskUnpressed => "full-disk-unpressed",
     /// A leader vouches for what it knows decided although its lease has ended.
     VouchedWithoutLease => "vouched-without-lease",
     /// A follower counts its age from when the leader's word arrived instead of when it asked.

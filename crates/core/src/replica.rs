@@ -364,7 +364,7 @@ impl Replica {
             Message::Refuse { ballot, refusal, promised, decided } => {
                 self.on_refuse(from, ballot, refusal, promised, decided, cx);
             }
-            Message::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches, presses } => {
+            Message::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches, press } => {
                 let accept = crate::paxos::acceptor::Accept {
                     ballot,
                     stamp,
@@ -373,7 +373,7 @@ impl Replica {
                     entries,
                     decided,
                     vouches,
-                    presses,
+                    press,
                 };
                 self.on_accept(from, accept, cx);
             }
@@ -622,7 +622,9 @@ impl Replica {
         let sealed = seal.into_iter().chain(reshaped).any(moved);
         // After a restart only what the mark covers is known to be the decided entries.
         let flushed = self.hard.decided < self.flushed;
-        if promised || rides || lags || awaited || configured || flushed || sealed {
+        let needed = promised || awaited || configured || flushed || sealed;
+        if needed || rides || lags {
+            cx.effects.presses |= needed;
             if state.decided > self.hard.decided {
                 self.unsynced.push_back((cx.write, Unsynced::Decided(state.decided)));
             }

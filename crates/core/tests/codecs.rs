@@ -125,13 +125,13 @@ fn election() -> impl Strategy<Value = Message> {
 }
 
 fn stream() -> impl Strategy<Value = Message> {
-    let accept = (ballot(), any::<(u64, u64)>(), slot(), vec(entry(), 0..4), slot(), any::<(u64, bool)>());
+    let accept = (ballot(), any::<(u64, u64)>(), slot(), vec(entry(), 0..4), slot(), (any::<u64>(), slot()));
     let room = prop_oneof![Just(Room::Reserve), Just(Room::Removals), Just(Room::Enough)];
     let told = (any::<u16>(), any::<u64>(), room);
     let accepted = (ballot(), any::<(u64, u64)>(), slot(), option::of(slot()), slot(), told);
     prop_oneof![
-        accept.prop_map(|(ballot, (stamp, lease_nanos), first, entries, decided, (vouches, presses))| {
-            Message::Accept { ballot, stamp: Instant(stamp), lease_nanos, first, entries, decided, vouches, presses }
+        accept.prop_map(|(ballot, (stamp, lease_nanos), first, entries, decided, (vouches, press))| {
+            Message::Accept { ballot, stamp: Instant(stamp), lease_nanos, first, entries, decided, vouches, press }
         }),
         accepted.prop_map(|(ballot, (stamp, lease_nanos), through, want, applied, (level, ask, room))| {
             Message::Accepted {

@@ -37,8 +37,9 @@ const STORE_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is looked whether the disk has room: much less can be written in that time than must be free.
 const SPACE_EVERY: Duration = Duration::from_millis(20);
 
-/// How often what was removed on a disk without room is compacted away.
+/// How often what was removed on a disk without room is compacted away, and how often it is tried again if nothing more was.
 const COMPACT_EVERY: Duration = Duration::from_secs(2);
+const COMPACT_AGAIN: Duration = Duration::from_secs(30);
 
 /// One piece of work.
 pub enum Job {
@@ -229,9 +230,10 @@ impl Worker {
     /// Has what was removed compacted away, one time after the other, while there is too little room: what users removed is to make
     /// some.
     fn compact_removed(&mut self) {
-        let rests =
-            |(begun, thread): &(Instant, JoinHandle<()>)| thread.is_finished() && begun.elapsed() >= COMPACT_EVERY;
-        if !self.removed || !self.compacting.as_ref().is_none_or(rests) {
+        // What was in use the last time, or could not be compacted, may be by now, though nothing more was removed.
+        let every = if self.removed { COMPACT_EVERY } else { COMPACT_AGAIN };
+        let rests = |(begun, thread): &(Instant, JoinHandle<()>)| thread.is_finished() && begun.elapsed() >= every;
+        if !self.compacting.as_ref().map_or(self.removed, rests) {
             return;
         }
         self.removed = false;

@@ -99,6 +99,13 @@ pub enum Ended {
     Fatal(String),
 }
 
+/// Changes that wait for the log.
+struct Batch {
+    write: WriteId,
+    writes: Vec<Write>,
+    may_use_reserve: bool,
+}
+
 /// The driver's state. Borrowed by the loop, the transport's sink and its gatekeeper in turn, all on one thread.
 pub struct Driver {
     node: Node,
@@ -107,7 +114,7 @@ pub struct Driver {
     log: LogHandle,
     log_reader: LogReader,
     /// Batches that the log's queue had no room for, in order.
-    backlog: VecDeque<(WriteId, Vec<Write>)>,
+    backlog: VecDeque<Batch>,
     apply: ApplyHandle,
     serving: Arc<Serving>,
     inbox: Arc<Inbox>,
@@ -314,7 +321,8 @@ impl Driver {
             if effects.give_up {
                 self.last_write = Some(write);
             }
-            self.backlog.push_back((write, effects.writes));
+            let may_use_reserve = effects.presses || effects.writes.iter().any(Write::uses_reserve);
+            self.backlog.push_back(Batch { write, writes: effects.writes, may_use_reserve });
         }
         self.attach_words();
         self.send(effects.messages);
@@ -363,13 +371,12 @@ impl Driver {
     /// Hands waiting batches to the log, in order, as far as it has room.
     fn submit(&mut self) {
         let mut entries = 0;
-        while let Some((write, writes)) = self.backlog.pop_front() {
+        while let Some(Batch { write, writes, may_use_reserve }) = self.backlog.pop_front() {
             let accepts = writes.iter().filter(|write| matches!(write, Write::Accept { .. })).count();
-            let may_use_reserve = writes.iter().any(may_use_reserve);
             match self.log.submit(write, writes, may_use_reserve) {
                 Ok(()) => entries += accepts,
                 Err(SubmitError::Full(writes)) => {
-                    self.backlog.push_front((write, writes));
+                    self.backlog.push_front(Batch { write, writes, may_use_reserve });
                     break;
                 }
                 Err(SubmitError::Stopped) => break,
@@ -712,19 +719,6 @@ impl Driver {
         self.node.settle(crate::clock::now(), &mut self.effects);
         self.carry_out();
         self.submit();
-    }
-}
-
-/// Whether a write has a right to the log's reserve: any but such as hold nothing but what clients want.
-fn may_use_reserve(write: &Write) -> bool {
-    match write {
-        Write::Accept { entries, .. } => entries.iter().any(|entry| entry.kind.uses_reserve()),
-        Write::Node { .. }
-        | Write::Peer { .. }
-        | Write::Create { .. }
-        | Write::Hard { .. }
-        | Write::Truncate { .. }
-        | Write::Tombstone { .. } => true,
     }
 }
 

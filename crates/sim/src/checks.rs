@@ -5,6 +5,7 @@ use crate::invariants::{Checked, require, voters};
 use crate::world::World;
 use scatter_core::durable::Write;
 use scatter_core::effects::Effects;
+use scatter_core::entry::Room;
 use scatter_core::message::{Envelope, Message};
 use scatter_core::types::{GroupId, NodeId, Slot};
 use std::collections::BTreeMap;
@@ -77,6 +78,18 @@ impl World {
         require(28, votes >= needed || left, || {
             format!("host {host} leads ballot {ballot} of group {group} with {votes} promises of the {needed} it needs")
         })
+    }
+
+    /// I33: what a disk has no room for has a right to the log's reserve, or it would keep waiting whatever comes after it.
+    pub(crate) fn check_room(&self, host: usize, writes: &[Write], presses: bool) -> Checked {
+        let room = self.hosts[host].room;
+        let has_right = presses || room == Room::Enough || writes.iter().any(Write::uses_reserve);
+        let admits = |write: &Write| match write {
+            Write::Accept { entries, .. } => entries.iter().all(|entry| room.admits(entry)),
+            _ => true,
+        };
+        let without = || writes.iter().find(|write| !admits(write));
+        require(33, has_right || without().is_none(), || format!("host {host} has no room for {:?}", without()))
     }
 
     /// I4: what is written of a replica finds its record there: a log refuses to speak of one that is not. I30: its decided mark

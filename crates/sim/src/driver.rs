@@ -258,11 +258,13 @@ impl World {
     }
 
     fn carry_out_now(&mut self, host: usize, effects: Effects) -> Checked {
-        let Effects { writes, write, messages, replies, applies, orders, log_reads, dials, give_up, too_new } = effects;
+        let Effects { writes, write, presses, messages, replies, applies, orders, log_reads, dials, give_up, too_new } =
+            effects;
         let accepts = |write: &&Write| matches!(write, Write::Accept { .. });
         let accepts: Vec<Write> = writes.iter().filter(accepts).cloned().collect();
         if let Some(id) = write {
             self.check_live(host, &writes)?;
+            self.check_room(host, &writes, presses)?;
             self.check_truncations(host, &writes)?;
             self.check_clusters(host, &writes)?;
             let digest = writes.len() as u64;

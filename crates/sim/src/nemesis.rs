@@ -414,11 +414,16 @@ impl World {
             Fault::HangDisk => self.hosts[host].disk_hangs_until = end,
             Fault::FailSync => self.hosts[host].sync_fails = true,
             _ => {
-                // One that is a little larger still takes commands that remove.
-                let room = if host.is_multiple_of(2) { Room::Reserve } else { Room::Removals };
-                self.hosts[host].room = room;
-                self.at(end, Event::Undo(Undo::Space(host)));
-                return self.input(host, Input::Room { room });
+                // Of some no one disk is full, but those of a majority.
+                let all = self.hosts.len();
+                let count = if host % 3 == 2 { all / 2 + 1 } else { 1 };
+                for host in (host..host + count).map(|host| host % all) {
+                    // One that is a little larger still takes commands that remove.
+                    let room = if host.is_multiple_of(2) { Room::Reserve } else { Room::Removals };
+                    self.hosts[host].room = room;
+                    self.at(end, Event::Undo(Undo::Space(host)));
+                    self.input(host, Input::Room { room })?;
+                }
             }
         }
         Ok(())

@@ -77,7 +77,7 @@ pub(crate) struct Accept {
     pub(crate) entries: Vec<Entry>,
     pub(crate) decided: Slot,
     pub(crate) vouches: u64,
-    pub(crate) presses: bool,
+    pub(crate) press: Slot,
 }
 
 impl Replica {
@@ -274,8 +274,10 @@ impl Replica {
             return false;
         }
         let skip = usize::try_from(next.0 - accept.first.0).unwrap_or(usize::MAX);
-        let has_room = |entry: &&Entry| accept.presses || cx.room.admits(entry);
-        let fresh: Vec<Entry> = accept.entries.iter().skip(skip).take_while(has_room).cloned().collect();
+        let slots = (next.0..).map(Slot);
+        let has_room = |(slot, entry): &(Slot, &Entry)| *slot <= accept.press || cx.room.admits(entry);
+        let fresh = slots.zip(accept.entries.iter().skip(skip)).take_while(has_room);
+        let fresh: Vec<Entry> = fresh.map(|(_, entry)| entry.clone()).collect();
         if fresh.is_empty() {
             return false;
         }
@@ -293,6 +295,9 @@ impl Replica {
             self.cursor.through = slot;
             slot = slot.next();
         }
+        // What is written although it has no room is pressed for, or was adopted: others wait for it.
+        let has_room = entries.iter().all(|entry| cx.room.admits(entry)) || planted::on(Bug::FullDiskUnpressed);
+        cx.effects.presses |= !has_room;
         cx.write(Write::Accept { group: self.name.group, ballot, first, entries });
         self.unsynced.push_back((cx.write, Unsynced::Stream(ballot, self.cursor.through)));
         if planted::on(Bug::AcceptBeforeSync) {

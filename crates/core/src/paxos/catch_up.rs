@@ -80,7 +80,8 @@ impl Replica {
             return;
         }
         let skip = usize::try_from(next.0 - first.0).unwrap_or(usize::MAX);
-        let fresh: Vec<Entry> = entries.into_iter().skip(skip).collect();
+        let told = Slot((first.0 + entries.len() as u64).saturating_sub(1));
+        let fresh: Vec<Entry> = entries.into_iter().skip(skip).take_while(|entry| cx.room.admits(entry)).collect();
         if fresh.is_empty() {
             return;
         }
@@ -97,7 +98,8 @@ impl Replica {
         if self.cursor.ballot == self.promised {
             self.unsynced.push_back((cx.write, crate::paxos::acceptor::Unsynced::Stream(self.promised, self.decided)));
         }
-        if last < decided {
+        // A full disk takes no more for the moment.
+        if last == told && last < decided {
             self.send(from, Message::CatchUp { first: last.next() }, cx);
         }
         // A leader may hear from a former one that what it adopted is decided.

@@ -26,6 +26,7 @@ use crate::time::{Instant, LogTime};
 use crate::types::{Ballot, FeatureLevel, NodeId, ReplicaName, RequestId, Slot, Version};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 /// The last moment a stamp may name: the end of the year 9999. A clock beyond it is not believed.
 const LATEST_STAMP: u64 = 253_402_300_799_000_000;
@@ -38,6 +39,9 @@ const LINGER_FROM: usize = 8;
 
 /// From how many other replicas of the node on entries are expected to have company on their way.
 const SHARED_FROM: usize = 7;
+
+/// How long what a member's disk had no room for is not read from this one's again.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// Bytes in front of each command of an entry, and in front of all.
 const COMMAND_OVERHEAD: usize = 4;
@@ -83,6 +87,8 @@ pub(crate) struct Peer {
     rewound: Instant,
     /// Old entries are being read from disk for it.
     reading: bool,
+    /// Its disk had no room for what was read: not before then is it read again.
+    read_at: Instant,
     /// When it last came further: it acknowledged more, or asked for another piece of a snapshot.
     pub(crate) moved_at: Instant,
     /// The piece of a snapshot that it asked for last.
@@ -108,9 +114,15 @@ impl Peer {
             in_flight_bytes: 0,
             rewound: Instant(0),
             reading: false,
+            read_at: Instant(0),
             moved_at: now,
             pulled: None,
         }
+    }
+
+    /// Whether its disk takes the entry at a slot, all up to `press` being taken out of the reserve.
+    fn takes(&self, slot: Slot, entry: &Entry, press: Slot) -> bool {
+        slot <= press || self.room.admits(entry)
     }
 
     /// It asks for a piece of a snapshot: the same one again does not bring it further.
@@ -167,17 +179,21 @@ pub(crate) struct Leader {
     pub(crate) barrier: Slot,
     /// The structural entry under way; nothing is proposed past it.
     pub(crate) structural: Option<Structural>,
-    queue: VecDeque<(RequestId, Bytes)>,
-    queue_bytes: usize,
+    pub(super) queue: VecDeque<(RequestId, Bytes)>,
+    pub(super) queue_bytes: usize,
     /// How much room there is for what clients write on the disks of a majority.
-    room: Room,
+    pub(super) room: Room,
+    /// What waits in the queue has room where there is so much.
+    pub(super) queue_room: Room,
+    /// Up to which slot full disks are to take what is under way.
+    pub(super) press: Slot,
     /// How many commands the last entry took, and when it was made.
     last_batch: usize,
     batched_at: Instant,
     /// Until when commands wait for more to share their entry.
     lingers_until: Option<Instant>,
     /// Entries of the group's own, before client commands.
-    own: VecDeque<(EntryKind, Bytes)>,
+    pub(super) own: VecDeque<(EntryKind, Bytes)>,
     pub(crate) waiting: BTreeMap<Slot, Vec<RequestId>>,
     reads: VecDeque<PendingRead>,
     pub(crate) last_stamp: Instant,
@@ -221,6 +237,8 @@ impl Leader {
             queue: VecDeque::new(),
             queue_bytes: 0,
             room: Room::Enough,
+            queue_room: Room::Enough,
+            press: Slot(0),
             last_batch: 0,
             batched_at: Instant(0),
             lingers_until: None,
@@ -303,7 +321,7 @@ impl Leader {
         }
         peer.stamp = peer.stamp.max(stamp);
         if lease_nanos > 0 {
-            let term = std::time::Duration::from_nanos(lease_nanos);
+            let term = Duration::from_nanos(lease_nanos);
             let term = if planted::on(Bug::LeaseNotCut) { term } else { cx.config.cut(term) };
             let since = if planted::on(Bug::LeaseFromAnswer) { cx.now.instant } else { stamp };
             peer.granted_until = peer.granted_until.max(since.after(term));
@@ -610,6 +628,7 @@ impl Replica {
         self.advance_recovery();
         self.look_for_room(cx);
         self.propose_waiting(cx);
+        self.find_press();
         self.release_reads(cx);
         if self.advance_hand_over(cx) {
             return;
@@ -640,39 +659,6 @@ impl Replica {
         self.renew_own_grant(cx);
         self.release_reads(cx);
         self.publish(cx);
-    }
-
-    /// Counts whose disks have room, and refuses what waits and has none: once proposed, nobody could tell what became of it.
-    fn look_for_room(&mut self, cx: &mut Context<'_>) {
-        let Some(configuration) = &self.configuration else { return };
-        let Role::Leader(leader) = &mut self.role else { return };
-        let least = leader.peers.values().map(|peer| peer.room).fold(cx.room, Room::min);
-        if least == Room::Enough && leader.room == Room::Enough {
-            return;
-        }
-        let voters = configuration.members.iter().filter(|member| member.role == crate::group::Role::Voter);
-        let mut rooms: Vec<Room> =
-            voters.map(|voter| leader.peers.get(&voter.node).map_or(cx.room, |peer| peer.room)).collect();
-        rooms.sort_unstable_by(|a, b| b.cmp(a));
-        let majority = rooms.get(configuration.majority() - 1).copied().unwrap_or(cx.room);
-        leader.room = majority;
-        let room = majority.min(cx.room);
-        for (request, command) in std::mem::take(&mut leader.queue) {
-            if room.admits_command(&command) {
-                leader.queue.push_back((request, command));
-            } else {
-                leader.queue_bytes -= command.len();
-                cx.effects.replies.push((request, Reply::Refused(Refused::DiskFull)));
-            }
-        }
-    }
-
-    /// Whether full disks are to take what is under way out of their reserve, for the group's own entries stand behind it. What
-    /// that takes is bounded by the pipeline: nothing else of clients is proposed meanwhile.
-    fn presses(&self) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
-        let own = |(_, _, entry): (Slot, Ballot, &Entry)| entry.kind.uses_reserve();
-        leader.room < Room::Enough && (!leader.own.is_empty() || self.log.above(self.decided).any(own))
     }
 
     /// Turns what waits into entries, as far as the pipeline allows.
@@ -730,7 +716,8 @@ impl Replica {
     /// Sends a member what it lacks, or a heartbeat if one is due: for a round that somebody waits for, or else unless a cover
     /// spares it.
     fn stream_to(&mut self, node: NodeId, beat: bool, round: bool, cx: &mut Context<'_>) {
-        let (last, truncated, presses) = (self.cursor.through, self.log.truncated(), self.presses());
+        let (last, truncated) = (self.cursor.through, self.log.truncated());
+        let press = self.press_for(node, cx);
         let mut sent = false;
         loop {
             let Role::Leader(leader) = &mut self.role else { return };
@@ -739,11 +726,10 @@ impl Replica {
                 break;
             }
             let (name, first) = (peer.name, peer.next);
-            let room = if presses { Room::Enough } else { peer.room };
             let mut entries = self.log.run(first, last, cx.config.message_bytes);
             if entries.is_empty() {
                 // What has no room would be read again and again.
-                let reads = !peer.reading && (room == Room::Enough || beat);
+                let reads = !peer.reading && (peer.room == Room::Enough || cx.now.instant >= peer.read_at);
                 if first <= truncated && beat {
                     self.send(name, Message::Truncated { through: truncated }, cx);
                 } else if first > truncated && reads {
@@ -752,7 +738,8 @@ impl Replica {
                 }
                 break;
             }
-            entries.truncate(entries.iter().take_while(|entry| room.admits(entry)).count());
+            let takes = |(slot, entry): &(u64, &Entry)| peer.takes(Slot(*slot), entry, press);
+            entries.truncate((first.0..).zip(&entries).take_while(takes).count());
             if entries.is_empty() {
                 break;
             }
@@ -775,18 +762,18 @@ impl Replica {
     pub(crate) fn send_accept(&mut self, to: ReplicaName, first: Slot, entries: Vec<Entry>, cx: &mut Context<'_>) {
         let decided = self.decided;
         let vouches = self.vouch_for(to.node, cx);
-        let presses = self.presses();
+        let press = self.press_for(to.node, cx);
         let Role::Leader(leader) = &mut self.role else { return };
         let adopted = leader.structural.as_ref().is_some_and(|structural| structural.adopted);
         let leased = cx.config.read_mode == crate::config::ReadMode::Lease && !adopted;
         let lease_nanos = if leased { crate::time::nanos(cx.config.lease) } else { 0 };
         let (ballot, stamp) = (leader.ballot, leader.next_stamp(cx.now.instant));
-        let accept = Message::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches, presses };
+        let accept = Message::Accept { ballot, stamp, lease_nanos, first, entries, decided, vouches, press };
         self.send(to, accept, cx);
     }
 
     /// Old entries came back from the disk for a member that lags.
-    pub(crate) fn on_log_read(&mut self, to: ReplicaName, first: Slot, entries: Vec<Entry>, cx: &mut Context<'_>) {
+    pub(crate) fn on_log_read(&mut self, to: ReplicaName, first: Slot, mut entries: Vec<Entry>, cx: &mut Context<'_>) {
         let decided = self.decided;
         let Role::Leader(leader) = &mut self.role else {
             // It was read to help a candidate or follower that asked to catch up.
@@ -797,6 +784,12 @@ impl Replica {
         };
         let Some(peer) = leader.peers.get_mut(&to.node).filter(|peer| peer.name == to) else { return };
         peer.reading = false;
+        let takes = |entry: &&Entry| peer.room.admits(entry);
+        let count = entries.iter().take_while(takes).count();
+        if count == 0 {
+            peer.read_at = cx.now.instant.after(READ_AGAIN);
+        }
+        entries.truncate(count);
         if entries.is_empty() || peer.next != first {
             return;
         }
@@ -850,7 +843,7 @@ impl Replica {
     }
 
     /// Whether a majority has answered lately; a leader cut off from it gives up, so that its clients look elsewhere.
-    pub(crate) fn hears_majority(&self, patience: std::time::Duration, cx: &Context<'_>) -> bool {
+    pub(crate) fn hears_majority(&self, patience: Duration, cx: &Context<'_>) -> bool {
         let Some(configuration) = &self.configuration else { return false };
         let Role::Leader(leader) = &self.role else { return false };
         self.is_quorum(configuration, |node| {

@@ -467,6 +467,8 @@ impl Replica {
         };
         let since = *leader.stalled_since.get_or_insert(cx.now.instant);
         let busy = leader.hand_over.is_some() || leader.structural.is_some() || leader.change.is_some();
+        // Only the one whom a recovery began with can bring it to its end.
+        let busy = busy || self.recovery.is_some();
         if busy || cx.now.instant.since(since) < cx.config.election_max {
             return;
         }

@@ -9,3 +9,4 @@ pub(crate) mod leader;
 pub(crate) mod lease;
 pub mod log;
 pub(crate) mod membership;
+pub(crate) mod room;

@@ -394,8 +394,8 @@ fn between_replicas(names: &Names, message: &Message) -> String {
                 .collect();
             format!("{} d{decided}{}", ballot(*it), accepted.join(""))
         }
-        Message::Accept { ballot: it, first, entries: list, decided, presses, .. } => {
-            let presses = if *presses && !list.is_empty() { ", presses" } else { "" };
+        Message::Accept { ballot: it, first, entries: list, decided, press, .. } => {
+            let presses = if *press >= *first && !list.is_empty() { ", presses" } else { "" };
             match list.len() {
                 0 => format!("{} nothing d{decided}", ballot(*it)),
                 count => {
