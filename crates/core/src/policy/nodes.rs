@@ -34,7 +34,7 @@ pub struct NodeHint {
     pub round_trips: Vec<(String, Duration)>,
     /// Whether it answers.
     pub health: Health,
-    /// How long ago its data directory was made. Of nodes with heavy-tailed lifetimes the old ones live longest.
+    /// How long it has been up. Of nodes with heavy-tailed lifetimes those up for longest live longest.
     pub age: Duration,
     /// How busy it is, in thousandths of what it can do, by its scarcest resource.
     pub load_permille: u32,
