@@ -13,17 +13,18 @@ impl Replica {
     /// Counts whose disks have room. If that is less than before, what waits and has none is refused: once proposed, nobody could
     /// tell what became of it.
     pub(super) fn look_for_room(&mut self, cx: &mut Context<'_>) {
-        let lately = cx.config.election_max * 2;
-        // Else last words are all there is to go by, and it is not for want of room that nothing is decided.
-        let hears = self.hears_majority(lately, cx);
-        let (Some(configuration), own) = (&self.configuration, self.name.node) else { return };
-        let recovery = self.recovery.as_ref().filter(|recovery| recovery.stands_for(configuration));
         let Role::Leader(leader) = &mut self.role else { return };
         let least = leader.peers.values().map(|peer| peer.room).fold(cx.room, Room::min);
         if least == Room::Enough && leader.queue_room == Room::Enough {
             leader.room = Room::Enough;
             return;
         }
+        // Without a majority last words are all there is to go by, and it is not for want of room that nothing is decided.
+        let lately = cx.config.election_max * 2;
+        let hears = self.hears_majority(lately, cx);
+        let (Some(configuration), own) = (&self.configuration, self.name.node) else { return };
+        let recovery = self.recovery.as_ref().filter(|recovery| recovery.stands_for(configuration));
+        let Role::Leader(leader) = &mut self.role else { return };
         let of = |node: NodeId| {
             if node == own {
                 return cx.room;
