@@ -91,7 +91,10 @@ async fn run(settings: NodeSettings, process: Process) -> Result<(), Failure> {
     if consensus.join().is_err() {
         return Err("the consensus thread panicked".into());
     }
-    store.stop_background_work();
+    // Nobody waits for a disk that has failed.
+    if outcome.is_ok() {
+        store.stop_background_work();
+    }
     outcome
 }
 

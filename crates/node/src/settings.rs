@@ -186,10 +186,9 @@ impl Settings for NodeSettings {
         within("storage.segment_bytes", self.storage.segment_bytes, 1 << 20..=1 << 30)?;
         within("storage.flush_interval_ms", self.storage.flush_interval_ms, 100..=3_600_000)?;
         within("storage.drop_bytes_per_second", self.storage.drop_bytes_per_second, 1 << 20..=1 << 40)?;
-        within("storage.snapshot_bytes_per_second", self.storage.snapshot_bytes_per_second, 16 << 20..=1 << 40)?;
         within("storage.snapshot_chunk_bytes", self.storage.snapshot_chunk_bytes as u64, 4096..=8 << 20)?;
         // Of four who fetch at once none may wait so long for its turn that it counts as gone.
-        let least = 16 * self.storage.snapshot_chunk_bytes as u64;
+        let least = (16 * self.storage.snapshot_chunk_bytes as u64).max(16 << 20);
         within("storage.snapshot_bytes_per_second", self.storage.snapshot_bytes_per_second, least..=1 << 40)?;
         within("policy.node_operations_per_second", self.policy.node_operations_per_second, 1..=u64::MAX)?;
         within("policy.replace_dead_after_ms", self.policy.replace_dead_after_ms, 1000..=1 << 40)?;
