@@ -236,7 +236,6 @@ impl Worker {
         if !self.compacting.as_ref().map_or(self.removed, rests) {
             return;
         }
-        self.removed = false;
         let store = self.store.clone();
         let compacts = move || {
             crate::priority::give_way();
@@ -245,6 +244,7 @@ impl Worker {
             }
         };
         let thread = std::thread::Builder::new().name("compact".to_owned()).spawn(compacts);
+        self.removed = thread.is_err();
         self.compacting = thread.ok().map(|thread| (Instant::now(), thread));
     }
 

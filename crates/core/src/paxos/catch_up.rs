@@ -81,10 +81,14 @@ impl Replica {
         }
         let skip = usize::try_from(next.0 - first.0).unwrap_or(usize::MAX);
         let told = Slot((first.0 + entries.len() as u64).saturating_sub(1));
-        let fresh: Vec<Entry> = entries.into_iter().skip(skip).take_while(|entry| cx.room.admits(entry)).collect();
+        // Whoever stands cannot lead without them, and the others wait for it.
+        let stands = matches!(self.role, Role::Candidate(_));
+        let fresh = entries.into_iter().skip(skip).take_while(|entry| stands || cx.room.admits(entry));
+        let fresh: Vec<Entry> = fresh.collect();
         if fresh.is_empty() {
             return;
         }
+        cx.effects.presses |= stands;
         let version = self.configuration.as_ref().map(|known| known.version).unwrap_or_default();
         let last = Slot(next.0 + fresh.len() as u64 - 1);
         let mut slot = next;
@@ -209,7 +213,7 @@ impl Replica {
         if let Role::Leader(leader) = &mut self.role
             && let Some(peer) = leader.peers.get_mut(&from.node).filter(|peer| peer.name == from)
         {
-            peer.on_pull(cursor.as_ref(), cx.now.instant);
+            peer.on_pull(snapshot, cursor.as_ref(), cx.now.instant);
         }
         if snapshot == 0 {
             // The log from the snapshot's slot on is kept for a while, so that the fetcher can go on from there.

@@ -43,6 +43,9 @@ const SHARED_FROM: usize = 7;
 /// How long what a member's disk had no room for is not read from this one's again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
+/// How many snapshots a member may begin and still count as one that comes further.
+const MOST_SNAPSHOTS: u32 = 4;
+
 /// Bytes in front of each command of an entry, and in front of all.
 const COMMAND_OVERHEAD: usize = 4;
 
@@ -89,10 +92,13 @@ pub(crate) struct Peer {
     reading: bool,
     /// Its disk had no room for what was read: not before then is it read again.
     read_at: Instant,
-    /// When it last came further: it acknowledged more, or asked for another piece of a snapshot.
+    /// When it last came nearer: what it lacks is less than it ever was, or it asked for another piece of a snapshot.
     pub(crate) moved_at: Instant,
-    /// The piece of a snapshot that it asked for last.
-    pulled: Option<Bytes>,
+    /// How many slots it lacked when that were fewest.
+    least_gap: u64,
+    /// The snapshot, the piece of it that it asked for last, and how many snapshots it began.
+    pulled: (u64, Option<Bytes>),
+    snapshots: u32,
 }
 
 impl Peer {
@@ -116,7 +122,9 @@ impl Peer {
             reading: false,
             read_at: Instant(0),
             moved_at: now,
-            pulled: None,
+            least_gap: u64::MAX,
+            pulled: (0, None),
+            snapshots: 0,
         }
     }
 
@@ -125,12 +133,16 @@ impl Peer {
         slot <= press || self.room.admits(entry)
     }
 
-    /// It asks for a piece of a snapshot: the same one again does not bring it further.
-    pub(crate) fn on_pull(&mut self, cursor: Option<&Bytes>, now: Instant) {
-        if cursor.is_some() && self.pulled.as_ref() != cursor {
-            self.moved_at = now;
-            self.pulled = cursor.cloned();
+    /// It asks for a piece of a snapshot. The same one again does not bring it further, nor does one snapshot after the other.
+    pub(crate) fn on_pull(&mut self, snapshot: u64, cursor: Option<&Bytes>, now: Instant) {
+        if cursor.is_none() {
+            return;
         }
+        self.snapshots += u32::from(self.pulled.0 != snapshot);
+        if self.snapshots <= MOST_SNAPSHOTS && self.pulled.1.as_ref() != cursor {
+            self.moved_at = now;
+        }
+        self.pulled = (snapshot, cursor.cloned());
     }
 
     fn sent(&mut self, last: Slot, bytes: usize) {
@@ -185,8 +197,6 @@ pub(crate) struct Leader {
     pub(super) room: Room,
     /// What waits in the queue has room where there is so much.
     pub(super) queue_room: Room,
-    /// Up to which slot full disks are to take what is under way.
-    pub(super) press: Slot,
     /// How many commands the last entry took, and when it was made.
     last_batch: usize,
     batched_at: Instant,
@@ -238,7 +248,6 @@ impl Leader {
             queue_bytes: 0,
             room: Room::Enough,
             queue_room: Room::Enough,
-            press: Slot(0),
             last_batch: 0,
             batched_at: Instant(0),
             lingers_until: None,
@@ -501,6 +510,7 @@ impl Replica {
     }
 
     pub(crate) fn on_accepted(&mut self, from: ReplicaName, accepted: Accepted, cx: &mut Context<'_>) {
+        let decided = self.decided;
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.ballot != accepted.ballot || accepted.stamp > leader.last_stamp {
             return;
@@ -512,10 +522,11 @@ impl Replica {
         peer.applied = peer.applied.max(accepted.applied);
         leader.granted(from.node, accepted.stamp, accepted.lease_nanos, cx);
         let Some(peer) = leader.peers.get_mut(&from.node) else { return };
-        if accepted.through > peer.through {
-            peer.moved_at = cx.now.instant;
-        }
         peer.acknowledged(accepted.through);
+        let gap = decided.0.saturating_sub(peer.through.0);
+        if gap < peer.least_gap {
+            (peer.least_gap, peer.moved_at) = (gap, cx.now.instant);
+        }
         if let Some(want) = accepted.want
             && accepted.stamp > peer.rewound
         {
@@ -628,7 +639,6 @@ impl Replica {
         self.advance_recovery();
         self.look_for_room(cx);
         self.propose_waiting(cx);
-        self.find_press();
         self.release_reads(cx);
         if self.advance_hand_over(cx) {
             return;
@@ -717,7 +727,7 @@ impl Replica {
     /// spares it.
     fn stream_to(&mut self, node: NodeId, beat: bool, round: bool, cx: &mut Context<'_>) {
         let (last, truncated) = (self.cursor.through, self.log.truncated());
-        let press = self.press_for(node, cx);
+        let press = self.press_for(node);
         let mut sent = false;
         loop {
             let Role::Leader(leader) = &mut self.role else { return };
@@ -762,7 +772,7 @@ impl Replica {
     pub(crate) fn send_accept(&mut self, to: ReplicaName, first: Slot, entries: Vec<Entry>, cx: &mut Context<'_>) {
         let decided = self.decided;
         let vouches = self.vouch_for(to.node, cx);
-        let press = self.press_for(to.node, cx);
+        let press = self.press_for(to.node);
         let Role::Leader(leader) = &mut self.role else { return };
         let adopted = leader.structural.as_ref().is_some_and(|structural| structural.adopted);
         let leased = cx.config.read_mode == crate::config::ReadMode::Lease && !adopted;

@@ -50,6 +50,9 @@ pub(crate) struct Change {
     deadline: Instant,
     /// When it is given up at the latest.
     limit: Instant,
+    /// What was decided at a moment, and at one before that.
+    marked: (Instant, Slot),
+    marked_before: Slot,
     /// Only answers to later messages show that those who are to decide the set are alive.
     asked: Option<Instant>,
     /// A newcomer whose node takes in no more replicas.
@@ -61,7 +64,18 @@ impl Change {
     fn new(request: Option<RequestId>, add: Vec<(NodeId, String)>, remove: Vec<NodeId>, cx: &Context<'_>) -> Self {
         let now = cx.now.instant;
         let (deadline, limit) = (now.after(cx.config.change_patience), now.after(cx.config.change_limit));
-        Self { request, add, remove, deadline, limit, asked: None, no_room: None, stage: ChangeStage::Inviting }
+        Self {
+            request,
+            add,
+            remove,
+            deadline,
+            limit,
+            marked: (now, Slot(u64::MAX)),
+            marked_before: Slot(u64::MAX),
+            asked: None,
+            no_room: None,
+            stage: ChangeStage::Inviting,
+        }
     }
 }
 
@@ -97,6 +111,18 @@ impl Change {
         let learning = self.stage == ChangeStage::Learning;
         let mut newcomers = self.add.iter().map(|(node, _)| *node).filter(|_| learning);
         newcomers.find(|node| peers.get(node).is_some_and(is_silent))
+    }
+
+    /// Whoever holds the log up to here has caught up: all but the last entries, or, where those are many and answers are long on their
+    /// way, what was decided a while ago. At least one slot: a newcomer that holds nothing has not caught up with a young group either.
+    fn near(&mut self, decided: Slot, cx: &Context<'_>) -> Slot {
+        let now = cx.now.instant;
+        if now.since(self.marked.0) >= cx.config.election_min {
+            self.marked_before = self.marked.1;
+            self.marked = (now, decided);
+        }
+        let last = Slot(decided.0.saturating_sub(cx.config.pipeline_entries * 4));
+        last.min(self.marked_before).max(Slot(1))
     }
 
     /// Puts off the end while each newcomer that is still behind `near` comes further: a copy takes as long as there is much to copy.
@@ -309,7 +335,7 @@ impl Replica {
         // Members do not change under a lock, nor behind an entry that may lock.
         let locked = matches!(&self.role, Role::Leader(leader) if leader.change.is_some()) && self.is_locked();
         let reachable = self.stays_reachable(&configuration, cx);
-        let near = self.near(cx);
+        let decided = self.decided;
         // Else it is this leader that was silent, or stood still.
         let hears = self.hears_majority(cx.config.election_min, cx);
         let Role::Leader(leader) = &mut self.role else { return };
@@ -333,6 +359,7 @@ impl Replica {
             }
             return;
         }
+        let near = change.near(decided, cx);
         if change.stage == ChangeStage::Learning {
             change.wait_for(near, &leader.peers, cx);
         }
@@ -360,7 +387,7 @@ impl Replica {
                     self.propose_configuration(&next, cx);
                 }
             }
-            ChangeStage::Learning if reachable => self.switch_when_ready(&configuration, cx),
+            ChangeStage::Learning if reachable => self.switch_when_ready(near, &configuration, cx),
             ChangeStage::Learning => {}
             // Goes on when the entry is decided.
             ChangeStage::Switching | ChangeStage::Telling(_) => {}
@@ -391,15 +418,8 @@ impl Replica {
         }
     }
 
-    /// Whoever holds the log up to here has caught up. At least one slot: a newcomer that holds nothing has not caught up with a young
-    /// group either.
-    fn near(&self, cx: &Context<'_>) -> Slot {
-        Slot(self.decided.0.saturating_sub(cx.config.pipeline_entries * 4).max(1))
-    }
-
     /// Proposes the final set once the newcomers have caught up and a majority of it answers.
-    fn switch_when_ready(&mut self, configuration: &Configuration, cx: &mut Context<'_>) {
-        let near = self.near(cx);
+    fn switch_when_ready(&mut self, near: Slot, configuration: &Configuration, cx: &mut Context<'_>) {
         let level = self.report.as_ref().map(|report| report.feature_level).unwrap_or_default();
         let own = self.name.node;
         let Role::Leader(leader) = &mut self.role else { return };

@@ -9,6 +9,9 @@ use crate::entry::Room;
 use crate::replica::{Context, Replica, Role};
 use crate::types::{NodeId, Slot};
 
+/// How many bytes of what a member lacks it is to take out of its reserve at most.
+const MOST_PRESSED: usize = 1 << 20;
+
 impl Replica {
     /// Counts whose disks have room. If that is less than before, what waits and has none is refused: once proposed, nobody could
     /// tell what became of it.
@@ -55,33 +58,29 @@ impl Replica {
         leader.queue_room = room;
     }
 
-    /// Finds up to which slot full disks are to take what is under way: something that has no room is, and something that has stands
-    /// behind it, or waits for the pipeline.
-    pub(super) fn find_press(&mut self) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        leader.press = Slot(0);
-        if leader.room == Room::Enough {
-            return;
+    /// Up to which slot a member's full disk is to take what it lacks, out of its reserve: something that has no room is among that, and
+    /// something that has stands behind it, or waits for the pipeline. Whoever lacks much takes nothing so, for the reserve is small, and
+    /// who has less room than the majority is needed only if the members change.
+    pub(super) fn press_for(&self, node: NodeId) -> Slot {
+        let Role::Leader(leader) = &self.role else { return Slot(0) };
+        let Some(peer) = leader.peers.get(&node).filter(|_| leader.room < Room::Enough) else { return Slot(0) };
+        if peer.room < leader.room && leader.structural.is_none() {
+            return Slot(0);
         }
-        let mut has_no_room = false;
-        for (slot, _, entry) in self.log.above(self.decided) {
+        let (mut press, mut bytes, mut next, mut has_no_room) = (Slot(0), 0, peer.through.next(), false);
+        for (slot, _, entry) in self.log.above(peer.through) {
+            bytes += entry.weight();
+            if slot != next || bytes > MOST_PRESSED {
+                return press;
+            }
+            next = slot.next();
             if !leader.room.admits(entry) {
                 has_no_room = true;
             } else if has_no_room {
-                leader.press = slot;
+                press = slot;
             }
         }
-        if has_no_room && !(leader.own.is_empty() && leader.queue.is_empty()) {
-            leader.press = self.cursor.through;
-        }
-    }
-
-    /// The same for one member. What this takes of a reserve is bounded by the pipeline, in which nothing that has no room is proposed
-    /// meanwhile: who lags further behind than that takes nothing so, and who has less room than the majority is not needed.
-    pub(super) fn press_for(&self, node: NodeId, cx: &Context<'_>) -> Slot {
-        let Role::Leader(leader) = &self.role else { return Slot(0) };
-        let Some(peer) = leader.peers.get(&node) else { return Slot(0) };
-        let near = peer.through.0 + cx.config.pipeline_entries >= self.decided.0;
-        if near && peer.room >= leader.room { leader.press } else { Slot(0) }
+        let waits = !(leader.own.is_empty() && leader.queue.is_empty());
+        if has_no_room && waits { self.cursor.through } else { press }
     }
 }
