@@ -7,6 +7,7 @@ mod harness;
 use harness::Cluster;
 use scatter_core::command::Outcome;
 use scatter_core::effects::{Refused, Reply};
+use scatter_core::entry::Room;
 use scatter_core::group::{GroupState, Machine};
 use scatter_core::message::PeerMessage;
 use scatter_core::ops::OperationId;
@@ -144,6 +145,32 @@ fn a_newcomer_that_stands_still_is_given_up() {
     let given_up =
         |reply: &Reply| matches!(reply, Reply::Refused(Refused::GivenUp(text)) if text.contains("stay learners"));
     assert!(cluster.replies.get(&request).is_some_and(given_up), "{:?}", cluster.replies.get(&request));
+}
+
+/// A majority runs short while a large value is under way: what removes keys behind it is decided all the same.
+#[test]
+fn a_removal_presses_a_large_value_through() {
+    let mut cluster = Cluster::founded_by("ABC");
+    cluster.quiet = true;
+    cluster.run(1500);
+    let (leader, group) = (cluster.leader().unwrap(), cluster.group());
+    let small = cluster.put(leader, "small", "x");
+    cluster.run(50);
+    assert!(written(&cluster, small));
+    for other in "ABC".chars().filter(|letter| *letter != leader) {
+        cluster.input(other, Input::Room { room: Room::Removals });
+    }
+    let large = cluster.put(leader, "large", &"x".repeat(3 << 19));
+    cluster.run(50);
+    assert!(!cluster.outcomes.contains_key(&large), "nobody has room for it");
+    let removal = cluster.delete_in(leader, group, "small");
+    cluster.run(100);
+    assert!(
+        matches!(cluster.outcomes.get(&removal), Some(Outcome::Deleted { .. })),
+        "{:?}",
+        cluster.outcomes.get(&removal)
+    );
+    assert!(written(&cluster, large));
 }
 
 /// Somebody asks about an operation that nobody knows of: it was aborted and is forgotten. A leader without a lease may be one of the

@@ -213,7 +213,7 @@ impl Replica {
         if let Role::Leader(leader) = &mut self.role
             && let Some(peer) = leader.peers.get_mut(&from.node).filter(|peer| peer.name == from)
         {
-            peer.on_pull(snapshot, cursor.as_ref(), cx.now.instant);
+            peer.progress.on_pull(snapshot, cursor.as_ref(), cx.now.instant);
         }
         if snapshot == 0 {
             // The log from the snapshot's slot on is kept for a while, so that the fetcher can go on from there.

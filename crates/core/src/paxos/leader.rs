@@ -20,6 +20,7 @@ use crate::message::Message;
 use crate::ops::coordinator::Operations;
 use crate::paxos::counting::Count;
 use crate::paxos::membership::{Change, HandingOver, Structural};
+use crate::paxos::progress::Progress;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::{Instant, LogTime};
@@ -42,9 +43,6 @@ const SHARED_FROM: usize = 7;
 
 /// How long what a member's disk had no room for is not read from this one's again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
-
-/// How many snapshots a member may begin and still count as one that comes further.
-const MOST_SNAPSHOTS: u32 = 4;
 
 /// Bytes in front of each command of an entry, and in front of all.
 const COMMAND_OVERHEAD: usize = 4;
@@ -92,13 +90,8 @@ pub(crate) struct Peer {
     reading: bool,
     /// Its disk had no room for what was read: not before then is it read again.
     read_at: Instant,
-    /// When it last came nearer: what it lacks is less than it ever was, or it asked for another piece of a snapshot.
-    pub(crate) moved_at: Instant,
-    /// How many slots it lacked when that were fewest.
-    least_gap: u64,
-    /// The snapshot, the piece of it that it asked for last, and how many snapshots it began.
-    pulled: (u64, Option<Bytes>),
-    snapshots: u32,
+    /// Whether it comes nearer.
+    pub(super) progress: Progress,
 }
 
 impl Peer {
@@ -121,28 +114,13 @@ impl Peer {
             rewound: Instant(0),
             reading: false,
             read_at: Instant(0),
-            moved_at: now,
-            least_gap: u64::MAX,
-            pulled: (0, None),
-            snapshots: 0,
+            progress: Progress::new(now),
         }
     }
 
     /// Whether its disk takes the entry at a slot, all up to `press` being taken out of the reserve.
     fn takes(&self, slot: Slot, entry: &Entry, press: Slot) -> bool {
         slot <= press || self.room.admits(entry)
-    }
-
-    /// It asks for a piece of a snapshot. The same one again does not bring it further, nor does one snapshot after the other.
-    pub(crate) fn on_pull(&mut self, snapshot: u64, cursor: Option<&Bytes>, now: Instant) {
-        if cursor.is_none() {
-            return;
-        }
-        self.snapshots += u32::from(self.pulled.0 != snapshot);
-        if self.snapshots <= MOST_SNAPSHOTS && self.pulled.1.as_ref() != cursor {
-            self.moved_at = now;
-        }
-        self.pulled = (snapshot, cursor.cloned());
     }
 
     fn sent(&mut self, last: Slot, bytes: usize) {
@@ -523,10 +501,7 @@ impl Replica {
         leader.granted(from.node, accepted.stamp, accepted.lease_nanos, cx);
         let Some(peer) = leader.peers.get_mut(&from.node) else { return };
         peer.acknowledged(accepted.through);
-        let gap = decided.0.saturating_sub(peer.through.0);
-        if gap < peer.least_gap {
-            (peer.least_gap, peer.moved_at) = (gap, cx.now.instant);
-        }
+        peer.progress.on_gap(decided.0.saturating_sub(peer.through.0), cx.now.instant);
         if let Some(want) = accepted.want
             && accepted.stamp > peer.rewound
         {

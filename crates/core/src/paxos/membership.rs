@@ -23,6 +23,7 @@ use crate::entry::EntryKind;
 use crate::group::{Configuration, Member, Role as MemberRole};
 use crate::message::{Message, Ticket};
 use crate::paxos::leader::Peer;
+use crate::paxos::progress::Progress;
 use crate::planted::{self, Bug};
 use crate::replica::{Context, Replica, Role};
 use crate::time::Instant;
@@ -128,7 +129,7 @@ impl Change {
     /// Puts off the end while each newcomer that is still behind `near` comes further: a copy takes as long as there is much to copy.
     fn wait_for(&mut self, near: Slot, peers: &BTreeMap<NodeId, Peer>, cx: &Context<'_>) {
         let behind = self.add.iter().filter_map(|(node, _)| peers.get(node)).filter(|peer| peer.through < near);
-        if let Some(moved) = behind.map(|peer| peer.moved_at).min() {
+        if let Some(moved) = behind.map(|peer| peer.progress.at).min() {
             self.deadline = self.deadline.max(moved.after(cx.config.change_patience)).min(self.limit);
         }
     }
@@ -383,6 +384,12 @@ impl Replica {
         match change.stage {
             ChangeStage::Inviting => {
                 change.stage = ChangeStage::Learning;
+                // Who was left over from an earlier change may be farther away now than it was then.
+                for (node, _) in &change.add {
+                    if let Some(peer) = leader.peers.get_mut(node) {
+                        peer.progress = Progress::new(cx.now.instant);
+                    }
+                }
                 if let Some(next) = with_learners(&configuration, &change.add) {
                     self.propose_configuration(&next, cx);
                 }

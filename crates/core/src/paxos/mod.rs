@@ -9,4 +9,5 @@ pub(crate) mod leader;
 pub(crate) mod lease;
 pub mod log;
 pub(crate) mod membership;
+pub(crate) mod progress;
 pub(crate) mod room;

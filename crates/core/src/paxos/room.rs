@@ -9,7 +9,7 @@ use crate::entry::Room;
 use crate::replica::{Context, Replica, Role};
 use crate::types::{NodeId, Slot};
 
-/// How many bytes of what a member lacks it is to take out of its reserve at most.
+/// How many bytes a member may lack of what is decided, and still take that out of its reserve.
 const MOST_PRESSED: usize = 1 << 20;
 
 impl Replica {
@@ -69,9 +69,10 @@ impl Replica {
         }
         let (mut press, mut bytes, mut next, mut has_no_room) = (Slot(0), 0, peer.through.next(), false);
         for (slot, _, entry) in self.log.above(peer.through) {
-            bytes += entry.weight();
+            // What is undecided is bounded by the pipeline already, and everybody waits for it.
+            bytes += if slot <= self.decided { entry.weight() } else { 0 };
             if slot != next || bytes > MOST_PRESSED {
-                return press;
+                return Slot(0);
             }
             next = slot.next();
             if !leader.room.admits(entry) {
